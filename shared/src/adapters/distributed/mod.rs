@@ -1,0 +1,5 @@
+//! Postgres, Redis, MongoDB and an object store.
+
+pub mod mongo;
+pub mod postgres;
+pub mod redis;

@@ -1,0 +1,3 @@
+//! Everything in one process: SQLite files in the data folder, and memory.
+
+pub mod sqlite;

@@ -1,0 +1,57 @@
+//! Opens one SQLite file: write-ahead log, synced commits, one writer and a few readers.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+
+use crate::ports::{PortError, Result};
+
+/// A file's two doors. All writes go through `write` (one connection: SQLite has one writer, and queueing in the pool is
+/// fairer than its busy loop).
+#[derive(Debug, Clone)]
+pub struct Sqlite {
+    pub write: SqlitePool,
+    pub read: SqlitePool,
+}
+
+/// Readers of one file at a time.
+const READERS: u32 = 4;
+
+impl Sqlite {
+    /// Opens or makes `folder/name`. Commits are synced (`synchronous=FULL`): what was acknowledged survives kill -9 and power loss.
+    pub async fn open(folder: &Path, name: &str) -> Result<Self> {
+        let options = SqliteConnectOptions::new()
+            .filename(folder.join(name))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(10));
+        let failed = |e: sqlx::Error| PortError::fatal("open SQLite file", e);
+        let write = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await
+            .map_err(failed)?;
+        let read = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(failed)?;
+        Ok(Self { write, read })
+    }
+}
+
+/// Is it worth trying again? Busy and I/O trouble are; everything SQLite answered is final.
+pub fn port_error(operation: &'static str, error: sqlx::Error) -> PortError {
+    match error {
+        sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) => PortError::retry(operation, error),
+        sqlx::Error::Database(ref e) if matches!(e.code().as_deref(), Some("5" | "6" | "13")) => {
+            PortError::retry(operation, error)
+        }
+        other => PortError::fatal(operation, other),
+    }
+}

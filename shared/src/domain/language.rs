@@ -1,0 +1,1 @@
+//! The languages that code can be run in.

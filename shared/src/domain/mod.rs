@@ -1,0 +1,35 @@
+//! Data and pure rules; no I/O, no clock, no randomness of its own.
+
+pub mod board;
+pub mod chat;
+pub mod entry;
+pub mod ids;
+pub mod job;
+pub mod language;
+pub mod names;
+pub mod presence;
+pub mod room;
+pub mod signal;
+pub mod state;
+pub mod user;
+
+use thiserror::Error;
+
+/// A value that breaks a rule, with the field that holds it. Becomes problem+json or an `error` frame.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{field}: {reason}")]
+pub struct Invalid {
+    /// Wire name of the offending field, dotted where nested (`data.content`).
+    pub field: &'static str,
+    /// What is wrong, for the person who sent it.
+    pub reason: String,
+}
+
+impl Invalid {
+    pub fn new(field: &'static str, reason: impl Into<String>) -> Self {
+        Self {
+            field,
+            reason: reason.into(),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What people and rooms may be called, and what a message may contain.
+
+use unicode_normalization::UnicodeNormalization;
+
+use super::Invalid;
+
+/// Longest name of a person or room, in characters after NFKC.
+pub const NAME_MAX_CHARS: usize = 32;
+/// Longest content of a chat message or comment, in bytes.
+pub const CONTENT_MAX_BYTES: usize = 16_384;
+/// Longest URL a client may present (avatars).
+const URL_MAX_BYTES: usize = 2_048;
+
+/// Normalises a name: NFKC, trimmed, 1–32 characters, no control or bidi-override characters.
+pub fn name(field: &'static str, text: &str) -> Result<String, Invalid> {
+    // The bound before NFKC keeps a hostile megabyte from being normalised first; NFKC grows text 18-fold at most.
+    if text.len() > NAME_MAX_CHARS * 4 * 18 {
+        return Err(too_long(field));
+    }
+    let name: String = text.nfkc().collect::<String>().trim().to_owned();
+    let count = name.chars().count();
+    if count == 0 {
+        return Err(Invalid::new(field, "must not be empty"));
+    }
+    if count > NAME_MAX_CHARS {
+        return Err(too_long(field));
+    }
+    if name.chars().any(|c| c.is_control() || is_hidden(c)) {
+        return Err(Invalid::new(
+            field,
+            "must not hold control or text-direction characters",
+        ));
+    }
+    Ok(name)
+}
+
+fn too_long(field: &'static str) -> Invalid {
+    Invalid::new(
+        field,
+        format!("must have at most {NAME_MAX_CHARS} characters"),
+    )
+}
+
+/// Bidi overrides, isolates and marks, zero-width characters and line separators: what lets one name pass for another.
+fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2028}' | '\u{2029}'
+        | '\u{2060}'..='\u{2069}' | '\u{061c}' | '\u{feff}')
+}
+
+/// The name that two spellings of one name share, for uniqueness: NFKC and lower case.
+pub fn key(name: &str) -> String {
+    name.nfkc().collect::<String>().to_lowercase()
+}
+
+/// Is it a name the server made up (`User123`)?
+pub fn is_made_up(name: &str) -> bool {
+    name.strip_prefix("User")
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// A CSS colour as `#rgb`, `#rrggbb` or `#rrggbbaa`.
+pub fn color(field: &'static str, text: &str) -> Result<(), Invalid> {
+    let digits = text.strip_prefix('#').unwrap_or("");
+    if matches!(digits.len(), 3 | 4 | 6 | 8) && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    Err(Invalid::new(field, "must be a colour like #3B82F6"))
+}
+
+/// An `https:` or `http:` URL of at most 2048 bytes.
+pub fn web_url(field: &'static str, text: &str) -> Result<(), Invalid> {
+    let web = text.starts_with("https://") || text.starts_with("http://");
+    if web && text.len() <= URL_MAX_BYTES && url::Url::parse(text).is_ok() {
+        return Ok(());
+    }
+    Err(Invalid::new(
+        field,
+        "must be an http(s) URL of at most 2048 bytes",
+    ))
+}
+
+/// The text of a message: 1–16,384 bytes, not only white space.
+pub fn content(field: &'static str, text: &str) -> Result<(), Invalid> {
+    if text.trim().is_empty() {
+        return Err(Invalid::new(field, "must not be empty"));
+    }
+    if text.len() > CONTENT_MAX_BYTES {
+        return Err(Invalid::new(
+            field,
+            format!("must have at most {CONTENT_MAX_BYTES} bytes"),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_normalised_and_bounded() {
+        assert_eq!(name("name", "  Ａlice ").unwrap(), "Alice");
+        for bad in [
+            "",
+            "   ",
+            "a\u{202e}b",
+            "a\nb",
+            &"x".repeat(33),
+            &"x".repeat(1 << 20),
+        ] {
+            assert_eq!(name("name", bad).unwrap_err().field, "name");
+        }
+    }
+
+    #[test]
+    fn made_up_names_are_recognised() {
+        assert!(is_made_up("User123"));
+        assert!(!is_made_up("User"));
+        assert!(!is_made_up("Userland"));
+    }
+}

@@ -1,0 +1,37 @@
+//! Who is in a room right now.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Invalid;
+use super::ids::{ClientId, ConnectionId, PodId, UserId};
+use super::room::{Role, word_enum};
+use std::str::FromStr;
+
+word_enum!(
+    /// What a person's client says they are doing.
+    Status, "data.status" { Active = "active", Idle = "idle", Away = "away" }
+);
+
+/// One joined connection, as every pod knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    pub client_id: ClientId,
+    pub connection: ConnectionId,
+    pub pod: PodId,
+    pub user_id: UserId,
+    pub name: String,
+    pub color: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avatar_url: Option<String>,
+    pub role: Role,
+    pub status: Status,
+    pub simulated: bool,
+    /// Has it joined (has a name that others were told)? A connection that only watches is not announced.
+    pub joined: bool,
+    /// The last `cursor` position, for those who come later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor_position: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Value>,
+}

@@ -1,0 +1,54 @@
+//! A room's folded state, and the checkpoint that keeps it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::board::Board;
+use super::entry::{Body, Entry};
+use super::ids::{Epoch, Seq};
+
+/// Everything the log of a room adds up to at one `seq`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RoomState {
+    #[serde(default)]
+    pub board: Board,
+    /// Merged `session_update`s.
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
+}
+
+impl RoomState {
+    /// Folds one entry in; entries come in `seq` order, each once.
+    pub fn apply(&mut self, entry: &Entry) {
+        match &entry.record.body {
+            Body::Draw(batch) => {
+                self.board
+                    .apply(entry.seq, &entry.record.author.client_id, batch);
+            }
+            Body::SessionUpdate { data } => {
+                for (key, value) in data {
+                    if value.is_null() {
+                        self.metadata.remove(key);
+                    } else {
+                        self.metadata.insert(key.clone(), value.clone());
+                    }
+                }
+            }
+            Body::ChatMessage { .. }
+            | Body::DirectMessage { .. }
+            | Body::CodeComment { .. }
+            | Body::RoleChanged { .. }
+            | Body::RunStarted { .. }
+            | Body::RunFinished { .. } => {}
+        }
+    }
+}
+
+/// The state at a `seq`, as the archive keeps it: what a room is loaded from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    pub epoch: Epoch,
+    /// All entries up to and with this one are folded in.
+    pub seq: Seq,
+    pub state: RoomState,
+}

@@ -1,0 +1,93 @@
+//! The archive: every entry for ever, checkpoints, job results; and the owner of the epoch.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use thiserror::Error;
+
+use super::{PortError, Result};
+use crate::domain::entry::{Entry, RefKey};
+use crate::domain::ids::{Epoch, JobId, RoomId, Seq, UserId};
+use crate::domain::job::JobResult;
+use crate::domain::state::Checkpoint;
+
+/// How far a room is archived. A room never seen is `epoch 1, seq 0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArchiveHead {
+    pub epoch: Epoch,
+    pub seq: Seq,
+}
+
+/// The writer's epoch or place is not the archive's; nothing was written.
+#[derive(Debug, Error)]
+pub enum StaleEpoch {
+    #[error("the archive is at epoch {}, seq {}", .0.epoch, .0.seq)]
+    Stale(ArchiveHead),
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
+/// Which entries of a room's history, newest first.
+#[derive(Debug, Clone)]
+pub struct HistoryQuery {
+    /// Kinds as [`crate::domain::entry::Body::kind`] names them; empty = all.
+    pub kinds: Vec<&'static str>,
+    /// Only before this seq.
+    pub before: Option<Seq>,
+    /// Whose eyes: entries for others are left out.
+    pub reader: Option<UserId>,
+    pub limit: usize,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct HistoryPage {
+    /// Newest first.
+    pub entries: Vec<Entry>,
+    /// There are older ones.
+    pub more: bool,
+}
+
+/// Promises: `append` writes all or none, gapless after the head, and survives the loss of any minority of the store
+/// (`w:majority, j:true`; embedded: a synced commit) before it returns; of two writers in different epochs, or at
+/// different places, one is refused. A ref is stored once per room, user and client.
+#[async_trait]
+pub trait Archive: Send + Sync {
+    async fn ping(&self) -> Result<()>;
+
+    async fn head(&self, room: &RoomId) -> Result<ArchiveHead>;
+
+    /// Compare-and-set: raises the epoch by one if it is still `from`. Returns the head as it is afterwards, whoever raised it.
+    async fn raise_epoch(&self, room: &RoomId, from: Epoch) -> Result<ArchiveHead>;
+
+    /// Appends consecutive entries whose first is `head.seq + 1`; entries at or before the head are skipped (they
+    /// were written by a call whose answer was lost).
+    async fn append(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        entries: &[Entry],
+    ) -> Result<ArchiveHead, StaleEpoch>;
+
+    /// Entries after `after`, in order, at most `limit`.
+    async fn read(&self, room: &RoomId, after: Seq, limit: usize) -> Result<Vec<Entry>>;
+
+    async fn history(&self, room: &RoomId, query: &HistoryQuery) -> Result<HistoryPage>;
+
+    /// The seqs of refs that are archived, in the order asked.
+    async fn seqs_of_refs(&self, room: &RoomId, refs: &[RefKey]) -> Result<Vec<Option<Seq>>>;
+
+    async fn checkpoint(&self, room: &RoomId) -> Result<Option<Checkpoint>>;
+
+    /// Keeps it if it is newer (by seq) than the one kept and not beyond the head. False: it was not kept.
+    async fn save_checkpoint(&self, room: &RoomId, checkpoint: &Checkpoint) -> Result<bool>;
+
+    /// Stores a job's result once; a later call for the same job changes nothing and returns false.
+    async fn put_result(
+        &self,
+        job: JobId,
+        result: &JobResult,
+        expires_at: DateTime<Utc>,
+    ) -> Result<bool>;
+
+    /// `None`: none, or expired at `now`.
+    async fn result(&self, job: JobId, now: DateTime<Utc>) -> Result<Option<JobResult>>;
+}

@@ -1,0 +1,87 @@
+//! What the domain needs from the world. Each trait states its promises; `shared/tests/contract` holds every
+//! adapter to every one of them.
+
+mod archive;
+mod files;
+mod presence;
+mod queue;
+mod records;
+mod room_log;
+mod vault;
+
+pub use archive::{Archive, ArchiveHead, HistoryPage, HistoryQuery, StaleEpoch};
+pub use files::{FileMeta, Files};
+pub use presence::{Claim, Presence, RoomOccupancy};
+pub use queue::{
+    Claimed, DeadJob, Enqueue, Enqueued, Lease, Queue, QueueStats, QueueWaker, Settled, WorkerInfo,
+};
+pub use records::{
+    CreateUserError, JobRecords, Membership, Page, Records, RoomRecords, RoomVisibility,
+    UserRecords,
+};
+pub use room_log::{
+    Append, Appended, Delivery, LogHead, Refusal, RoomLog, SUBSCRIPTION_CAPACITY, Subscription,
+};
+pub use vault::{Family, Rotation, Throttle, Ticket, Vault};
+
+use thiserror::Error;
+
+/// Which store a port stands on, as `/health` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Store {
+    Log,
+    Records,
+    Archive,
+    Queue,
+    Vault,
+    Files,
+}
+
+/// Is it worth trying again?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The store is away or overloaded; the same call may succeed later. It may also have been carried out.
+    Retry,
+    /// The store answered; the same call will fail again.
+    Final,
+}
+
+/// A store failed. Absence and refusals are values of their own; this is for what should not happen.
+#[derive(Debug, Error)]
+#[error("{operation}: {source}")]
+pub struct PortError {
+    pub operation: &'static str,
+    pub fate: Fate,
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl PortError {
+    pub fn retry(
+        operation: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            operation,
+            fate: Fate::Retry,
+            source: source.into(),
+        }
+    }
+
+    pub fn fatal(
+        operation: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            operation,
+            fate: Fate::Final,
+            source: source.into(),
+        }
+    }
+
+    pub fn is_retryable(&self) -> bool {
+        self.fate == Fate::Retry
+    }
+}
+
+pub type Result<T, E = PortError> = std::result::Result<T, E>;

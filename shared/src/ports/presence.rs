@@ -1,0 +1,70 @@
+//! Who is where, and which pods are alive.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::Result;
+use crate::domain::ids::{ClientId, ConnectionId, PodId, RoomId};
+use crate::domain::presence::Member;
+
+/// What came of a wish to be `client_id` in a room.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Claim {
+    Entered,
+    /// The same principal held it; it is the newcomer's now, and the old connection must be told (4409).
+    Replaced(Box<Member>),
+    /// Somebody else is connected under it. Nothing changed.
+    Held(Box<Member>),
+}
+
+/// How many people are in one room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomOccupancy {
+    pub room: RoomId,
+    pub members: usize,
+}
+
+/// Promises: `enter`, `update` and `leave` compare and write in one step; a member whose pod's lease lapsed is handed
+/// out by `reap` to exactly one caller; after a stall of the store itself nobody is reaped before every live pod has
+/// had a full lease of time to renew.
+#[async_trait]
+pub trait Presence: Send + Sync {
+    async fn ping(&self) -> Result<()>;
+
+    /// Takes `member.client_id` in the room for `member.connection`. `take_over` = the newcomer may also replace a
+    /// holder that is somebody else (found dead by the caller), if it is still this connection.
+    async fn enter(
+        &self,
+        room: &RoomId,
+        member: &Member,
+        take_over: Option<ConnectionId>,
+    ) -> Result<Claim>;
+
+    /// Overwrites what is known of a member, if the same connection still holds its place. False: it does not.
+    async fn update(&self, room: &RoomId, member: &Member) -> Result<bool>;
+
+    /// True: this call removed it, and the caller is the one to tell the others.
+    async fn leave(
+        &self,
+        room: &RoomId,
+        client_id: &ClientId,
+        connection: ConnectionId,
+    ) -> Result<bool>;
+
+    /// Everybody in the room whose pod has not been reaped, ordered by client id.
+    async fn members(&self, room: &RoomId) -> Result<Vec<Member>>;
+
+    /// How many members each room has that has any; at most `limit` rooms, ordered by room id after `after`.
+    async fn occupied(&self, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomOccupancy>>;
+
+    /// Says that this pod is alive for `lease` from now on the store's clock.
+    async fn renew(&self, pod: PodId, lease: Duration) -> Result<()>;
+
+    /// Removes the members of pods whose lease lapsed, at most `limit`, and hands them to the caller. Called by
+    /// every pod on its own beat; a member is handed out once.
+    async fn reap(&self, by: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>>;
+
+    /// The pod ends in good order: its lease is gone at once (its members must have left already).
+    async fn retire(&self, pod: PodId) -> Result<()>;
+}

@@ -1,0 +1,171 @@
+//! The queue of jobs: at least once, with leases and fencing.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::Result;
+
+/// A job to be queued. Times are milliseconds since 1970 on the store's clock.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Enqueue {
+    /// Unique within the queue: while a job with this id is waiting, delayed or claimed, another is not added.
+    pub id: String,
+    /// At most 256 KiB; the queue does not look inside.
+    pub payload: String,
+    /// Turns are taken round-robin between tenants.
+    pub tenant: String,
+    /// Greater first, within a tenant.
+    pub priority: i16,
+    /// Wait so long before the first claim.
+    pub delay: Duration,
+    /// Attempts in all before it is dead; at least 1.
+    pub max_attempts: u32,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// If the id is claimed right now, run it once more after that (set for "something changed" jobs, whose running
+    /// attempt may have looked already).
+    pub again_if_running: bool,
+}
+
+/// What became of an enqueue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enqueued {
+    Added,
+    /// It was there already (waiting, delayed or claimed); nothing was added.
+    Known,
+    /// It is claimed right now and will run once more.
+    Again,
+}
+
+/// The right to work on a claimed job. `token` rises with every claim, so a late holder is told from the present one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    pub queue: String,
+    pub id: String,
+    pub token: u64,
+}
+
+/// A job in hand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claimed {
+    pub lease: Lease,
+    pub payload: String,
+    pub tenant: String,
+    /// This claim included.
+    pub attempt: u32,
+    pub max_attempts: u32,
+    pub enqueued_at: DateTime<Utc>,
+    pub traceparent: Option<String>,
+}
+
+/// Did the settling count?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    Done,
+    /// The lease had lapsed and somebody else has (or had) the job; nothing changed.
+    Lost,
+}
+
+/// A job that used up its attempts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadJob {
+    pub id: String,
+    pub payload: String,
+    pub tenant: String,
+    pub attempts: u32,
+    /// What the last attempt said; "lease lapsed" if it said nothing.
+    pub reason: String,
+    pub died_at: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QueueStats {
+    pub waiting: u64,
+    pub delayed: u64,
+    pub in_flight: u64,
+    pub dead: u64,
+    /// How long the first in line has waited.
+    pub oldest_ms: u64,
+    /// Since the queue was made.
+    pub finished_total: u64,
+}
+
+/// What a worker tells of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    pub id: String,
+    pub queues: Vec<String>,
+    /// `(name, version)` of each language found.
+    pub languages: Vec<(String, String)>,
+    pub sandbox_tier: String,
+}
+
+/// Wakes whoever waits for work. The value changes with every wake-up.
+pub type QueueWaker = watch::Receiver<u64>;
+
+/// Promises:
+/// - A job is claimed by one holder at a time; its lease runs out unless renewed, and then it is claimable again (or
+///   dead, if its attempts are used up). Attempts are counted at the claim, so a crash counts.
+/// - Settling with a lapsed lease changes nothing and says so.
+/// - Between tenants turns go round-robin; within a tenant by priority, then first in first out.
+/// - At most `in_flight_per_tenant` of a tenant's jobs are claimed at a time.
+/// - A waiting worker is woken at once by an enqueue on any pod, without polling.
+/// - Delays are on the store's clock; a due job is promoted by the next claim, in bounded chunks.
+#[async_trait]
+pub trait Queue: Send + Sync {
+    async fn ping(&self) -> Result<()>;
+
+    async fn enqueue(&self, queue: &str, job: &Enqueue) -> Result<Enqueued>;
+
+    /// Takes one job, or says when the next is due at the latest (`None`: nothing is delayed or leased).
+    async fn claim(
+        &self,
+        queue: &str,
+        lease: Duration,
+        in_flight_per_tenant: u32,
+    ) -> Result<std::result::Result<Claimed, Option<Duration>>>;
+
+    async fn renew(&self, lease: &Lease, for_: Duration) -> Result<Settled>;
+
+    /// Done; the id may be queued anew.
+    async fn finish(&self, lease: &Lease) -> Result<Settled>;
+
+    /// This attempt failed: again after `delay`, or dead with `reason` if the attempts are used up.
+    async fn retry(&self, lease: &Lease, delay: Duration, reason: &str) -> Result<Settled>;
+
+    /// No use in trying again: dead with `reason`.
+    async fn bury(&self, lease: &Lease, reason: &str) -> Result<Settled>;
+
+    /// Hands it back untouched: the attempt does not count, and it is next in line.
+    async fn release(&self, lease: &Lease) -> Result<Settled>;
+
+    /// Takes a waiting or delayed job out. For a claimed one marks it so that its holder sees [`Queue::is_cancelled`].
+    /// False: no such job.
+    async fn cancel(&self, queue: &str, id: &str) -> Result<bool>;
+
+    async fn is_cancelled(&self, lease: &Lease) -> Result<bool>;
+
+    /// Newest first, at most `limit`.
+    async fn dead(&self, queue: &str, limit: usize) -> Result<Vec<DeadJob>>;
+
+    /// Puts a dead job back with its attempts at 0. False: no such dead job.
+    async fn replay(&self, queue: &str, id: &str) -> Result<bool>;
+
+    async fn stats(&self, queue: &str) -> Result<QueueStats>;
+
+    /// Changes whenever something may have become claimable.
+    async fn waker(&self, queue: &str) -> Result<QueueWaker>;
+
+    /// True for exactly one caller for each `(name, tick)`; remembered for `keep`.
+    async fn claim_tick(&self, name: &str, tick: i64, keep: Duration) -> Result<bool>;
+
+    /// Says that this worker is here, for `ttl`.
+    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()>;
+
+    /// The workers whose announcement still holds.
+    async fn workers(&self) -> Result<Vec<WorkerInfo>>;
+}

@@ -1,0 +1,147 @@
+//! Relational data: people, rooms, roles, jobs. One body of queries serves both databases.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use thiserror::Error;
+
+use super::{PortError, Result};
+use crate::domain::ids::{JobId, RoomId, UserId};
+use crate::domain::job::{Job, JobState};
+use crate::domain::room::{Role, Room};
+use crate::domain::user::{NewUser, User};
+
+/// One page of a keyset-paginated list.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// There are more behind the last item.
+    pub more: bool,
+}
+
+/// Why an account was not made.
+#[derive(Debug, Error)]
+pub enum CreateUserError {
+    /// `username` or `email`.
+    #[error("{0} is taken")]
+    Taken(&'static str),
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
+/// Promises: user names and e-mail addresses are unique among accounts by [`crate::domain::names::key`]; times are
+/// kept to the microsecond.
+#[async_trait]
+pub trait UserRecords: Send + Sync {
+    async fn create_user(&self, user: &NewUser) -> Result<(), CreateUserError>;
+
+    async fn user(&self, id: UserId) -> Result<Option<User>>;
+
+    /// The account with this user name or e-mail address, and its password hash (PHC string).
+    async fn user_by_login(&self, login: &str) -> Result<Option<(User, String)>>;
+
+    async fn set_password_hash(&self, id: UserId, hash: &str) -> Result<()>;
+}
+
+/// Which rooms a reader may see in a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoomVisibility {
+    /// Listed rooms only.
+    Listed,
+    /// Listed ones and those this person is a member of.
+    For(UserId),
+    All,
+}
+
+/// A person's standing in one room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    pub user_id: UserId,
+    pub role: Role,
+    /// The person's display name; `None` for people whose row is gone.
+    pub name: Option<String>,
+}
+
+/// Promises: a role change and the room's `role_version` change together; an id is given once.
+#[async_trait]
+pub trait RoomRecords: Send + Sync {
+    /// Makes the room, and its creator (if any) host, in one step. False: the id is taken; nothing changed.
+    async fn create_room(&self, room: &Room) -> Result<bool>;
+
+    async fn room(&self, id: &RoomId) -> Result<Option<Room>>;
+
+    async fn rooms(&self, ids: &[RoomId]) -> Result<Vec<Room>>;
+
+    /// Newest first, keyset by `(created_at, id)` before `before`.
+    async fn list_rooms(
+        &self,
+        visible: RoomVisibility,
+        before: Option<(DateTime<Utc>, RoomId)>,
+        limit: usize,
+    ) -> Result<Page<Room>>;
+
+    /// Overwrites name, access, listed, retention and allows. False: no such room.
+    async fn update_room(&self, room: &Room) -> Result<bool>;
+
+    async fn touch_room(&self, id: &RoomId, at: DateTime<Utc>) -> Result<()>;
+
+    /// Removes the room and its roles. False: no such room.
+    async fn delete_room(&self, id: &RoomId) -> Result<bool>;
+
+    /// Rooms made from this address since `since`, or among `active`.
+    async fn count_rooms_of_address(
+        &self,
+        address: &str,
+        since: DateTime<Utc>,
+        active: &[RoomId],
+    ) -> Result<u64>;
+
+    async fn role(&self, room: &RoomId, user: UserId) -> Result<Option<Role>>;
+
+    async fn members(&self, room: &RoomId) -> Result<Vec<Membership>>;
+
+    /// Sets or (`None`) takes away a role; returns the room's new role version. `None`: no such room.
+    async fn set_role(
+        &self,
+        room: &RoomId,
+        user: UserId,
+        role: Option<Role>,
+    ) -> Result<Option<u64>>;
+}
+
+/// Promises: state only moves forward (`queued` → `running` → final; `running` may be set again by a later attempt);
+/// a final state never changes. The row is the queue's outbox: a job not marked queued is found by `unqueued_jobs`.
+#[async_trait]
+pub trait JobRecords: Send + Sync {
+    async fn create_job(&self, job: &Job) -> Result<()>;
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>>;
+
+    /// The queue has it. Idempotent.
+    async fn mark_queued(&self, id: JobId) -> Result<()>;
+
+    /// Jobs made before `before` that the queue was never confirmed to have, oldest first.
+    async fn unqueued_jobs(&self, before: DateTime<Utc>, limit: usize) -> Result<Vec<Job>>;
+
+    /// Attempt number `attempt` begins. False: the job is in a final state already.
+    async fn start_job(&self, id: JobId, attempt: u32, at: DateTime<Utc>) -> Result<bool>;
+
+    /// Sets a final state. False: it had one already; nothing changed.
+    async fn finish_job(&self, id: JobId, state: JobState, at: DateTime<Utc>) -> Result<bool>;
+
+    /// A person's jobs, newest first by id, before `before`.
+    async fn list_jobs(
+        &self,
+        owner: UserId,
+        before: Option<JobId>,
+        limit: usize,
+    ) -> Result<Page<Job>>;
+
+    /// Removes a finished job. False: none, or not finished.
+    async fn delete_job(&self, id: JobId) -> Result<bool>;
+}
+
+/// All of the relational data.
+#[async_trait]
+pub trait Records: UserRecords + RoomRecords + JobRecords {
+    async fn ping(&self) -> Result<()>;
+}

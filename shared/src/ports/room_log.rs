@@ -1,0 +1,179 @@
+//! The hot tail of every room's log, and the live wire between pods.
+
+use async_trait::async_trait;
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use super::{PortError, Result};
+use crate::domain::entry::{Entry, Record, RefKey};
+use crate::domain::ids::{Epoch, RoomId, Seq};
+use crate::domain::signal::Signal;
+
+/// Deliveries that wait for one subscriber before they collapse into a [`Delivery::Gap`].
+pub const SUBSCRIPTION_CAPACITY: usize = 1024;
+
+/// Where a room's log stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogHead {
+    pub epoch: Epoch,
+    /// The last entry's.
+    pub seq: Seq,
+    /// All up to here is in the archive, as far as the log has been told.
+    pub archived: Seq,
+    /// All after here can be read from the log; what is at or before it only from the archive.
+    pub trimmed: Seq,
+    /// The room's role version that writes are fenced by; 0 = not told yet.
+    pub role_version: u64,
+    /// When the log was last seeded, server milliseconds: for 24 h from then (unless seeded at 0, brand new) refs
+    /// must also be looked up in the archive, because the log may have forgotten them.
+    pub seeded_at_ms: i64,
+    /// The seq it was seeded with.
+    pub seeded_seq: Seq,
+}
+
+/// N records for one room, in order, all or none.
+#[derive(Debug)]
+pub struct Append<'a> {
+    pub room: &'a RoomId,
+    /// The epoch the writer knows.
+    pub epoch: Epoch,
+    /// The highest seq the writer has seen: a log that is shorter was rolled back.
+    pub seen: Seq,
+    /// The role version the writer checked rights against.
+    pub role_version: u64,
+    pub now_ms: i64,
+    pub records: &'a [Record],
+}
+
+/// What became of one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    New(Seq),
+    /// Its ref was known: stored before, at this seq. Nothing was written or delivered.
+    Duplicate(Seq),
+}
+
+impl Appended {
+    pub fn seq(self) -> Seq {
+        match self {
+            Self::New(seq) | Self::Duplicate(seq) => seq,
+        }
+    }
+}
+
+/// Why an append wrote nothing.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    /// No log here (emptied, or never loaded): see [`crate::recovery`].
+    #[error("the log is not loaded")]
+    NotSeeded,
+    /// The writer's epoch is not the log's.
+    #[error("the log is in epoch {}", .0.epoch)]
+    Epoch(LogHead),
+    /// The log is shorter than what the writer has seen: rolled back.
+    #[error("the log ends at {}, before what was seen", .0.seq)]
+    Behind(LogHead),
+    /// Roles changed since the writer checked.
+    #[error("role version is {0}")]
+    RoleVersion(u64),
+    /// The archive is so far behind that the tail reached its cap; reading goes on. Retryable.
+    #[error("the archive is too far behind")]
+    ArchiveBehind,
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
+/// What a subscriber receives.
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    /// Consecutive entries of one epoch.
+    Entries {
+        epoch: Epoch,
+        entries: Vec<Entry>,
+    },
+    Signal(Signal),
+    /// Something may have been missed here: compare with the log and with presence.
+    Gap,
+}
+
+/// The live feed of one room; dropping it unsubscribes.
+#[derive(Debug)]
+pub struct Subscription {
+    pub receiver: mpsc::Receiver<Delivery>,
+    /// Dropped with the subscription; adapters hang their clean-up on it.
+    pub guard: Option<Box<dyn std::any::Any + Send + Sync>>,
+}
+
+impl Subscription {
+    /// `None`: the log was shut down.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        self.receiver.recv().await
+    }
+}
+
+/// Promises, kept by every adapter:
+/// - `append` is atomic and gives consecutive seqs after the head's; entries once acknowledged are read back unchanged
+///   until trimmed; two appends of one ref, however far apart within 24 h, give one entry.
+/// - A subscriber gets every entry appended after `subscribe` returned, in order, or a `Gap` in the place of what is missing.
+/// - Signals are delivered to all subscribers, the publisher's pod included, at most once, possibly never.
+/// - Nothing is trimmed that `confirm_archived` has not covered.
+#[async_trait]
+pub trait RoomLog: Send + Sync {
+    async fn ping(&self) -> Result<()>;
+
+    /// `None`: no log is loaded for this room.
+    async fn head(&self, room: &RoomId) -> Result<Option<LogHead>>;
+
+    /// Starts a log at `(epoch, seq)` with nothing in its tail, if there is none, or if what is there has a lower
+    /// epoch (its tail is dropped, and subscribers get `Signal::EpochRaised`). Otherwise leaves it be. Returns the
+    /// head as it is afterwards. `role_version` is only ever raised.
+    async fn seed(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        seq: Seq,
+        role_version: u64,
+        now_ms: i64,
+    ) -> Result<LogHead>;
+
+    /// Appends; the answers are in the order of the records. Also says whether the room had nothing waiting to be
+    /// archived before (the caller then wakes the archive).
+    async fn append(&self, append: Append<'_>) -> Result<(Vec<Appended>, bool), Refusal>;
+
+    /// Up to `limit` entries after `after`, in order. If `after` lies before the trimmed part the answer starts
+    /// later than asked: compare the first seq. `None`: not loaded, or in another epoch.
+    async fn read(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Option<Vec<Entry>>>;
+
+    /// The seqs of refs that the log remembers, in the order asked.
+    async fn seqs_of_refs(&self, room: &RoomId, refs: &[RefKey]) -> Result<Vec<Option<Seq>>>;
+
+    async fn subscribe(&self, room: &RoomId) -> Result<Subscription>;
+
+    async fn publish(&self, room: &RoomId, signal: &Signal) -> Result<()>;
+
+    /// Raises the role version that appends are fenced by; never lowers it. Nothing happens where no log is loaded.
+    async fn set_role_version(&self, room: &RoomId, role_version: u64) -> Result<()>;
+
+    /// Rooms with entries that wait for the archive, any order, at most `limit`.
+    async fn dirty_rooms(&self, limit: usize) -> Result<Vec<RoomId>>;
+
+    /// The archive holds all up to `seq` durably: remembers it, tells subscribers (`Signal::Archived`), drops tail
+    /// entries up to `trim_to` (never beyond `seq`), and clears the room's dirty mark if nothing came meanwhile.
+    /// Returns whether the room is clean. Does nothing and returns true in another epoch.
+    async fn confirm_archived(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        seq: Seq,
+        trim_to: Seq,
+    ) -> Result<bool>;
+
+    /// Forgets a room that is wholly archived (an idle room leaves the hot store). False: it is not, or changed.
+    async fn unload(&self, room: &RoomId, epoch: Epoch, seq: Seq) -> Result<bool>;
+}

@@ -1,0 +1,89 @@
+//! Short-lived secrets and counters: refresh-token families, one-time tickets, login throttles.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use tokio::sync::mpsc;
+
+use super::Result;
+use crate::domain::ids::{FamilyId, UserId};
+
+/// A login: whose it is and when it ends whatever happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Family {
+    pub id: FamilyId,
+    pub user_id: UserId,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// What came of presenting a refresh token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rotation {
+    /// It was current; the successor is now.
+    Rotated(Family),
+    /// It was replaced less than the grace ago (two tabs, a lost answer): the same successor stands.
+    Grace(Family),
+    /// It was replaced before that: somebody has a copy. The family is revoked by this very call.
+    Reused(Family),
+    /// Never heard of it, or its family is revoked or over.
+    Unknown,
+}
+
+/// May this go on?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Throttle {
+    Allowed,
+    /// Too many; try again after so long.
+    Wait(Duration),
+}
+
+/// What a one-time WebSocket ticket stands for: the claims of the token it was made with, as JSON.
+pub type Ticket = String;
+
+/// Promises: every check-and-change is one step; tokens are kept as SHA-256 only; a ticket is redeemed once; revoked
+/// families reach every subscriber of every pod within a second while the store is up, and `is_revoked` tells at once.
+/// Families survive a restart of the store (embedded: of the process).
+#[async_trait]
+pub trait Vault: Send + Sync {
+    async fn ping(&self) -> Result<()>;
+
+    /// Starts a family with its first token (SHA-256).
+    async fn create_family(&self, family: &Family, token: [u8; 32]) -> Result<()>;
+
+    /// Presents `token`; if it is current, `successor` replaces it. Within `grace` of a replacement the replaced
+    /// token answers [`Rotation::Grace`] (the caller derives the same successor from it).
+    async fn rotate(
+        &self,
+        token: [u8; 32],
+        successor: [u8; 32],
+        now: DateTime<Utc>,
+        grace: Duration,
+    ) -> Result<Rotation>;
+
+    /// The family of a token that is current or was; for logout. `None`: unknown.
+    async fn family_of(&self, token: [u8; 32], now: DateTime<Utc>) -> Result<Option<Family>>;
+
+    /// Ends a family; its access tokens are refused until they run out (`until`).
+    async fn revoke(&self, family: FamilyId, until: DateTime<Utc>) -> Result<()>;
+
+    /// Ends every family of a person.
+    async fn revoke_user(&self, user: UserId, until: DateTime<Utc>) -> Result<()>;
+
+    async fn is_revoked(&self, family: FamilyId, now: DateTime<Utc>) -> Result<bool>;
+
+    /// Families revoked from now on, on any pod. Lost messages are possible over a reconnect of the store; whoever
+    /// must be sure asks `is_revoked`.
+    async fn revocations(&self) -> Result<mpsc::Receiver<FamilyId>>;
+
+    async fn put_ticket(&self, ticket: [u8; 32], claims: &Ticket, ttl: Duration) -> Result<()>;
+
+    /// Redeems it: the second caller gets `None`.
+    async fn take_ticket(&self, ticket: [u8; 32]) -> Result<Option<Ticket>>;
+
+    /// Counts one try under `key` in a sliding log of `window`; more than `limit` must wait. A refused try is not counted.
+    async fn throttle(&self, key: &str, limit: u32, window: Duration) -> Result<Throttle>;
+
+    /// Forgets the tries under `key` (a login that succeeded).
+    async fn forgive(&self, key: &str) -> Result<()>;
+}

@@ -1,0 +1,53 @@
+//! Runs one async function per promise on each mode, and opens the stores for it.
+
+use std::future::Future;
+use std::sync::LazyLock;
+
+use atelier_shared::Mode;
+use libtest_mimic::{Failed, Trial};
+use tokio::runtime::Runtime;
+
+/// One runtime for all tests: store drivers keep tasks on the runtime that opened them.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a tokio runtime"));
+
+pub type Outcome = Result<(), Failed>;
+
+/// `port::promise [mode]` for each mode.
+pub fn both<F, R>(trials: &mut Vec<Trial>, port: &str, promise: &str, test: F)
+where
+    F: Fn(Mode) -> R + Copy + Send + 'static,
+    R: Future<Output = Outcome> + Send + 'static,
+{
+    for (mode, word) in [
+        (Mode::Embedded, "embedded"),
+        (Mode::Distributed, "distributed"),
+    ] {
+        let name = format!("{port}::{promise} [{word}]");
+        let available =
+            mode == Mode::Embedded || services_are_configured() || services_are_required();
+        let trial = Trial::test(name, move || {
+            if mode == Mode::Distributed && !services_are_configured() {
+                return Err("DATABASE_URL, REDIS_URL and MONGO_URL are not set".into());
+            }
+            RUNTIME.block_on(async move {
+                // On a task of its own, so that a panic becomes a message and the runtime lives on.
+                tokio::spawn(test(mode))
+                    .await
+                    .map_err(|e| Failed::from(e.to_string()))?
+            })
+        });
+        trials.push(trial.with_ignored_flag(!available));
+    }
+}
+
+fn services_are_configured() -> bool {
+    ["DATABASE_URL", "REDIS_URL", "MONGO_URL"]
+        .iter()
+        .all(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
+fn services_are_required() -> bool {
+    ["CI", "ATELIER_REQUIRE_SERVICES"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some())
+}
