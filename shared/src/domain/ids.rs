@@ -187,7 +187,7 @@ number!(
 );
 number!(
     /// One unbroken life of a room's log. Raised, by the archive alone, when a log was lost or rolled back.
-    /// The first is 1.
+    /// The first is 1; 0 means "never opened".
     Epoch
 );
 

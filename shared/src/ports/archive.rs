@@ -10,7 +10,7 @@ use crate::domain::ids::{Epoch, JobId, RoomId, Seq, UserId};
 use crate::domain::job::JobResult;
 use crate::domain::state::Checkpoint;
 
-/// How far a room is archived. A room never seen is `epoch 1, seq 0`.
+/// How far a room is archived. A room never opened is `epoch 0, seq 0`: opening it raises the epoch to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArchiveHead {
     pub epoch: Epoch,
