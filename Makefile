@@ -1,0 +1,41 @@
+# The commands of this repository. `make` alone lists them.
+SHELL := /bin/bash
+CARGO ?= cargo
+export CARGO
+# ARGS goes to the program (run), to cargo test (test) or to the benchmarks (bench): make test ARGS="-p atelier-worker"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check check-static bench fmt services clean-local
+
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-13s %s\n' "$$name" "$$what"; done
+
+run: ## start the whole system on 127.0.0.1:8080, data in ./data; ARGS="--help" shows the settings
+	@scripts/setup run
+	@$(CARGO) build --release --locked
+	@exec $${CARGO_TARGET_DIR:-target}/release/atelier $(ARGS)
+
+test: ## all tests, in both modes, against real Postgres, Redis and MongoDB of their own
+	@scripts/test $(ARGS)
+
+check: ## exactly what CI runs: the tests, then check-static
+	@.ci/run
+
+check-static: ## format, lints, documentation, unused dependencies, licences, hygiene, configuration
+	@scripts/check-static
+
+bench: ## fan-out, idle memory, cross-pod latency and sandbox start, beside their bare counterparts
+	@scripts/bench $(ARGS)
+
+fmt: ## format the code
+	@$(CARGO) fmt --all
+
+services: ## start Postgres, Redis and MongoDB for local use; stop them with deploy/local/services down
+	@deploy/local/services up
+
+clean-local: ## stop the servers of this checkout and delete .local (their data, fetched tools)
+	@deploy/local/services wipe
+	@ATELIER_SERVICES_DIR="$(CURDIR)/.local/test-services" deploy/local/services wipe
+	@ATELIER_SERVICES_DIR="$(CURDIR)/.local/bench-services" deploy/local/services wipe
+	@rm -rf .local
