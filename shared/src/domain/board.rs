@@ -168,7 +168,7 @@ impl Board {
             .values()
             .filter_map(|slot| slot.stroke.as_ref().map(|stroke| (slot.seq, stroke)))
             .collect();
-        shown.sort_by(|a, b| (a.0, a.1.ts).cmp(&(b.0, b.1.ts)));
+        shown.sort_by_key(|(seq, stroke)| (*seq, stroke.ts));
         shown.into_iter().map(|(_, stroke)| stroke).collect()
     }
 }

@@ -1,0 +1,174 @@
+//! Writing to a room from outside its actor, and waking the archive after a write.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::activate;
+use crate::domain::entry::{Record, RefKey};
+use crate::domain::ids::{RoomId, Seq};
+use crate::domain::job::QUEUE_ARCHIVE;
+use crate::ports::{
+    Append, Archive, Enqueue, Enqueued, LogHead, PortError, Queue, Refusal, Result, RoomLog,
+};
+
+/// How long a room's first unarchived entry waits for company before the archive moves them.
+pub const ARCHIVE_DELAY: Duration = Duration::from_millis(200);
+
+/// Attempts of one archive job before it is a dead letter; the sweep queues a room that is still dirty anew.
+const ARCHIVE_ATTEMPTS: u32 = 10;
+
+/// How long refs are remembered by contract.
+const REF_MEMORY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// Refused appends before the writer gives up.
+const TRIES: usize = 5;
+
+/// The payload of a job in [`QUEUE_ARCHIVE`]: move this room's tail to the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveRoom {
+    pub room: RoomId,
+}
+
+/// May the log have forgotten refs that are still to be remembered? Then [`known_refs`] comes before every append of
+/// records with refs.
+pub fn refs_need_archive(head: &LogHead, now_ms: i64) -> bool {
+    head.seeded_seq > Seq(0) && now_ms.saturating_sub(head.seeded_at_ms) < REF_MEMORY_MS
+}
+
+/// The seqs of refs that are stored already, in the order asked: what the log remembers and, where it may have
+/// forgotten, what the archive holds.
+pub async fn known_refs(
+    log: &dyn RoomLog,
+    archive: &dyn Archive,
+    room: &RoomId,
+    head: &LogHead,
+    refs: &[RefKey],
+    now_ms: i64,
+) -> Result<Vec<Option<Seq>>> {
+    if refs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut known = log.seqs_of_refs(room, refs).await?;
+    if !refs_need_archive(head, now_ms) {
+        return Ok(known);
+    }
+    let unknown: Vec<usize> = (0..refs.len()).filter(|at| known[*at].is_none()).collect();
+    if unknown.is_empty() {
+        return Ok(known);
+    }
+    let asked: Vec<RefKey> = unknown.iter().map(|at| refs[*at].clone()).collect();
+    let archived = archive.seqs_of_refs(room, &asked).await?;
+    for (at, seq) in unknown.into_iter().zip(archived) {
+        known[at] = seq;
+    }
+    Ok(known)
+}
+
+/// Appends one record that the server itself made (a run began or ended) from outside the room's actor, and wakes the
+/// archive. Give the record a ref: then a repeated call after a lost answer stores it once. Returns its seq.
+///
+/// # Errors
+/// Retryable where a store is away or the archive is too far behind; the record may have been stored.
+pub async fn append(
+    log: &dyn RoomLog,
+    archive: &dyn Archive,
+    queue: &dyn Queue,
+    room: &RoomId,
+    record: &Record,
+    now_ms: i64,
+) -> Result<Seq> {
+    // Always by way of the archive: this writer has seen nothing of the room, so only the archive can tell it that the
+    // log was rolled back.
+    let mut head = activate(log, archive, room, None, 0, now_ms).await?;
+    for _ in 0..TRIES {
+        if let Some(key) = record.ref_key()
+            && let Some(seq) = known_refs(log, archive, room, &head, &[key], now_ms).await?[0]
+        {
+            return Ok(seq);
+        }
+        let append = Append {
+            room,
+            epoch: head.epoch,
+            seen: head.seq,
+            role_version: head.role_version,
+            now_ms,
+            records: std::slice::from_ref(record),
+        };
+        match log.append(append).await {
+            Ok((appended, newly_dirty)) => {
+                if newly_dirty {
+                    wake(queue, room).await;
+                }
+                return appended.first().map(|a| a.seq()).ok_or_else(|| {
+                    PortError::fatal("append to room", "the log answered for no record")
+                });
+            }
+            Err(Refusal::NotSeeded | Refusal::Epoch(_)) => {
+                head = activate(log, archive, room, None, 0, now_ms).await?;
+            }
+            Err(Refusal::Behind(_)) => {
+                let seen = Some((head.epoch, head.seq));
+                head = activate(log, archive, room, seen, 0, now_ms).await?;
+            }
+            // The server's own entries are nobody's right: whatever the version is.
+            Err(Refusal::RoleVersion(version)) => head.role_version = version,
+            Err(refusal @ Refusal::ArchiveBehind) => {
+                return Err(PortError::retry("append to room", refusal.to_string()));
+            }
+            Err(Refusal::Port(error)) => return Err(error),
+        }
+    }
+    Err(PortError::retry(
+        "append to room",
+        format!("room {room}: refused {TRIES} times in a row"),
+    ))
+}
+
+/// The entry is stored whether or not the archive hears of it; the sweep finds the room within its beat.
+async fn wake(queue: &dyn Queue, room: &RoomId) {
+    if let Err(error) = wake_archive(queue, room).await {
+        tracing::warn!(%room, %error, "could not wake the archive; the sweep will");
+    }
+}
+
+/// Queues the job that moves this room's tail to the archive; one at a time for each room. Called after an append
+/// that made the room dirty.
+pub async fn wake_archive(queue: &dyn Queue, room: &RoomId) -> Result<Enqueued> {
+    let payload = serde_json::to_string(&ArchiveRoom { room: room.clone() })
+        .map_err(|e| PortError::fatal("encode archive job", e))?;
+    let job = Enqueue {
+        id: format!("archive:{room}"),
+        payload,
+        tenant: room.to_string(),
+        priority: 0,
+        delay: ARCHIVE_DELAY,
+        max_attempts: ARCHIVE_ATTEMPTS,
+        traceparent: None,
+        again_if_running: true,
+    };
+    queue.enqueue(QUEUE_ARCHIVE, &job).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::Epoch;
+
+    #[test]
+    fn only_a_log_seeded_lately_over_something_may_have_forgotten_refs() {
+        let head = |seeded_seq, seeded_at_ms| LogHead {
+            epoch: Epoch(2),
+            seq: Seq(9),
+            archived: Seq(0),
+            trimmed: Seq(0),
+            role_version: 0,
+            seeded_at_ms,
+            seeded_seq: Seq(seeded_seq),
+        };
+        let now = 2 * REF_MEMORY_MS;
+        assert!(refs_need_archive(&head(5, now - 1_000), now));
+        assert!(!refs_need_archive(&head(0, now - 1_000), now));
+        assert!(!refs_need_archive(&head(5, now - REF_MEMORY_MS), now));
+    }
+}

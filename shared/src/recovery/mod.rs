@@ -1,0 +1,14 @@
+//! The epoch rule: brings a room's log and its archive into agreement before anything is written, and reads across the
+//! two as if they were one.
+//!
+//! The archive owns the epoch. A log that is missing, or shorter than what its reader or the archive has seen, is never
+//! written to: the epoch is raised in the archive by compare-and-set, and the log is started anew at what is archived.
+//! What was archived is final whatever the epoch; only the tail behind it can be lost, and clients send that again.
+
+mod activate;
+mod append;
+mod read;
+
+pub use activate::activate;
+pub use append::{ARCHIVE_DELAY, ArchiveRoom, append, known_refs, refs_need_archive, wake_archive};
+pub use read::{load, read_after};
