@@ -16,13 +16,16 @@ pub use queue::{
     Claimed, DeadJob, Enqueue, Enqueued, Lease, Queue, QueueStats, QueueWaker, Settled, WorkerInfo,
 };
 pub use records::{
-    CreateUserError, JobRecords, Membership, Page, Records, RoomRecords, RoomVisibility,
-    UserRecords,
+    CreateUserError, DELETED_ID_RESERVED, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page,
+    Records, RoomRecords, RoomVisibility, UserRecords,
 };
 pub use room_log::{
     Append, Appended, Delivery, LogHead, Refusal, RoomLog, SUBSCRIPTION_CAPACITY, Subscription,
 };
-pub use vault::{Family, Rotation, Throttle, Ticket, Vault};
+pub use vault::{
+    Family, REPLACED_TOKENS_MAX, REVOCATIONS_CAPACITY, Rotation, TICKETS_MAX, Throttle, Ticket,
+    Vault,
+};
 
 use thiserror::Error;
 

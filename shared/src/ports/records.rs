@@ -1,5 +1,7 @@
 //! Relational data: people, rooms, roles, jobs. One body of queries serves both databases.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use thiserror::Error;
@@ -28,10 +30,18 @@ pub enum CreateUserError {
     Port(#[from] PortError),
 }
 
-/// Promises: user names and e-mail addresses are unique among accounts by [`crate::domain::names::key`]; times are
-/// kept to the microsecond.
+/// The longest page of a list; a longer one asked for is cut to it.
+pub const PAGE_MAX: usize = 1_000;
+/// Most members that a room's list shows.
+pub const MEMBERS_MAX: usize = 10_000;
+/// How long the id of a deleted room can't be given again.
+pub const DELETED_ID_RESERVED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Promises: user names and e-mail addresses are unique among accounts by [`crate::domain::names::key`], and nobody's
+/// user name is another's e-mail address; times are kept to the microsecond.
 #[async_trait]
 pub trait UserRecords: Send + Sync {
+    /// Keeps an account or a guest (whose names bind nobody else's); anonymous people are refused with an error.
     async fn create_user(&self, user: &NewUser) -> Result<(), CreateUserError>;
 
     async fn user(&self, id: UserId) -> Result<Option<User>>;
@@ -39,6 +49,7 @@ pub trait UserRecords: Send + Sync {
     /// The account with this user name or e-mail address, and its password hash (PHC string).
     async fn user_by_login(&self, login: &str) -> Result<Option<(User, String)>>;
 
+    /// An error for a person who is not stored.
     async fn set_password_hash(&self, id: UserId, hash: &str) -> Result<()>;
 }
 
@@ -64,11 +75,13 @@ pub struct Membership {
 /// Promises: a role change and the room's `role_version` change together; an id is given once.
 #[async_trait]
 pub trait RoomRecords: Send + Sync {
-    /// Makes the room, and its creator (if any) host, in one step. False: the id is taken; nothing changed.
+    /// Makes the room, and its creator (if any) host, in one step. False: the id is taken, or was
+    /// deleted less than [`DELETED_ID_RESERVED`] before `room.created_at`; nothing changed.
     async fn create_room(&self, room: &Room) -> Result<bool>;
 
     async fn room(&self, id: &RoomId) -> Result<Option<Room>>;
 
+    /// Those of `ids` that exist, in no particular order.
     async fn rooms(&self, ids: &[RoomId]) -> Result<Vec<Room>>;
 
     /// Newest first, keyset by `(created_at, id)` before `before`.
@@ -82,10 +95,11 @@ pub trait RoomRecords: Send + Sync {
     /// Overwrites name, access, listed, retention and allows. False: no such room.
     async fn update_room(&self, room: &Room) -> Result<bool>;
 
+    /// Something happened in the room; never moves `last_activity_at` back.
     async fn touch_room(&self, id: &RoomId, at: DateTime<Utc>) -> Result<()>;
 
-    /// Removes the room and its roles. False: no such room.
-    async fn delete_room(&self, id: &RoomId) -> Result<bool>;
+    /// Removes the room and its roles; its id stays reserved from `at` on. False: no such room.
+    async fn delete_room(&self, id: &RoomId, at: DateTime<Utc>) -> Result<bool>;
 
     /// Rooms made from this address since `since`, or among `active`.
     async fn count_rooms_of_address(
@@ -97,6 +111,7 @@ pub trait RoomRecords: Send + Sync {
 
     async fn role(&self, room: &RoomId, user: UserId) -> Result<Option<Role>>;
 
+    /// At most [`MEMBERS_MAX`], ordered by user id.
     async fn members(&self, room: &RoomId) -> Result<Vec<Membership>>;
 
     /// Sets or (`None`) takes away a role; returns the room's new role version. `None`: no such room.
@@ -109,7 +124,8 @@ pub trait RoomRecords: Send + Sync {
 }
 
 /// Promises: state only moves forward (`queued` → `running` → final; `running` may be set again by a later attempt);
-/// a final state never changes. The row is the queue's outbox: a job not marked queued is found by `unqueued_jobs`.
+/// a final state never changes. The row is the queue's outbox: a job not marked queued is found by `unqueued_jobs`;
+/// one that began or ended needs no queueing any more.
 #[async_trait]
 pub trait JobRecords: Send + Sync {
     async fn create_job(&self, job: &Job) -> Result<()>;
@@ -122,10 +138,10 @@ pub trait JobRecords: Send + Sync {
     /// Jobs made before `before` that the queue was never confirmed to have, oldest first.
     async fn unqueued_jobs(&self, before: DateTime<Utc>, limit: usize) -> Result<Vec<Job>>;
 
-    /// Attempt number `attempt` begins. False: the job is in a final state already.
+    /// Attempt number `attempt` begins. False: no such job, or it is in a final state already. `attempts` never falls.
     async fn start_job(&self, id: JobId, attempt: u32, at: DateTime<Utc>) -> Result<bool>;
 
-    /// Sets a final state. False: it had one already; nothing changed.
+    /// Sets a final state (another one is an error). False: no such job, or it had one already; nothing changed.
     async fn finish_job(&self, id: JobId, state: JobState, at: DateTime<Utc>) -> Result<bool>;
 
     /// A person's jobs, newest first by id, before `before`.

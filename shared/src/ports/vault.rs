@@ -9,6 +9,13 @@ use tokio::sync::mpsc;
 use super::Result;
 use crate::domain::ids::{FamilyId, UserId};
 
+/// Replaced tokens of one family that are remembered for telling reuse; older ones become [`Rotation::Unknown`].
+pub const REPLACED_TOKENS_MAX: usize = 256;
+/// Revocations that wait for one subscriber; beyond it they are lost to it.
+pub const REVOCATIONS_CAPACITY: usize = 4_096;
+/// Tickets that wait to be redeemed in embedded mode; beyond it `put_ticket` fails, to be tried again.
+pub const TICKETS_MAX: usize = 100_000;
+
 /// A login: whose it is and when it ends whatever happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Family {
@@ -24,7 +31,8 @@ pub enum Rotation {
     Rotated(Family),
     /// It was replaced less than the grace ago (two tabs, a lost answer): the same successor stands.
     Grace(Family),
-    /// It was replaced before that: somebody has a copy. The family is revoked by this very call.
+    /// It was replaced before that: somebody has a copy. The family is revoked by this very call, as if by
+    /// [`Vault::revoke`] until the family's own end, and for a day at least.
     Reused(Family),
     /// Never heard of it, or its family is revoked or over.
     Unknown,
@@ -43,26 +51,35 @@ pub type Ticket = String;
 
 /// Promises: every check-and-change is one step; tokens are kept as SHA-256 only; a ticket is redeemed once; revoked
 /// families reach every subscriber of every pod within a second while the store is up, and `is_revoked` tells at once.
-/// Families survive a restart of the store (embedded: of the process).
+/// Families and revocations survive a restart of the store (embedded: of the process).
+///
+/// A token is presented with the family that it says it belongs to (the caller writes the family's id into it, in
+/// clear), so that a family and its tokens can lie in one place. A family at or past its end is unknown.
 #[async_trait]
 pub trait Vault: Send + Sync {
     async fn ping(&self) -> Result<()>;
 
-    /// Starts a family with its first token (SHA-256).
+    /// Starts a family with its first token (SHA-256). A family that was revoked already stays revoked.
     async fn create_family(&self, family: &Family, token: [u8; 32]) -> Result<()>;
 
-    /// Presents `token`; if it is current, `successor` replaces it. Within `grace` of a replacement the replaced
+    /// Presents a `token` of `family`; if it is current, `successor` replaces it. Within `grace` of a replacement the replaced
     /// token answers [`Rotation::Grace`] (the caller derives the same successor from it).
     async fn rotate(
         &self,
+        family: FamilyId,
         token: [u8; 32],
         successor: [u8; 32],
         now: DateTime<Utc>,
         grace: Duration,
     ) -> Result<Rotation>;
 
-    /// The family of a token that is current or was; for logout. `None`: unknown.
-    async fn family_of(&self, token: [u8; 32], now: DateTime<Utc>) -> Result<Option<Family>>;
+    /// The family, if `token` is or was one of its tokens; for logout. `None`: unknown.
+    async fn family_of(
+        &self,
+        family: FamilyId,
+        token: [u8; 32],
+        now: DateTime<Utc>,
+    ) -> Result<Option<Family>>;
 
     /// Ends a family; its access tokens are refused until they run out (`until`).
     async fn revoke(&self, family: FamilyId, until: DateTime<Utc>) -> Result<()>;
