@@ -1,0 +1,7 @@
+//! All that knows axum: routes, one file per resource, and what stands before them.
+
+pub mod client;
+mod occupancy;
+pub mod problem;
+pub mod state;
+pub mod trace;

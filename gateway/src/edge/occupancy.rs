@@ -1,0 +1,58 @@
+//! How many people are in which room, across the cluster, read at most once a second.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atelier_shared::domain::ids::RoomId;
+use atelier_shared::ports::{PortError, Presence};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// How old an answer may be.
+const FRESH: Duration = Duration::from_secs(1);
+/// Rooms asked for at a time.
+const PAGE: usize = 1_000;
+/// Most rooms looked at; beyond it figures are of the first ones, by id.
+const ROOMS_MAX: usize = 50_000;
+
+/// Rooms with people in them, and how many.
+pub type Occupied = Arc<BTreeMap<RoomId, usize>>;
+
+/// A cache in front of [`Presence::occupied`]: whatever the number of callers, one reads.
+pub struct Occupancy {
+    presence: Arc<dyn Presence>,
+    last: Mutex<Option<(Instant, Occupied)>>,
+}
+
+impl Occupancy {
+    pub fn new(presence: Arc<dyn Presence>) -> Self {
+        Self {
+            presence,
+            last: Mutex::new(None),
+        }
+    }
+
+    pub async fn get(&self) -> Result<Occupied, PortError> {
+        let mut last = self.last.lock().await;
+        if let Some((read_at, occupied)) = last.as_ref()
+            && read_at.elapsed() < FRESH
+        {
+            return Ok(occupied.clone());
+        }
+        let mut rooms = BTreeMap::new();
+        let mut after: Option<RoomId> = None;
+        while rooms.len() < ROOMS_MAX {
+            let page = self.presence.occupied(after.as_ref(), PAGE).await?;
+            let full = page.len() == PAGE;
+            after = page.last().map(|occupancy| occupancy.room.clone());
+            rooms.extend(page.into_iter().map(|o| (o.room, o.members)));
+            if !full {
+                break;
+            }
+        }
+        let occupied = Arc::new(rooms);
+        *last = Some((Instant::now(), occupied.clone()));
+        Ok(occupied)
+    }
+}

@@ -1,0 +1,389 @@
+//! Errors as RFC 9457 problems: every failure of the edge becomes one here, in one exhaustive match.
+
+use std::time::Duration;
+
+use atelier_shared::domain::Invalid;
+use atelier_shared::ports::PortError;
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::trace;
+use crate::identity::{AuthenticationError, IssueError, PasswordError, TokenError};
+
+/// What went wrong, as a client can act on it. The name is stable: it is the last part of the problem's `type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The body is not JSON, or a part of the URL can't be read.
+    Malformed,
+    /// A field breaks a rule.
+    Invalid,
+    /// No token where one is needed.
+    Unauthenticated,
+    TokenExpired,
+    TokenInvalid,
+    /// The login was ended.
+    TokenRevoked,
+    /// Wrong user name or password; never says which.
+    WrongCredentials,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    /// Somebody else has it, or it changed.
+    Conflict,
+    TooLarge,
+    UnsupportedMediaType,
+    RateLimited,
+    /// The address holds as many rooms as it may.
+    RoomLimit,
+    /// More connections than this gateway takes.
+    Busy,
+    /// A store is away.
+    Unavailable,
+    /// This gateway is stopping; another will answer.
+    Draining,
+    /// It took longer than REQUEST_TIMEOUT; it may still have been carried out.
+    Timeout,
+    Internal,
+}
+
+impl Kind {
+    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::Malformed => (StatusCode::BAD_REQUEST, "malformed", "Malformed request"),
+            Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid field"),
+            Self::Unauthenticated => (
+                StatusCode::UNAUTHORIZED,
+                "unauthenticated",
+                "A token is needed",
+            ),
+            Self::TokenExpired => (
+                StatusCode::UNAUTHORIZED,
+                "token-expired",
+                "The token has expired",
+            ),
+            Self::TokenInvalid => (
+                StatusCode::UNAUTHORIZED,
+                "token-invalid",
+                "The token is not valid",
+            ),
+            Self::TokenRevoked => (
+                StatusCode::UNAUTHORIZED,
+                "token-revoked",
+                "The login was ended",
+            ),
+            Self::WrongCredentials => (
+                StatusCode::UNAUTHORIZED,
+                "wrong-credentials",
+                "Wrong user name or password",
+            ),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "Method not allowed",
+            ),
+            Self::Conflict => (StatusCode::CONFLICT, "conflict", "Conflict"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
+            Self::UnsupportedMediaType => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "Unsupported media type",
+            ),
+            Self::RateLimited => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate-limited",
+                "Too many requests",
+            ),
+            Self::RoomLimit => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "room-limit",
+                "Too many rooms from this address",
+            ),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),
+            Self::Unavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "A store is away",
+            ),
+            Self::Draining => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "draining",
+                "This gateway is stopping",
+            ),
+            Self::Timeout => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "timeout",
+                "The request took too long",
+            ),
+            Self::Internal => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "Internal error",
+            ),
+        }
+    }
+
+    pub fn status(self) -> StatusCode {
+        self.parts().0
+    }
+
+    /// `invalid`, `room-limit`, …
+    pub fn slug(self) -> &'static str {
+        self.parts().1
+    }
+
+    /// When a client that is told nothing better should come again.
+    fn default_retry(self) -> Option<Duration> {
+        match self {
+            Self::Busy | Self::Draining | Self::Unavailable | Self::Timeout => {
+                Some(Duration::from_secs(1))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A failure on its way to the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub kind: Kind,
+    /// For the person who reads it; never what a store said.
+    pub detail: String,
+    /// The offending field, dotted where nested.
+    pub field: Option<String>,
+    pub retry_after: Option<Duration>,
+}
+
+/// RFC 9457 as it travels.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem, title = "Problem (RFC 9457)")]
+pub struct ProblemBody {
+    /// Stable identifier, `/problems/<name>`
+    #[serde(rename = "type")]
+    #[schema(example = "/problems/invalid")]
+    kind: String,
+    #[schema(example = "Invalid field")]
+    title: &'static str,
+    #[schema(example = 422)]
+    status: u16,
+    #[schema(example = "must not be empty")]
+    detail: String,
+    /// The offending field, where there is one
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// W3C trace id of the request, to find it in the logs
+    trace_id: String,
+}
+
+impl Problem {
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+            field: None,
+            retry_after: kind.default_retry(),
+        }
+    }
+
+    #[must_use]
+    pub fn at(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    pub fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, reason).at(field)
+    }
+
+    pub fn not_found(what: &str) -> Self {
+        Self::new(Kind::NotFound, format!("There is no such {what}."))
+    }
+
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(Kind::Forbidden, detail)
+    }
+
+    pub fn unauthenticated() -> Self {
+        Self::new(
+            Kind::Unauthenticated,
+            "Send an access token: Authorization: Bearer …",
+        )
+    }
+
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(Kind::Conflict, detail)
+    }
+
+    pub fn rate_limited(wait: Duration) -> Self {
+        Self::new(Kind::RateLimited, "Too many tries; wait a while.").retry_after(wait)
+    }
+
+    pub fn internal() -> Self {
+        Self::new(
+            Kind::Internal,
+            "Something went wrong here. The trace id names this request.",
+        )
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.kind.status()
+    }
+
+    fn body(&self) -> ProblemBody {
+        let (status, slug, title) = self.kind.parts();
+        ProblemBody {
+            kind: format!("/problems/{slug}"),
+            title,
+            status: status.as_u16(),
+            detail: self.detail.clone(),
+            field: self.field.clone(),
+            trace_id: trace::current_id(),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status(), Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if let Some(wait) = self.retry_after {
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)),
+            );
+        }
+        if self.kind.status() == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, challenge(self.kind));
+        }
+        response
+    }
+}
+
+/// RFC 6750, section 3: a request that carried no token gets no error code.
+fn challenge(kind: Kind) -> HeaderValue {
+    HeaderValue::from_static(match kind {
+        Kind::TokenExpired => {
+            r#"Bearer realm="atelier", error="invalid_token", error_description="expired""#
+        }
+        Kind::TokenInvalid => r#"Bearer realm="atelier", error="invalid_token""#,
+        Kind::TokenRevoked => {
+            r#"Bearer realm="atelier", error="invalid_token", error_description="revoked""#
+        }
+        _ => r#"Bearer realm="atelier""#,
+    })
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Self {
+        Self::invalid(invalid.field, invalid.reason)
+    }
+}
+
+impl From<PortError> for Problem {
+    /// Logged here, once; what a store said is never shown.
+    fn from(error: PortError) -> Self {
+        if error.is_retryable() {
+            tracing::warn!(operation = error.operation, error = %error.source, "a store is away");
+            return Self::new(
+                Kind::Unavailable,
+                "A store is away. The request may have been carried out; try again.",
+            );
+        }
+        tracing::error!(operation = error.operation, error = %error.source, "a store failed");
+        Self::internal()
+    }
+}
+
+impl From<TokenError> for Problem {
+    fn from(error: TokenError) -> Self {
+        let kind = match error {
+            TokenError::Expired => Kind::TokenExpired,
+            TokenError::Invalid => Kind::TokenInvalid,
+            TokenError::Revoked => Kind::TokenRevoked,
+        };
+        Self::new(kind, format!("{error}."))
+    }
+}
+
+impl From<AuthenticationError> for Problem {
+    fn from(error: AuthenticationError) -> Self {
+        match error {
+            AuthenticationError::Token(error) => error.into(),
+            AuthenticationError::Port(error) => error.into(),
+        }
+    }
+}
+
+impl From<PasswordError> for Problem {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Saturated => Self::new(
+                Kind::Busy,
+                "Too many logins at once; try again in a moment.",
+            ),
+            PasswordError::Failed(reason) => {
+                tracing::error!(reason, "password hashing failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<IssueError> for Problem {
+    fn from(error: IssueError) -> Self {
+        tracing::error!(%error, "signing failed");
+        Self::internal()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_away_is_503_and_one_that_failed_is_500() {
+        let away = Problem::from(PortError::retry("read", "connection refused"));
+        assert_eq!(away.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(away.retry_after.is_some());
+        assert!(!away.detail.contains("refused"));
+        let failed = Problem::from(PortError::fatal("read", "no such column"));
+        assert_eq!(failed.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    #[test]
+    fn problems_carry_their_type_field_and_headers() {
+        let problem = Problem::from(Invalid::new("name", "must not be empty"));
+        let body = serde_json::to_value(problem.body()).unwrap();
+        assert_eq!(body["type"], "/problems/invalid");
+        assert_eq!(body["field"], "name");
+        assert_eq!(body["status"], 422);
+        let response = Problem::from(TokenError::Expired).into_response();
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
+        assert!(
+            response.headers()["www-authenticate"]
+                .to_str()
+                .unwrap()
+                .contains("invalid_token")
+        );
+        let response = Problem::rate_limited(Duration::from_millis(1200)).into_response();
+        assert_eq!(response.headers()["retry-after"], "2");
+    }
+}

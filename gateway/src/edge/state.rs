@@ -1,0 +1,65 @@
+//! What every handler can reach.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use atelier_shared::Backends;
+use chrono::{DateTime, Utc};
+
+use super::occupancy::Occupancy;
+use crate::config::{ConfigError, GatewayConfig};
+use crate::identity::{Identity, Passwords};
+use crate::metrics::Metrics;
+
+/// The gateway as handlers see it; cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+pub struct Inner {
+    pub backends: Backends,
+    pub config: GatewayConfig,
+    pub identity: Identity,
+    pub passwords: Passwords,
+    pub metrics: Metrics,
+    pub occupancy: Occupancy,
+    pub started_at: DateTime<Utc>,
+    draining: AtomicBool,
+    /// Serialises counting an address's rooms with making one more.
+    pub(super) making_room: tokio::sync::Mutex<()>,
+}
+
+impl std::ops::Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl App {
+    /// `config` as [`GatewayConfig::prepare`] left it.
+    pub fn new(backends: Backends, config: GatewayConfig) -> Result<Self, ConfigError> {
+        let identity = Identity::open(&config, backends.vault.clone())?;
+        let passwords = Passwords::new(config.password_hashes_at_once.into());
+        Ok(Self(Arc::new(Inner {
+            occupancy: Occupancy::new(backends.presence.clone()),
+            identity,
+            passwords,
+            metrics: Metrics::new(),
+            started_at: Utc::now(),
+            draining: AtomicBool::new(false),
+            making_room: tokio::sync::Mutex::new(()),
+            backends,
+            config,
+        })))
+    }
+
+    /// From now on `/readyz` says no.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}

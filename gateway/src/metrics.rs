@@ -1,0 +1,217 @@
+//! What the gateway counts, and how it is written down for Prometheus.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// From a lookup in memory to a request that is about to time out, seconds.
+const HTTP_SECONDS: [f64; 14] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
+];
+/// From an append in memory to a store that hardly answers, seconds.
+const APPEND_SECONDS: [f64; 14] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
+    5.0,
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    pub method: String,
+    /// The route's template, `/api/v1/rooms/{room_id}`.
+    pub route: String,
+    pub status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RouteLabels {
+    pub route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MessageLabels {
+    /// The wire `type`; only ones that the protocol knows, so that their number is bounded.
+    pub kind: &'static str,
+}
+
+/// Everything this gateway counts. Cheap to clone; no user or room ids in labels.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Mutex<Registry>,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+pub struct Counts {
+    pub http_requests: Family<RequestLabels, Counter>,
+    pub http_seconds: Family<RouteLabels, Histogram>,
+    /// Open TCP connections.
+    pub tcp_connections: Gauge,
+    /// Open WebSockets.
+    pub connections: Gauge,
+    /// WebSockets opened since the start.
+    pub connections_total: Counter,
+    /// WebSockets that came back with an epoch and seq.
+    pub reconnects: Counter,
+    /// Rooms that are loaded here.
+    pub rooms: Gauge,
+    pub messages_received: Family<MessageLabels, Counter>,
+    /// Messages answered with `error`.
+    pub messages_refused: Counter,
+    /// Frames put into sockets, one for each receiver.
+    pub deliveries: Counter,
+    /// Write calls that carried more than one frame.
+    pub deliveries_coalesced: Counter,
+    /// Connections closed 4508.
+    pub dropped_slow: Counter,
+    pub log_append_seconds: Histogram,
+    /// Holes in a room's feed that had to be read back.
+    pub gaps: Counter,
+    /// Rooms that were loaded anew because their log was lost or rolled back.
+    pub reloads: Counter,
+}
+
+impl std::ops::Deref for Metrics {
+    type Target = Counts;
+
+    fn deref(&self) -> &Counts {
+        &self.0.counts
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let counts = Counts {
+            http_requests: Family::default(),
+            http_seconds: Family::new_with_constructor(|| Histogram::new(HTTP_SECONDS)),
+            tcp_connections: Gauge::default(),
+            connections: Gauge::default(),
+            connections_total: Counter::default(),
+            reconnects: Counter::default(),
+            rooms: Gauge::default(),
+            messages_received: Family::default(),
+            messages_refused: Counter::default(),
+            deliveries: Counter::default(),
+            deliveries_coalesced: Counter::default(),
+            dropped_slow: Counter::default(),
+            log_append_seconds: Histogram::new(APPEND_SECONDS),
+            gaps: Counter::default(),
+            reloads: Counter::default(),
+        };
+        let mut registry = Registry::with_prefix("atelier");
+        register(&mut registry, &counts);
+        Self(Arc::new(Inner {
+            registry: Mutex::new(registry),
+            counts,
+        }))
+    }
+
+    /// Prometheus' text format (OpenMetrics 1.0).
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.0.registry.lock())?;
+        Ok(text)
+    }
+
+    pub fn request(&self, labels: RequestLabels, took: Duration) {
+        let route = RouteLabels {
+            route: labels.route.clone(),
+        };
+        self.http_seconds
+            .get_or_create(&route)
+            .observe(took.as_secs_f64());
+        self.http_requests.get_or_create(&labels).inc();
+    }
+}
+
+fn register(registry: &mut Registry, counts: &Counts) {
+    let r = registry;
+    r.register(
+        "http_requests",
+        "Requests answered",
+        counts.http_requests.clone(),
+    );
+    r.register_with_unit(
+        "http_request_duration",
+        "Time to answer a request",
+        Unit::Seconds,
+        counts.http_seconds.clone(),
+    );
+    r.register(
+        "tcp_connections",
+        "Open TCP connections",
+        counts.tcp_connections.clone(),
+    );
+    r.register(
+        "websocket_connections",
+        "Open WebSockets",
+        counts.connections.clone(),
+    );
+    r.register(
+        "websocket_connections_opened",
+        "WebSockets opened",
+        counts.connections_total.clone(),
+    );
+    r.register(
+        "websocket_reconnects",
+        "WebSockets that resumed",
+        counts.reconnects.clone(),
+    );
+    r.register("rooms_loaded", "Rooms served here", counts.rooms.clone());
+    r.register(
+        "messages_received",
+        "Messages from clients by type",
+        counts.messages_received.clone(),
+    );
+    r.register(
+        "messages_refused",
+        "Messages answered with an error",
+        counts.messages_refused.clone(),
+    );
+    r.register(
+        "deliveries",
+        "Frames put into sockets",
+        counts.deliveries.clone(),
+    );
+    r.register(
+        "deliveries_coalesced",
+        "Writes that carried more than one frame",
+        counts.deliveries_coalesced.clone(),
+    );
+    r.register(
+        "slow_readers_closed",
+        "Connections closed because they read too slowly",
+        counts.dropped_slow.clone(),
+    );
+    r.register_with_unit(
+        "log_append",
+        "Time to append a batch to a room's log",
+        Unit::Seconds,
+        counts.log_append_seconds.clone(),
+    );
+    r.register(
+        "log_gaps",
+        "Holes in a room's feed that were read back",
+        counts.gaps.clone(),
+    );
+    r.register(
+        "room_reloads",
+        "Rooms loaded anew because their log was lost",
+        counts.reloads.clone(),
+    );
+}
