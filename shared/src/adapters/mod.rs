@@ -1,4 +1,6 @@
 //! PRIVATE: how the promises are kept. `embedded/` and `distributed/` hold the same file names.
 
+mod archive;
 pub mod distributed;
 pub mod embedded;
+mod migrations;

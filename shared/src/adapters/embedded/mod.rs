@@ -1,3 +1,4 @@
 //! Everything in one process: SQLite files in the data folder, and memory.
 
+pub mod archive;
 pub mod sqlite;

@@ -1,0 +1,366 @@
+//! The archive in `archive.db`: one SQLite file, every change one synced transaction.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use sqlx::{QueryBuilder, Row, Sqlite as Db, SqliteConnection};
+
+use super::sqlite::{Sqlite, port_error};
+use crate::adapters::archive::{Answer, REFS_PER_QUERY, encode, from_db, to_db, unwritten};
+use crate::adapters::migrations::migrator;
+use crate::domain::entry::{Entry, RefKey};
+use crate::domain::ids::{Epoch, JobId, Ref, RoomId, Seq, UserId};
+use crate::domain::job::JobResult;
+use crate::domain::state::Checkpoint;
+use crate::ports::{
+    Archive, ArchiveHead, HistoryPage, HistoryQuery, PortError, Result, StaleEpoch,
+};
+
+/// Expired results removed by one call that stores another.
+const EXPIRED_PER_CALL: i64 = 100;
+
+const MIGRATIONS: [(&str, &str); 1] = [(
+    "archive",
+    include_str!("../../../../migrations/sqlite/archive/0001_archive.sql"),
+)];
+
+pub struct SqliteArchive {
+    file: Sqlite,
+}
+
+impl SqliteArchive {
+    /// Opens or makes `folder/archive.db` and brings its tables up to date.
+    pub async fn open(folder: &Path) -> Result<Self> {
+        let file = Sqlite::open(folder, "archive.db").await?;
+        migrator(&MIGRATIONS)
+            .run(&file.write)
+            .await
+            .map_err(|e| PortError::fatal("migrate archive.db", e))?;
+        Ok(Self { file })
+    }
+}
+
+async fn head(connection: &mut SqliteConnection, room: &RoomId) -> Result<ArchiveHead> {
+    let row = sqlx::query("SELECT epoch, seq FROM room_heads WHERE room = $1")
+        .bind(room.as_str())
+        .fetch_optional(connection)
+        .await
+        .map_err(|e| port_error("read archive head", e))?;
+    let (epoch, seq) = row.map_or((0, 0), |row| (row.get(0), row.get(1)));
+    Ok(ArchiveHead {
+        epoch: Epoch(from_db(epoch)?),
+        seq: Seq(from_db(seq)?),
+    })
+}
+
+/// Inserts one entry. An entry whose ref is stored already, under another seq, is kept without it, so that the log
+/// stays gapless and the ref unique.
+async fn insert(connection: &mut SqliteConnection, room: &RoomId, entry: &Entry) -> Result<()> {
+    let mut record = std::borrow::Cow::Borrowed(&entry.record);
+    loop {
+        let audience = record
+            .audience
+            .as_ref()
+            .map(serde_json::to_string)
+            .transpose()
+            .map_err(|e| PortError::fatal("encode audience", e))?;
+        let done = sqlx::query(
+            "INSERT INTO entries (room, seq, kind, ts_ms, user_id, client_id, ref, audience, record)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             ON CONFLICT (room, user_id, client_id, ref) WHERE ref IS NOT NULL DO NOTHING",
+        )
+        .bind(room.as_str())
+        .bind(to_db(entry.seq.0)?)
+        .bind(record.body.kind())
+        .bind(record.ts_ms)
+        .bind(record.author.user_id.0)
+        .bind(record.author.client_id.as_str())
+        .bind(record.reference.as_ref().map(Ref::as_str))
+        .bind(audience)
+        .bind(encode(&record)?)
+        .execute(&mut *connection)
+        .await
+        .map_err(|e| port_error("append to archive", e))?;
+        if done.rows_affected() == 1 {
+            return Ok(());
+        }
+        if record.to_mut().reference.take().is_none() {
+            return Err(PortError::fatal(
+                "append to archive",
+                "an entry was not inserted",
+            ));
+        }
+        tracing::warn!(%room, seq = %entry.seq, "a ref was archived before under another seq; this entry loses it");
+    }
+}
+
+#[async_trait]
+impl Archive for SqliteArchive {
+    async fn ping(&self) -> Result<()> {
+        sqlx::query("SELECT 1")
+            .execute(&self.file.read)
+            .await
+            .map_err(|e| port_error("ping archive.db", e))?;
+        Ok(())
+    }
+
+    async fn head(&self, room: &RoomId) -> Result<ArchiveHead> {
+        let mut connection = self
+            .file
+            .read
+            .acquire()
+            .await
+            .map_err(|e| port_error("read archive head", e))?;
+        head(&mut connection, room).await
+    }
+
+    async fn raise_epoch(&self, room: &RoomId, from: Epoch) -> Result<ArchiveHead> {
+        let failed = |e| port_error("raise epoch", e);
+        let mut transaction = self
+            .file
+            .write
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(failed)?;
+        if from == Epoch(0) {
+            sqlx::query(
+                "INSERT INTO room_heads (room, epoch, seq) VALUES ($1, 1, 0) ON CONFLICT DO NOTHING",
+            )
+            .bind(room.as_str())
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        } else {
+            sqlx::query("UPDATE room_heads SET epoch = epoch + 1 WHERE room = $1 AND epoch = $2")
+                .bind(room.as_str())
+                .bind(to_db(from.0)?)
+                .execute(&mut *transaction)
+                .await
+                .map_err(failed)?;
+        }
+        let head = head(&mut transaction, room).await?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(head)
+    }
+
+    async fn append(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        entries: &[Entry],
+    ) -> Result<ArchiveHead, StaleEpoch> {
+        let failed = |e| port_error("append to archive", e);
+        let mut transaction = self
+            .file
+            .write
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(failed)?;
+        let before = head(&mut transaction, room).await?;
+        let unwritten = unwritten(before, epoch, entries)?;
+        let Some(last) = unwritten.last() else {
+            return Ok(before);
+        };
+        for entry in unwritten {
+            insert(&mut transaction, room, entry).await?;
+        }
+        sqlx::query("UPDATE room_heads SET seq = $2 WHERE room = $1")
+            .bind(room.as_str())
+            .bind(to_db(last.seq.0)?)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(ArchiveHead {
+            epoch,
+            seq: last.seq,
+        })
+    }
+
+    async fn read(&self, room: &RoomId, after: Seq, limit: usize) -> Result<Vec<Entry>> {
+        let failed = |e| port_error("read archive", e);
+        let mut rows = sqlx::query(
+            "SELECT seq, record FROM entries WHERE room = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+        )
+        .bind(room.as_str())
+        .bind(to_db(after.0)?)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch(&self.file.read);
+        let mut answer = Answer::new(limit);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            if !answer.push(row.get(0), row.get(1))? {
+                break;
+            }
+        }
+        Ok(answer.entries)
+    }
+
+    async fn history(&self, room: &RoomId, query: &HistoryQuery) -> Result<HistoryPage> {
+        let failed = |e| port_error("read history", e);
+        let mut sql = QueryBuilder::<Db>::new("SELECT seq, record FROM entries WHERE room = ");
+        sql.push_bind(room.as_str());
+        if let Some(before) = query.before {
+            sql.push(" AND seq < ").push_bind(to_db(before.0)?);
+        }
+        if !query.kinds.is_empty() {
+            sql.push(" AND kind IN (");
+            let mut kinds = sql.separated(", ");
+            for kind in &query.kinds {
+                kinds.push_bind(*kind);
+            }
+            sql.push(")");
+        }
+        sql.push(" AND (audience IS NULL");
+        if let Some(UserId(reader)) = query.reader {
+            sql.push(" OR EXISTS (SELECT 1 FROM json_each(audience) WHERE value = ")
+                .push_bind(reader.to_string())
+                .push(")");
+        }
+        // One more than asked for tells whether there are older ones.
+        sql.push(") ORDER BY seq DESC LIMIT ")
+            .push_bind(i64::try_from(query.limit.saturating_add(1)).unwrap_or(i64::MAX));
+        let mut rows = sql.build().fetch(&self.file.read);
+        let mut answer = Answer::new(query.limit);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            if !answer.push(row.get(0), row.get(1))? {
+                break;
+            }
+        }
+        Ok(HistoryPage {
+            entries: answer.entries,
+            more: answer.more,
+        })
+    }
+
+    async fn seqs_of_refs(&self, room: &RoomId, refs: &[RefKey]) -> Result<Vec<Option<Seq>>> {
+        let mut found = std::collections::HashMap::new();
+        for refs in refs.chunks(REFS_PER_QUERY) {
+            let mut sql = QueryBuilder::<Db>::new(
+                "SELECT user_id, client_id, ref, seq FROM entries WHERE room = ",
+            );
+            sql.push_bind(room.as_str())
+                .push(" AND (user_id, client_id, ref) IN (VALUES ");
+            let mut keys = sql.separated(", ");
+            for key in refs {
+                keys.push("(")
+                    .push_bind_unseparated(key.user_id.0)
+                    .push_unseparated(", ")
+                    .push_bind_unseparated(key.client_id.as_str())
+                    .push_unseparated(", ")
+                    .push_bind_unseparated(key.reference.as_str())
+                    .push_unseparated(")");
+            }
+            sql.push(")");
+            let rows = sql
+                .build_query_as::<(uuid::Uuid, String, String, i64)>()
+                .fetch_all(&self.file.read)
+                .await
+                .map_err(|e| port_error("look up refs", e))?;
+            for (user_id, client_id, reference, seq) in rows {
+                found.insert((user_id, client_id, reference), Seq(from_db(seq)?));
+            }
+        }
+        let seq_of = |key: &RefKey| {
+            let key = (
+                key.user_id.0,
+                key.client_id.to_string(),
+                key.reference.as_str().to_owned(),
+            );
+            found.get(&key).copied()
+        };
+        Ok(refs.iter().map(seq_of).collect())
+    }
+
+    async fn checkpoint(&self, room: &RoomId) -> Result<Option<Checkpoint>> {
+        let row = sqlx::query("SELECT epoch, seq, state FROM checkpoints WHERE room = $1")
+            .bind(room.as_str())
+            .fetch_optional(&self.file.read)
+            .await
+            .map_err(|e| port_error("read checkpoint", e))?;
+        row.map(|row| {
+            Ok(Checkpoint {
+                epoch: Epoch(from_db(row.get(0))?),
+                seq: Seq(from_db(row.get(1))?),
+                state: serde_json::from_str(row.get(2))
+                    .map_err(|e| PortError::fatal("decode checkpoint", e))?,
+            })
+        })
+        .transpose()
+    }
+
+    async fn save_checkpoint(&self, room: &RoomId, checkpoint: &Checkpoint) -> Result<bool> {
+        let state = serde_json::to_string(&checkpoint.state)
+            .map_err(|e| PortError::fatal("encode checkpoint", e))?;
+        // Newer than the one kept, and not beyond the head: both asked in the writing statement.
+        let done = sqlx::query(
+            "INSERT INTO checkpoints (room, epoch, seq, state)
+             SELECT $1, $2, $3, $4 FROM room_heads WHERE room = $1 AND seq >= $3
+             ON CONFLICT (room) DO UPDATE
+             SET epoch = excluded.epoch, seq = excluded.seq, state = excluded.state
+             WHERE excluded.seq > checkpoints.seq",
+        )
+        .bind(room.as_str())
+        .bind(to_db(checkpoint.epoch.0)?)
+        .bind(to_db(checkpoint.seq.0)?)
+        .bind(state)
+        .execute(&self.file.write)
+        .await
+        .map_err(|e| port_error("save checkpoint", e))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    async fn put_result(
+        &self,
+        job: JobId,
+        result: &JobResult,
+        expires_at: DateTime<Utc>,
+    ) -> Result<bool> {
+        let failed = |e| port_error("store job result", e);
+        let result =
+            serde_json::to_string(result).map_err(|e| PortError::fatal("encode job result", e))?;
+        let mut transaction = self
+            .file
+            .write
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(failed)?;
+        // Only housekeeping: reading compares the time itself.
+        sqlx::query(
+            "DELETE FROM job_results WHERE job IN
+             (SELECT job FROM job_results WHERE expires_at_ms <= $1 LIMIT $2)",
+        )
+        .bind(Utc::now().timestamp_millis())
+        .bind(EXPIRED_PER_CALL)
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+        let done = sqlx::query(
+            "INSERT INTO job_results (job, result, expires_at_ms) VALUES ($1, $2, $3)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(job.0)
+        .bind(result)
+        .bind(expires_at.timestamp_millis())
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    async fn result(&self, job: JobId, now: DateTime<Utc>) -> Result<Option<JobResult>> {
+        let row =
+            sqlx::query("SELECT result FROM job_results WHERE job = $1 AND expires_at_ms > $2")
+                .bind(job.0)
+                .bind(now.timestamp_millis())
+                .fetch_optional(&self.file.read)
+                .await
+                .map_err(|e| port_error("read job result", e))?;
+        row.map(|row| {
+            serde_json::from_str(row.get(0)).map_err(|e| PortError::fatal("decode job result", e))
+        })
+        .transpose()
+    }
+}
