@@ -10,15 +10,16 @@ use chrono::{SubsecRound, Utc};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::Identity;
 use super::keys::Use;
 
 /// A token presented again within this of its replacement (two tabs, a lost answer) gets the same successor.
 const GRACE: Duration = Duration::from_secs(10);
-/// Longest token looked at; ours have 46 characters.
-const TOKEN_MAX_BYTES: usize = 128;
-const PREFIX: &str = "rt";
+const PREFIX: &str = "rt_";
+/// The family's id, in clear, and then the secret.
+const TOKEN_BYTES: usize = 16 + 32;
 
 /// A login and its first or next refresh token.
 #[derive(Debug, Clone)]
@@ -39,12 +40,13 @@ pub enum Refreshed {
 impl Identity {
     /// Starts a login.
     pub async fn begin_login(&self, user_id: UserId) -> Result<LoginTokens, PortError> {
-        let token = opaque(PREFIX).map_err(|error| PortError::fatal("begin login", error))?;
+        let secret = random().map_err(|error| PortError::fatal("begin login", error))?;
         let family = Family {
             id: FamilyId::generate(),
             user_id,
             expires_at: (Utc::now() + self.0.login_lifetime).trunc_subsecs(3),
         };
+        let token = spell(family.id, &secret);
         self.0.vault.create_family(&family, digest(&token)).await?;
         Ok(LoginTokens {
             family,
@@ -55,15 +57,15 @@ impl Identity {
     /// Exchanges a refresh token for its successor. The successor is a keyed hash of the token, so that a repeat
     /// within the grace gets the same one although only hashes are stored.
     pub async fn refresh(&self, token: &str) -> Result<Refreshed, PortError> {
-        if token.len() > TOKEN_MAX_BYTES {
+        let Some(family) = family_in(token) else {
             return Ok(Refreshed::Unknown);
-        }
+        };
         let tag = self.0.keys.signing().tag(Use::Refresh, token.as_bytes());
-        let successor = spell(PREFIX, &tag);
+        let successor = spell(family, &tag);
         let rotation = self
             .0
             .vault
-            .rotate(digest(token), digest(&successor), Utc::now(), GRACE)
+            .rotate(family, digest(token), digest(&successor), Utc::now(), GRACE)
             .await?;
         Ok(match rotation {
             Rotation::Rotated(family) | Rotation::Grace(family) => Refreshed::Next(LoginTokens {
@@ -77,30 +79,63 @@ impl Identity {
 
     /// Ends the login that this refresh token belongs to. False: there is none.
     pub async fn end_login(&self, token: &str) -> Result<bool, PortError> {
-        if token.len() > TOKEN_MAX_BYTES {
-            return Ok(false);
-        }
-        let Some(family) = self.0.vault.family_of(digest(token), Utc::now()).await? else {
+        let Some(family) = family_in(token) else {
             return Ok(false);
         };
+        let known = self
+            .0
+            .vault
+            .family_of(family, digest(token), Utc::now())
+            .await?;
+        if known.is_none() {
+            return Ok(false);
+        }
         // Access tokens of this login outlive it by at most their own life.
         let until = Utc::now() + self.0.access_lifetime + chrono::Duration::minutes(1);
-        self.0.vault.revoke(family.id, until).await?;
+        self.0.vault.revoke(family, until).await?;
         Ok(true)
     }
 }
 
-/// 256 random bits behind a prefix that says what leaked.
-pub(super) fn opaque(prefix: &str) -> Result<String, rand::rand_core::OsError> {
+/// 256 random bits.
+pub(super) fn random() -> Result<[u8; 32], rand::rand_core::OsError> {
     let mut bytes = [0; 32];
     OsRng.try_fill_bytes(&mut bytes)?;
-    Ok(spell(prefix, &bytes))
+    Ok(bytes)
 }
 
-fn spell(prefix: &str, bytes: &[u8; 32]) -> String {
-    format!("{prefix}_{}", URL_SAFE_NO_PAD.encode(bytes))
+fn spell(family: FamilyId, secret: &[u8; 32]) -> String {
+    let mut bytes = [0; TOKEN_BYTES];
+    bytes[..16].copy_from_slice(family.0.as_bytes());
+    bytes[16..].copy_from_slice(secret);
+    format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Which login a token says it belongs to. `None`: not one of ours.
+fn family_in(token: &str) -> Option<FamilyId> {
+    let text = token.strip_prefix(PREFIX)?;
+    if text.len() != TOKEN_BYTES / 3 * 4 {
+        return None;
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    Some(FamilyId(Uuid::from_slice(bytes.get(..16)?).ok()?))
 }
 
 fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_names_its_family_and_nothing_else_passes() {
+        let family = FamilyId::generate();
+        let token = spell(family, &[7; 32]);
+        assert_eq!(family_in(&token), Some(family));
+        for bad in ["", "rt_", "rt_abc", &token[3..], &format!("{token}A")] {
+            assert_eq!(family_in(bad), None, "{bad}");
+        }
+    }
 }

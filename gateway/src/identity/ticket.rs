@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use atelier_shared::ports::PortError;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-use super::refresh::opaque;
+use super::refresh::random;
 use super::{AuthenticationError, Identity, Principal, TokenError};
 
 /// How long a ticket waits for its one use.
@@ -15,7 +17,8 @@ impl Identity {
     /// A ticket that stands for this person, once, for [`LIFETIME`].
     pub async fn issue_ticket(&self, principal: &Principal) -> Result<String, PortError> {
         const OPERATION: &str = "issue ticket";
-        let ticket = opaque("wst").map_err(|error| PortError::fatal(OPERATION, error))?;
+        let secret = random().map_err(|error| PortError::fatal(OPERATION, error))?;
+        let ticket = format!("wst_{}", URL_SAFE_NO_PAD.encode(secret));
         let claims =
             serde_json::to_string(principal).map_err(|error| PortError::fatal(OPERATION, error))?;
         let digest: [u8; 32] = Sha256::digest(&ticket).into();
