@@ -1,8 +1,9 @@
 //! The whiteboard: strokes by id, the last write wins, erased ones leave tombstones.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::Invalid;
 use super::ids::{ClientId, Seq};
@@ -21,11 +22,35 @@ const WIDTH_MAX: f64 = 10_000.0;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stroke {
     pub id: String,
+    #[serde(serialize_with = "number")]
     pub width: f64,
     pub color: String,
+    #[serde(serialize_with = "numbers")]
     pub points: Vec<f64>,
     /// The author's clock, milliseconds since 1970: the first key of last-write-wins.
     pub ts: i64,
+}
+
+/// Whole numbers are written without a fraction, as clients send them.
+fn number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    Whole(*value).serialize(serializer)
+}
+
+fn numbers<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(values.iter().map(|value| Whole(*value)))
+}
+
+struct Whole(f64);
+
+impl Serialize for Whole {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        if self.0.fract() == 0.0 && self.0.abs() < EXACT {
+            #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
+            return serializer.serialize_i64(self.0 as i64);
+        }
+        serializer.serialize_f64(self.0)
+    }
 }
 
 /// A stroke to remove; itself a write, with its own time.
@@ -39,7 +64,7 @@ pub struct Erase {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DrawBatch {
     #[serde(default)]
-    pub paths: Vec<Stroke>,
+    pub paths: Vec<Arc<Stroke>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub erase: Vec<Erase>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -117,7 +142,7 @@ struct Slot {
     /// Where in the log this write stands: the drawing order.
     seq: Seq,
     /// `None`: a tombstone.
-    stroke: Option<Stroke>,
+    stroke: Option<Arc<Stroke>>,
 }
 
 /// The folded drawing of a room. Folding the same entries in `seq` order always gives the same board.
@@ -140,7 +165,7 @@ impl Board {
         }
     }
 
-    fn write(&mut self, seq: Seq, by: &ClientId, id: &str, ts: i64, stroke: Option<&Stroke>) {
+    fn write(&mut self, seq: Seq, by: &ClientId, id: &str, ts: i64, stroke: Option<&Arc<Stroke>>) {
         let wins = self
             .slots
             .get(id)
@@ -162,11 +187,11 @@ impl Board {
     }
 
     /// The strokes in drawing order.
-    pub fn strokes(&self) -> Vec<&Stroke> {
+    pub fn strokes(&self) -> Vec<Arc<Stroke>> {
         let mut shown: Vec<_> = self
             .slots
             .values()
-            .filter_map(|slot| slot.stroke.as_ref().map(|stroke| (slot.seq, stroke)))
+            .filter_map(|slot| slot.stroke.clone().map(|stroke| (slot.seq, stroke)))
             .collect();
         shown.sort_by_key(|(seq, stroke)| (*seq, stroke.ts));
         shown.into_iter().map(|(_, stroke)| stroke).collect()
@@ -189,7 +214,7 @@ mod tests {
 
     fn paths(strokes: &[Stroke]) -> DrawBatch {
         DrawBatch {
-            paths: strokes.to_vec(),
+            paths: strokes.iter().cloned().map(Arc::new).collect(),
             ..DrawBatch::default()
         }
     }
@@ -225,6 +250,19 @@ mod tests {
     }
 
     #[test]
+    fn whole_numbers_stay_whole_on_the_wire() {
+        let text = serde_json::to_string(&Stroke {
+            points: vec![10.0, 0.5],
+            ..stroke("s", 1)
+        })
+        .unwrap();
+        assert!(
+            text.contains("[10,0.5]") && text.contains("\"width\":2,"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn an_erase_leaves_a_tombstone_even_of_an_unknown_id() {
         let mut board = Board::default();
         let erase = DrawBatch {
@@ -247,7 +285,7 @@ mod tests {
         board.apply(Seq(1), &client("a"), &paths(&[stroke("future", 5_000)]));
         let clear = DrawBatch {
             clear: true,
-            paths: vec![stroke("after", 1)],
+            paths: vec![Arc::new(stroke("after", 1))],
             ..DrawBatch::default()
         };
         board.apply(Seq(2), &client("a"), &clear);

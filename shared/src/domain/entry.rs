@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::board::DrawBatch;
-use super::ids::{ClientId, JobId, MessageId, Ref, Seq, UserId};
+use super::ids::{ClientId, ConnectionId, JobId, MessageId, Ref, Seq, UserId};
 use super::job::JobState;
 use super::room::Role;
 
@@ -16,6 +16,9 @@ pub struct Author {
     pub client_id: ClientId,
     #[serde(rename = "u")]
     pub user_id: UserId,
+    /// The physical connection, so that a sender is told from its own successor; `None` for what the server wrote.
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<ConnectionId>,
     #[serde(rename = "n")]
     pub name: String,
     #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]

@@ -33,7 +33,9 @@ pub enum Signal {
         frame: String,
     },
     /// Somebody entered, or changed what others see of them.
-    Present { member: Box<Member> },
+    Present {
+        member: Box<Member>,
+    },
     /// A connection is gone; told once for each (presence removes it by compare-and-delete).
     Left {
         client_id: ClientId,
@@ -41,13 +43,30 @@ pub enum Signal {
         reason: Option<String>,
     },
     /// All up to `seq` is in the archive.
-    Archived { epoch: Epoch, seq: Seq },
+    Archived {
+        epoch: Epoch,
+        seq: Seq,
+    },
     /// The log was lost or rolled back; everybody reloads.
-    EpochRaised { epoch: Epoch },
+    EpochRaised {
+        epoch: Epoch,
+    },
     /// The pod that holds this connection closes it: its own principal came again.
-    Replaced { connection: ConnectionId },
+    Replaced {
+        connection: ConnectionId,
+    },
+    /// Is whoever holds this connection still there? The pod that has it asks the socket and answers `Alive`.
+    Challenge {
+        connection: ConnectionId,
+    },
+    Alive {
+        connection: ConnectionId,
+    },
     /// Close this person's connections (kicked, membership lost).
-    Removed { user_id: UserId, reason: String },
+    Removed {
+        user_id: UserId,
+        reason: String,
+    },
     /// A piece of a running program's output; read again from the job by offset when lost.
     RunOutput {
         run_id: JobId,
@@ -56,5 +75,7 @@ pub enum Signal {
         offset: u64,
     },
     /// The room is gone.
-    Closed { reason: String },
+    Closed {
+        reason: String,
+    },
 }

@@ -1,0 +1,379 @@
+//! One socket and what it is owed: the write side that the room's fan-out and the connection's own task share.
+//!
+//! The fan-out writes straight into sockets that keep up. A socket that would block is marked, drops out of the fan-out,
+//! and its own task drains it when it becomes writable. Whoever holds the `Outbound` lock may write; nobody holds it
+//! over an await.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Seq, UserId};
+use bytes::{Buf, Bytes};
+use parking_lot::{Mutex, RwLock};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::ring::{Feed, Frame};
+use super::websocket;
+
+/// Bytes that a connection's own task takes from the ring for one write.
+const DRAIN_BYTES: usize = 64 * 1024;
+/// Answers that may wait for a client that does not read, before its connection is given up. The first frames of a room
+/// (its board) may be larger: they are put in by the connection's own task, one write at a time.
+const UNREAD_ANSWERS_MAX: usize = 1024 * 1024;
+/// `IOV_MAX` of Linux.
+const SLICES_MAX: usize = 1024;
+
+/// What the fan-out may do with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Its own task is putting the first frames together, or replaying; the fan-out leaves it alone.
+    Loading,
+    Live,
+    /// It fell off the ring: its own task replays from the log.
+    Behind,
+    /// A close frame is on its way; nothing else follows.
+    Closing,
+}
+
+/// How far a connection is, and what it was promised but is not written yet.
+#[derive(Debug)]
+pub struct Outbound {
+    unsent: VecDeque<Bytes>,
+    unsent_bytes: usize,
+    pub phase: Phase,
+    /// The socket would block (or the phase is not `Live`): the connection's own task writes.
+    blocked: bool,
+    /// The next frame of the ring.
+    pub cursor: u64,
+    /// Own entries before this index are delivered like anybody's: they were missed, and asked for by `resume`.
+    pub own_until: u64,
+    /// The version of the latest values that were delivered.
+    pub latest_seen: u64,
+    /// The last entry that was delivered.
+    pub delivered: Seq,
+    /// When the socket last took something, milliseconds since 1970; 0 while nothing waits.
+    stuck_since_ms: i64,
+}
+
+/// A connection, as the room and its own task know it.
+#[derive(Debug)]
+pub struct Connection {
+    pub id: ConnectionId,
+    pub client_id: ClientId,
+    pub user_id: UserId,
+    stream: TcpStream,
+    out: Mutex<Outbound>,
+    /// Wakes the connection's own task: there is something to drain, or to close.
+    pub wake: Notify,
+    /// Last message of any kind, pongs included, milliseconds since 1970.
+    pub heard_ms: AtomicI64,
+    /// Last application message: what keeps its person present.
+    pub spoke_ms: AtomicI64,
+}
+
+/// How a write attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// Nothing is left.
+    All,
+    /// The socket would block.
+    Blocked,
+    /// The socket is broken; its own task will notice.
+    Broken,
+}
+
+/// What the fan-out computed once for all who are exactly one tick behind.
+#[derive(Debug, Default)]
+pub struct Tick {
+    /// The ring's end before this tick's frames, and after.
+    pub from: u64,
+    pub to: u64,
+    pub latest_from: u64,
+    pub latest_to: u64,
+    pub last_seq: Seq,
+    /// All of the tick's bytes joined; empty when not everybody gets the same.
+    pub joined: Bytes,
+    /// Those who caused something in this tick and so get something else.
+    pub origins: Vec<ConnectionId>,
+}
+
+impl Connection {
+    pub fn new(
+        id: ConnectionId,
+        client_id: ClientId,
+        user_id: UserId,
+        stream: TcpStream,
+        now_ms: i64,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            client_id,
+            user_id,
+            stream,
+            out: Mutex::new(Outbound {
+                unsent: VecDeque::new(),
+                unsent_bytes: 0,
+                phase: Phase::Loading,
+                blocked: true,
+                cursor: 0,
+                own_until: 0,
+                latest_seen: 0,
+                delivered: Seq(0),
+                stuck_since_ms: 0,
+            }),
+            wake: Notify::new(),
+            heard_ms: AtomicI64::new(now_ms),
+            spoke_ms: AtomicI64::new(now_ms),
+        })
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.out.lock().phase
+    }
+
+    /// Changes where the connection stands; its own task is woken to act on it.
+    pub fn set(&self, change: impl FnOnce(&mut Outbound)) {
+        let mut out = self.out.lock();
+        if out.phase != Phase::Closing {
+            change(&mut out);
+            out.blocked |= out.phase != Phase::Live;
+        }
+        drop(out);
+        self.wake.notify_one();
+    }
+
+    /// Sends a frame to this connection alone, behind what it is owed already.
+    pub fn send(&self, frame: Bytes) {
+        let mut out = self.out.lock();
+        if out.phase == Phase::Closing {
+            return;
+        }
+        if out.unsent_bytes > UNREAD_ANSWERS_MAX {
+            drop(out);
+            self.close(4508, "answers are not read");
+            return;
+        }
+        out.push(frame);
+        if !out.blocked && out.flush(&self.stream) != Written::All {
+            out.block();
+            self.wake.notify_one();
+        }
+    }
+
+    /// Ends the connection: a `notice` goes ahead, then the close frame, then nothing.
+    pub fn close(&self, code: u16, reason: &str) {
+        let mut out = self.out.lock();
+        if out.phase == Phase::Closing {
+            return;
+        }
+        // A frame that is partly written must be finished; whole frames behind it are given up only if they are many.
+        if out.unsent_bytes > UNREAD_ANSWERS_MAX {
+            out.unsent.truncate(1);
+        }
+        out.push(super::json::outgoing::notice_of_close(code, reason));
+        out.push(websocket::close_frame(code, reason));
+        out.phase = Phase::Closing;
+        out.blocked = true;
+        drop(out);
+        self.wake.notify_one();
+    }
+
+    /// Answers the peer's close frame, or ends after a violation, without a notice.
+    pub fn close_silently(&self, code: u16, reason: &str) {
+        let mut out = self.out.lock();
+        if out.phase != Phase::Closing {
+            out.push(websocket::close_frame(code, reason));
+            out.phase = Phase::Closing;
+            out.blocked = true;
+        }
+        drop(out);
+        self.wake.notify_one();
+    }
+
+    /// The client does not read what it asked for: stop taking more from it.
+    pub fn is_congested(&self) -> bool {
+        self.out.lock().unsent_bytes > DRAIN_BYTES
+    }
+
+    /// The fan-out's write: everything that is new since this connection's cursor, in one call.
+    pub fn deliver(&self, feed: &Feed, tick: &Tick) -> Written {
+        let mut out = self.out.lock();
+        if out.blocked {
+            return Written::Blocked;
+        }
+        let in_step = out.cursor == tick.from
+            && out.latest_seen == tick.latest_from
+            && out.unsent.is_empty()
+            && !tick.joined.is_empty()
+            && !tick.origins.contains(&self.id);
+        if in_step {
+            out.cursor = tick.to;
+            out.latest_seen = tick.latest_to;
+            out.delivered = out.delivered.max(tick.last_seq);
+            out.push(tick.joined.clone());
+        } else if !out.pull(feed, self.id, self.user_id, usize::MAX) {
+            out.phase = Phase::Behind;
+            out.block();
+            drop(out);
+            self.wake.notify_one();
+            return Written::Blocked;
+        }
+        let written = out.flush(&self.stream);
+        if written != Written::All {
+            out.block();
+            drop(out);
+            self.wake.notify_one();
+        }
+        written
+    }
+
+    /// The own task's write: what waits, then what the ring has, up to 64 KiB. `Ok(true)`: nothing is left and the fan-out
+    /// has it again.
+    pub fn drain(&self, feed: &RwLock<Feed>) -> std::io::Result<bool> {
+        let mut out = self.out.lock();
+        loop {
+            if out.unsent.is_empty() && out.phase == Phase::Live {
+                let feed = feed.read();
+                if !out.pull(&feed, self.id, self.user_id, DRAIN_BYTES) {
+                    out.phase = Phase::Behind;
+                }
+            }
+            if out.unsent.is_empty() {
+                out.blocked = out.phase != Phase::Live;
+                out.stuck_since_ms = 0;
+                return Ok(true);
+            }
+            match out.flush(&self.stream) {
+                Written::All => {}
+                Written::Blocked => return Ok(false),
+                Written::Broken => return Err(ErrorKind::BrokenPipe.into()),
+            }
+        }
+    }
+
+    /// How long the socket has taken nothing although something waits, in milliseconds.
+    pub fn stuck_ms(&self, now_ms: i64) -> i64 {
+        let mut out = self.out.lock();
+        if out.unsent.is_empty() {
+            out.stuck_since_ms = 0;
+        } else if out.stuck_since_ms == 0 {
+            out.stuck_since_ms = now_ms;
+        }
+        match out.stuck_since_ms {
+            0 => 0,
+            since => now_ms - since,
+        }
+    }
+
+    pub fn heard(&self, now_ms: i64) {
+        self.heard_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Pushes frames while the own task is loading or replaying.
+    pub fn push(&self, frames: impl IntoIterator<Item = Bytes>) {
+        let mut out = self.out.lock();
+        if out.phase != Phase::Closing {
+            for frame in frames {
+                out.push(frame);
+            }
+        }
+    }
+
+    pub fn delivered(&self) -> Seq {
+        self.out.lock().delivered
+    }
+}
+
+impl Outbound {
+    fn push(&mut self, frame: Bytes) {
+        self.unsent_bytes += frame.len();
+        self.unsent.push_back(frame);
+    }
+
+    fn block(&mut self) {
+        self.blocked = true;
+    }
+
+    /// Takes what the ring and the latest values have for this reader, about `limit` bytes of it. False: fell off the ring.
+    fn pull(&mut self, feed: &Feed, id: ConnectionId, person: UserId, limit: usize) -> bool {
+        let Some(frames) = feed.ring.from(self.cursor) else {
+            return false;
+        };
+        for frame in frames {
+            if self.unsent_bytes >= limit {
+                return true;
+            }
+            let own = self.cursor < self.own_until;
+            self.cursor += 1;
+            self.take(frame, id, person, own);
+        }
+        for latest in feed.latest.since(self.latest_seen) {
+            if latest.origin != Some(id) {
+                self.push(latest.bytes.clone());
+            }
+        }
+        self.latest_seen = feed.latest.version();
+        true
+    }
+
+    fn take(&mut self, frame: &Frame, id: ConnectionId, person: UserId, own: bool) {
+        if let Some(seq) = frame.seq {
+            // Replayed from the log already.
+            if seq <= self.delivered {
+                return;
+            }
+            self.delivered = seq;
+        }
+        if let Some(bytes) = frame.for_reader(id, person, own) {
+            self.push(bytes.clone());
+        }
+    }
+
+    /// Writes until nothing is left or the socket would block.
+    fn flush(&mut self, stream: &TcpStream) -> Written {
+        while let Some(first) = self.unsent.front() {
+            let result = if self.unsent.len() == 1 {
+                stream.try_write(first)
+            } else {
+                let slices: Vec<IoSlice<'_>> = self
+                    .unsent
+                    .iter()
+                    .take(SLICES_MAX)
+                    .map(|frame| IoSlice::new(frame))
+                    .collect();
+                stream.try_write_vectored(&slices)
+            };
+            match result {
+                Ok(0) => return Written::Broken,
+                Ok(written) => self.advance(written),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Written::Blocked,
+                Err(_) => return Written::Broken,
+            }
+        }
+        self.unsent.shrink_to(0);
+        Written::All
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.stuck_since_ms = 0;
+        self.unsent_bytes -= written;
+        while written > 0 {
+            let Some(first) = self.unsent.front_mut() else {
+                return;
+            };
+            if first.len() > written {
+                first.advance(written);
+                return;
+            }
+            written -= first.len();
+            self.unsent.pop_front();
+        }
+    }
+}

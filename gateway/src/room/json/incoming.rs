@@ -1,0 +1,468 @@
+//! Client to server: the first table of PROTOCOL.md. Text in, checked requests out, or the error that names the field.
+
+use atelier_shared::domain::Invalid;
+use atelier_shared::domain::board::DrawBatch;
+use atelier_shared::domain::chat::mentions;
+use atelier_shared::domain::entry::{Body, CodeComment};
+use atelier_shared::domain::ids::{Epoch, MessageId, Ref, Seq, UserId};
+use atelier_shared::domain::names;
+use atelier_shared::domain::presence::Status;
+use atelier_shared::domain::room::{Activity, Role};
+use atelier_shared::domain::signal::EphemeralKind;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::outgoing::ErrorFrame;
+
+/// Longest `data`, `selection` or metadata of one message, as JSON text.
+const DATA_MAX_BYTES: usize = 16 * 1024;
+const PATH_MAX_BYTES: usize = 1_024;
+
+/// A request that is well-formed; whether it is allowed is the room's to say.
+#[derive(Debug)]
+pub enum Request {
+    Join(Join),
+    Resume {
+        epoch: Epoch,
+        seq: Seq,
+    },
+    Ping {
+        timestamp: Option<Value>,
+    },
+    Auth {
+        token: String,
+    },
+    Ephemeral(Ephemeral),
+    Durable(Durable),
+}
+
+#[derive(Debug, Default)]
+pub struct Join {
+    pub name: Option<String>,
+    pub color: Option<String>,
+    pub avatar_url: Option<String>,
+}
+
+/// The latest value of one kind.
+#[derive(Debug)]
+pub enum Ephemeral {
+    Cursor {
+        position: Value,
+        name: Option<String>,
+        color: Option<String>,
+    },
+    Selection(Value),
+    CursorUpdate(Value),
+    ViewportUpdate(Value),
+    PresenceUpdate(Status, Value),
+    Typing(Value),
+    Receipt(Seq),
+}
+
+impl Ephemeral {
+    pub fn kind(&self) -> EphemeralKind {
+        match self {
+            Self::Cursor { .. } => EphemeralKind::Cursor,
+            Self::Selection(_) => EphemeralKind::Selection,
+            Self::CursorUpdate(_) => EphemeralKind::CursorUpdate,
+            Self::ViewportUpdate(_) => EphemeralKind::ViewportUpdate,
+            Self::PresenceUpdate(..) => EphemeralKind::PresenceUpdate,
+            Self::Typing(_) => EphemeralKind::Typing,
+            Self::Receipt(_) => EphemeralKind::Receipt,
+        }
+    }
+
+    /// The least role that may send it.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Typing(_) => Role::Editor,
+            _ => Role::Viewer,
+        }
+    }
+}
+
+/// Something to be logged.
+#[derive(Debug)]
+pub struct Durable {
+    pub reference: Option<Ref>,
+    pub body: Body,
+    /// Only these people and the sender see it.
+    pub to: Option<UserId>,
+}
+
+impl Durable {
+    pub fn role(&self) -> Role {
+        Role::Editor
+    }
+
+    /// What the room must allow for it.
+    pub fn activity(&self) -> Option<Activity> {
+        match self.body {
+            Body::ChatMessage { .. } | Body::DirectMessage { .. } => Some(Activity::Chat),
+            Body::CodeComment { .. } => Some(Activity::Code),
+            Body::Draw(_) => Some(Activity::Draw),
+            _ => None,
+        }
+    }
+
+    /// Is it counted by the message rate? Drawing is not.
+    pub fn is_rated(&self) -> bool {
+        !matches!(self.body, Body::Draw(_))
+    }
+}
+
+#[derive(Deserialize)]
+struct Head {
+    #[serde(rename = "type")]
+    kind: Option<Value>,
+    #[serde(rename = "ref")]
+    reference: Option<Value>,
+}
+
+/// Parses one text message. `now_ms` bounds the clocks in it.
+pub fn parse(text: &str, now_ms: i64) -> Result<Request, ErrorFrame> {
+    let head: Head = serde_json::from_str(text).map_err(|e| {
+        if e.is_data() {
+            ErrorFrame::new("invalid", "a message is a JSON object")
+        } else {
+            ErrorFrame::new("bad_json", "Invalid JSON")
+        }
+    })?;
+    let reference = match &head.reference {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text.parse::<Ref>()?),
+        Some(_) => {
+            return Err(ErrorFrame::new("invalid", "ref: must be a string").field("ref"));
+        }
+    };
+    let Some(Value::String(kind)) = &head.kind else {
+        return Err(ErrorFrame::new("invalid", "type: must be a string").field("type"));
+    };
+    body(kind, text, reference.clone(), now_ms).map_err(|error| error.reference(reference))
+}
+
+fn body(
+    kind: &str,
+    text: &str,
+    reference: Option<Ref>,
+    now_ms: i64,
+) -> Result<Request, ErrorFrame> {
+    let durable = |body: Body, to: Option<UserId>| {
+        Ok(Request::Durable(Durable {
+            reference,
+            body,
+            to,
+        }))
+    };
+    match kind {
+        "join" => Ok(Request::Join(join(fields(text)?)?)),
+        "resume" => {
+            let m: ResumeFields = fields(text)?;
+            Ok(Request::Resume {
+                epoch: m.epoch,
+                seq: m.seq,
+            })
+        }
+        "ping" | "heartbeat" => {
+            let m: PingFields = fields(text)?;
+            Ok(Request::Ping {
+                timestamp: m.timestamp,
+            })
+        }
+        "auth" => {
+            let m: AuthFields = fields(text)?;
+            Ok(Request::Auth { token: m.token })
+        }
+        "chat_message" => {
+            let m: ChatFields = fields(text)?;
+            names::content("content", &m.content)?;
+            let body = Body::ChatMessage {
+                id: MessageId::generate(),
+                mentions: mentions(&m.content),
+                content: m.content,
+                reply_to: m.reply_to,
+                file_id: m.file_id,
+            };
+            durable(body, None)
+        }
+        "direct_message" => {
+            let m: DirectFields = fields(text)?;
+            names::content("content", &m.content)?;
+            let body = Body::DirectMessage {
+                id: MessageId::generate(),
+                to: m.to,
+                content: m.content,
+            };
+            durable(body, Some(m.to))
+        }
+        "code_comment" => {
+            let m: DataFields<CodeComment> = fields(text)?;
+            check_comment(&m.data)?;
+            let body = Body::CodeComment {
+                id: MessageId::generate(),
+                data: m.data,
+            };
+            durable(body, None)
+        }
+        "draw" => {
+            let batch: DrawBatch = fields(text)?;
+            batch.check(now_ms)?;
+            durable(Body::Draw(batch), None)
+        }
+        "session_update" => {
+            let m: DataFields<Map<String, Value>> = fields(text)?;
+            bounded("data", &m.data)?;
+            durable(Body::SessionUpdate { data: m.data }, None)
+        }
+        other => ephemeral(other, text).map(Request::Ephemeral),
+    }
+}
+
+fn ephemeral(kind: &str, text: &str) -> Result<Ephemeral, ErrorFrame> {
+    match kind {
+        "cursor" => {
+            let m: CursorFields = fields(text)?;
+            bounded("position", &m.position)?;
+            if !(m.position.is_number() || m.position.is_object() || m.position.is_null()) {
+                return Err(Invalid::new("position", "must be a number or an object").into());
+            }
+            let name = m.name.as_deref().map(|n| names::name("name", n)).transpose()?;
+            if let Some(color) = &m.color {
+                names::color("color", color)?;
+            }
+            Ok(Ephemeral::Cursor {
+                position: m.position,
+                name,
+                color: m.color,
+            })
+        }
+        "selection" => {
+            let m: SelectionFields = fields(text)?;
+            bounded("selection", &m.selection)?;
+            let range = |key| m.selection.get(key).is_some_and(Value::is_number);
+            if !(m.selection.is_null() || (range("start") && range("end"))) {
+                return Err(Invalid::new("selection", "must be {start, end} or null").into());
+            }
+            Ok(Ephemeral::Selection(m.selection))
+        }
+        "cursor_update" => Ok(Ephemeral::CursorUpdate(data(
+            text,
+            &[&["file", "line"], &["x", "y"]],
+        )?)),
+        "viewport_update" => Ok(Ephemeral::ViewportUpdate(data(
+            text,
+            &[&["file", "start_line", "end_line"], &["x", "y", "zoom"]],
+        )?)),
+        "typing" => {
+            let data = data(text, &[&["on"]])?;
+            if !data["on"].is_boolean() {
+                return Err(Invalid::new("data.on", "must be true or false").into());
+            }
+            Ok(Ephemeral::Typing(data))
+        }
+        "presence_update" => {
+            let data = data(text, &[&["status"]])?;
+            let status = data["status"].as_str().unwrap_or("");
+            Ok(Ephemeral::PresenceUpdate(status.parse()?, data))
+        }
+        "receipt" => {
+            let m: ReceiptFields = fields(text)?;
+            Ok(Ephemeral::Receipt(m.seq))
+        }
+        other => {
+            let shown: String = other.chars().take(40).collect();
+            Err(ErrorFrame::new("unknown_type", format!("unknown type \"{shown}\"")).field("type"))
+        }
+    }
+}
+
+/// `data` with all keys of one of the shapes.
+fn data(text: &str, shapes: &[&[&'static str]]) -> Result<Value, ErrorFrame> {
+    let m: DataFields<Map<String, Value>> = fields(text)?;
+    bounded("data", &m.data)?;
+    let fits = |shape: &&[&str]| shape.iter().all(|key| m.data.contains_key(*key));
+    if shapes.iter().any(fits) {
+        return Ok(Value::Object(m.data));
+    }
+    let wanted: Vec<String> = shapes.iter().map(|s| format!("{{{}}}", s.join(", "))).collect();
+    Err(Invalid::new("data", format!("must have {}", wanted.join(" or "))).into())
+}
+
+fn join(m: JoinFields) -> Result<Join, Invalid> {
+    if let Some(color) = &m.color {
+        names::color("color", color)?;
+    }
+    if let Some(url) = &m.avatar_url {
+        names::web_url("avatar_url", url)?;
+    }
+    Ok(Join {
+        name: m.name.as_deref().map(|n| names::name("name", n)).transpose()?,
+        color: m.color,
+        avatar_url: m.avatar_url,
+    })
+}
+
+fn check_comment(comment: &CodeComment) -> Result<(), Invalid> {
+    names::content("data.content", &comment.content)?;
+    if comment.file.is_empty() || comment.file.len() > PATH_MAX_BYTES {
+        return Err(Invalid::new("data.file", "must have 1 to 1024 bytes"));
+    }
+    if comment.code_snippet.as_ref().is_some_and(|s| s.len() > names::CONTENT_MAX_BYTES) {
+        return Err(Invalid::new("data.code_snippet", "must have at most 16384 bytes"));
+    }
+    Ok(())
+}
+
+fn bounded(field: &'static str, value: &impl serde::Serialize) -> Result<(), Invalid> {
+    let length = serde_json::to_vec(value).map_or(usize::MAX, |text| text.len());
+    if length > DATA_MAX_BYTES {
+        return Err(Invalid::new(
+            field,
+            format!("must have at most {DATA_MAX_BYTES} bytes"),
+        ));
+    }
+    Ok(())
+}
+
+/// The typed fields of a message. The second pass, taken only on failure, finds the path of what is wrong.
+fn fields<T: DeserializeOwned>(text: &str) -> Result<T, ErrorFrame> {
+    serde_json::from_str(text).map_err(|_| {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+            Ok(_) => ErrorFrame::new("bad_json", "Invalid JSON"),
+            Err(error) => explain(&error),
+        }
+    })
+}
+
+fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ErrorFrame {
+    let mut message = error.inner().to_string();
+    if let Some(at) = message.find(" at line ") {
+        message.truncate(at);
+    }
+    let mut path = error.path().to_string();
+    // serde names a missing field in its message only; its path is that of the object around it.
+    if let Some(name) = message
+        .strip_prefix("missing field `")
+        .and_then(|rest| rest.strip_suffix('`'))
+    {
+        path = match path.as_str() {
+            "." => name.to_owned(),
+            around => format!("{around}.{name}"),
+        };
+        message = "is missing".into();
+    }
+    ErrorFrame::new("invalid", format!("{path}: {message}")).field(path)
+}
+
+#[derive(Deserialize)]
+struct JoinFields {
+    name: Option<String>,
+    color: Option<String>,
+    avatar_url: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ResumeFields {
+    epoch: Epoch,
+    seq: Seq,
+}
+
+#[derive(Deserialize)]
+struct PingFields {
+    timestamp: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct AuthFields {
+    token: String,
+}
+
+#[derive(Deserialize)]
+struct ReceiptFields {
+    seq: Seq,
+}
+
+#[derive(Deserialize)]
+struct CursorFields {
+    position: Value,
+    name: Option<String>,
+    color: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct SelectionFields {
+    selection: Value,
+}
+
+#[derive(Deserialize)]
+struct DataFields<T> {
+    data: T,
+}
+
+#[derive(Deserialize)]
+struct ChatFields {
+    content: String,
+    reply_to: Option<MessageId>,
+    file_id: Option<Uuid>,
+}
+
+#[derive(Deserialize)]
+struct DirectFields {
+    to: UserId,
+    content: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> (String, String) {
+        let error = parse(text, 1_000).unwrap_err();
+        (error.code.into(), error.field.unwrap_or_default())
+    }
+
+    #[test]
+    fn bad_json_is_told_in_the_words_of_the_protocol() {
+        for text in ["{", "", "nope", "{\"type\":\"ping\"} x"] {
+            let error = parse(text, 0).unwrap_err();
+            assert_eq!((error.code, error.message.as_str()), ("bad_json", "Invalid JSON"), "{text}");
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_field() {
+        let pair = |code: &str, field: &str| (code.to_owned(), field.to_owned());
+        assert_eq!(refusal("[1]"), pair("invalid", ""));
+        assert_eq!(refusal("{}"), pair("invalid", "type"));
+        assert_eq!(refusal(r#"{"type":"nope"}"#), pair("unknown_type", "type"));
+        assert_eq!(refusal(r#"{"type":"chat_message"}"#), pair("invalid", "content"));
+        assert_eq!(refusal(r#"{"type":"chat_message","content":5}"#), pair("invalid", "content"));
+        assert_eq!(refusal(r#"{"type":"chat_message","content":" "}"#), pair("invalid", "content"));
+        assert_eq!(refusal(r#"{"type":"code_comment","data":{"file":"a","content":"x"}}"#), pair("invalid", "data.line"));
+        assert_eq!(refusal(r#"{"type":"presence_update","data":{"status":"x"}}"#), pair("invalid", "data.status"));
+        assert_eq!(refusal(r#"{"type":"cursor_update","data":{"x":1}}"#), pair("invalid", "data"));
+        assert_eq!(refusal(r#"{"type":"join","name":"a\u202eb"}"#), pair("invalid", "name"));
+        assert_eq!(refusal(r#"{"type":"ping","ref":5}"#), pair("invalid", "ref"));
+        assert_eq!(
+            refusal(r##"{"type":"draw","paths":[{"id":"s","width":1,"color":"#fff","points":[1,"x"],"ts":1}]}"##),
+            pair("invalid", "paths[0].points[1]")
+        );
+    }
+
+    #[test]
+    fn an_error_repeats_the_ref() {
+        let error = parse(r#"{"type":"chat_message","ref":"r1"}"#, 0).unwrap_err();
+        assert_eq!(error.reference.unwrap().as_str(), "r1");
+    }
+
+    #[test]
+    fn a_chat_message_finds_its_mentions() {
+        let Ok(Request::Durable(message)) = parse(r#"{"type":"chat_message","content":"hi @Ana"}"#, 0) else {
+            panic!("not durable")
+        };
+        assert!(matches!(message.body, Body::ChatMessage { mentions, .. } if mentions == ["Ana"]));
+    }
+}

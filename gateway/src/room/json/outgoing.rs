@@ -1,0 +1,371 @@
+//! Server to client: every frame of PROTOCOL.md's second table, built once as ready WebSocket bytes.
+
+use atelier_shared::domain::Invalid;
+use atelier_shared::domain::board::{DrawBatch, Erase, Stroke};
+use atelier_shared::domain::entry::{Author, Body, Entry};
+use atelier_shared::domain::ids::{ClientId, Epoch, Ref, Seq};
+use atelier_shared::domain::presence::Member;
+use atelier_shared::domain::room::{Role, Room};
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::room::websocket;
+
+/// Strokes in one `board` frame; a larger board comes as several, one behind the other.
+const BOARD_FRAME_STROKES: usize = 2_000;
+
+/// Any JSON value as a text frame. Serialising our own types to memory does not fail.
+pub fn frame(message: &impl Serialize) -> Bytes {
+    websocket::text(&serde_json::to_vec(message).unwrap_or_default())
+}
+
+/// RFC 3339 with milliseconds, UTC.
+pub fn rfc3339(ts_ms: i64) -> String {
+    DateTime::from_timestamp_millis(ts_ms)
+        .unwrap_or_default()
+        .to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// A person as others see them: `{id, user_id, name, color, avatar_url, cursorPosition, selection, status, role, simulated}`.
+pub fn user(member: &Member) -> Value {
+    json!({
+        "id": member.client_id,
+        "user_id": member.user_id,
+        "name": member.name,
+        "color": member.color,
+        "avatar_url": member.avatar_url,
+        "cursorPosition": member.cursor_position,
+        "selection": member.selection,
+        "status": member.status,
+        "role": member.role,
+        "simulated": member.simulated,
+    })
+}
+
+fn author(author: &Author) -> Value {
+    json!({
+        "id": author.client_id,
+        "user_id": author.user_id,
+        "name": author.name,
+        "color": author.color,
+        "avatar_url": author.avatar_url,
+    })
+}
+
+/// What `connected` says of the room and the newcomer.
+pub struct Connected<'a> {
+    pub member: &'a Member,
+    pub room: &'a Room,
+    pub participants: Vec<Value>,
+    pub epoch: Epoch,
+    pub seq: Seq,
+    pub archived: Seq,
+    pub resume_token: &'a str,
+    pub heartbeat_ms: u64,
+    pub max_frame: usize,
+    pub metadata: &'a serde_json::Map<String, Value>,
+}
+
+pub fn connected(c: &Connected<'_>) -> Bytes {
+    frame(&json!({
+        "type": "connected",
+        "client_id": c.member.client_id,
+        "user": user(c.member),
+        "role": c.member.role,
+        "room": {
+            "id": c.room.id,
+            "name": c.room.name,
+            "kind": c.room.kind,
+            "access": c.room.access,
+            "allows": c.room.allows,
+            "listed": c.room.listed,
+            "retention": c.room.retention,
+            "metadata": c.metadata,
+        },
+        "participants": c.participants,
+        "epoch": c.epoch,
+        "seq": c.seq,
+        "archived_seq": c.archived,
+        "resume_token": c.resume_token,
+        "heartbeat_ms": c.heartbeat_ms,
+        "max_frame": c.max_frame,
+    }))
+}
+
+pub fn resumed(from: Seq, to: Seq) -> Bytes {
+    frame(&json!({"type": "resumed", "from": from, "to": to}))
+}
+
+pub fn ack(reference: &Ref, seq: Seq) -> Bytes {
+    frame(&json!({"type": "ack", "ref": reference, "seq": seq, "durability": "logged"}))
+}
+
+pub fn archived(seq: Seq) -> Bytes {
+    frame(&json!({"type": "archived", "seq": seq}))
+}
+
+pub fn reload(reason: &str, epoch: Epoch, seq: Seq, archived: Seq) -> Bytes {
+    frame(&json!({
+        "type": "reload",
+        "reason": reason,
+        "epoch": epoch,
+        "seq": seq,
+        "archived_seq": archived,
+    }))
+}
+
+/// `users` (everybody) or `users_list` (everybody but the receiver).
+pub fn users(kind: &'static str, users: &[Value]) -> Bytes {
+    frame(&json!({"type": kind, "users": users}))
+}
+
+/// `user_joined` or `user_updated`.
+pub fn user_event(kind: &'static str, member: &Member) -> Bytes {
+    let mut message = json!({
+        "type": kind,
+        "userId": member.client_id,
+        "user_id": member.user_id,
+        "name": member.name,
+        "color": member.color,
+        "role": member.role,
+        "simulated": member.simulated,
+        "user": user(member),
+    });
+    if let (Some(url), Some(fields)) = (&member.avatar_url, message.as_object_mut()) {
+        fields.insert("avatar_url".into(), url.clone().into());
+    }
+    frame(&message)
+}
+
+pub fn user_left(client: &ClientId, reason: Option<&str>) -> Bytes {
+    match reason {
+        Some(reason) => frame(&json!({"type": "user_left", "userId": client, "reason": reason})),
+        None => frame(&json!({"type": "user_left", "userId": client})),
+    }
+}
+
+pub fn pong(timestamp: Option<&Value>) -> Bytes {
+    match timestamp {
+        Some(timestamp) => frame(&json!({"type": "pong", "timestamp": timestamp})),
+        None => frame(&json!({"type": "pong", "timestamp": chrono::Utc::now().timestamp_millis()})),
+    }
+}
+
+/// An `error`; the connection stays open.
+#[derive(Debug, Clone, Serialize)]
+pub struct ErrorFrame {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    pub code: &'static str,
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Ref>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_in_ms: Option<u64>,
+}
+
+impl ErrorFrame {
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            kind: "error",
+            code,
+            message: message.into(),
+            field: None,
+            reference: None,
+            retry_in_ms: None,
+        }
+    }
+
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    pub fn reference(mut self, reference: Option<Ref>) -> Self {
+        self.reference = reference;
+        self
+    }
+
+    pub fn retry_in_ms(mut self, retry_in_ms: u64) -> Self {
+        self.retry_in_ms = Some(retry_in_ms);
+        self
+    }
+
+    pub fn bytes(&self) -> Bytes {
+        frame(self)
+    }
+}
+
+impl From<Invalid> for ErrorFrame {
+    fn from(invalid: Invalid) -> Self {
+        Self::new("invalid", invalid.to_string()).field(invalid.field)
+    }
+}
+
+/// What stands ahead of a close frame, by code.
+pub fn notice_of_close(code: u16, reason: &str) -> Bytes {
+    let name = match code {
+        4401 => "token",
+        4403 => "forbidden",
+        4404 => "room_gone",
+        4409 => "replaced",
+        4413 => "frame_too_large",
+        4429 => "too_many_refused",
+        4500 => "cleanup",
+        4503 => "draining",
+        4508 => "too_slow",
+        _ => "closing",
+    };
+    notice(name, reason, 0)
+}
+
+pub fn notice(code: &str, message: &str, in_ms: u64) -> Bytes {
+    frame(&json!({"type": "notice", "code": code, "message": message, "in_ms": in_ms}))
+}
+
+pub fn drain(after_ms: u64) -> Bytes {
+    frame(&json!({"type": "drain", "after_ms": after_ms}))
+}
+
+/// The whole drawing, in frames of bounded size; all carry the `seq` they stand for.
+pub fn board(strokes: &[&Stroke], seq: Seq) -> Vec<Bytes> {
+    let parts = strokes.len().div_ceil(BOARD_FRAME_STROKES);
+    strokes
+        .chunks(BOARD_FRAME_STROKES)
+        .enumerate()
+        .map(|(i, paths)| {
+            frame(&json!({
+                "type": "board",
+                "paths": paths,
+                "seq": seq,
+                "part": i + 1,
+                "parts": parts,
+            }))
+        })
+        .collect()
+}
+
+/// Several `draw`s of one author, told as one.
+#[derive(Debug, Serialize)]
+pub struct DrawFrame<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    pub paths: Vec<&'a Stroke>,
+    pub erase: Vec<&'a Erase>,
+    pub clear: bool,
+    pub from: &'a ClientId,
+    pub seq: Seq,
+    pub ts: i64,
+}
+
+/// Joins the batches of one author, in order. What stood before a `clear` in the same frame is left out: the clear removes it.
+pub fn draw<'a>(batches: &[(Seq, i64, &'a DrawBatch)], from: &'a ClientId) -> Bytes {
+    let mut joined = DrawFrame {
+        kind: "draw",
+        paths: Vec::new(),
+        erase: Vec::new(),
+        clear: false,
+        from,
+        seq: Seq(0),
+        ts: 0,
+    };
+    for (seq, ts, batch) in batches {
+        if batch.clear {
+            joined.clear = true;
+            joined.paths.clear();
+            joined.erase.clear();
+        }
+        joined.paths.extend(&batch.paths);
+        joined.erase.extend(&batch.erase);
+        joined.seq = *seq;
+        joined.ts = *ts;
+    }
+    frame(&joined)
+}
+
+/// One entry as its readers get it.
+pub fn entry(entry: &Entry) -> Bytes {
+    websocket::text(&entry_json(entry))
+}
+
+/// The JSON text of [`entry`], without the frame: what the log's REST page shows.
+pub fn entry_json(entry: &Entry) -> Vec<u8> {
+    let record = &entry.record;
+    let base = |kind: &str| {
+        json!({
+            "type": kind,
+            "seq": entry.seq,
+            "from": record.author.client_id,
+            "ts": record.ts_ms,
+        })
+    };
+    let mut message = base(record.body.kind());
+    let mut put = |fields: Value| {
+        if let (Some(message), Value::Object(fields)) = (message.as_object_mut(), fields) {
+            message.extend(fields);
+        }
+    };
+    match &record.body {
+        Body::ChatMessage {
+            id,
+            content,
+            mentions,
+            reply_to,
+            file_id,
+        } => put(json!({
+            "id": id,
+            "user": author(&record.author),
+            "content": content,
+            "mentions": mentions,
+            "reply_to": reply_to,
+            "file_id": file_id,
+            "created_at": rfc3339(record.ts_ms),
+        })),
+        Body::DirectMessage { id, to, content } => put(json!({
+            "id": id,
+            "user": author(&record.author),
+            "to": to,
+            "content": content,
+            "created_at": rfc3339(record.ts_ms),
+        })),
+        Body::CodeComment { id, data } => put(json!({
+            "id": id,
+            "user": author(&record.author),
+            "data": data,
+            "created_at": rfc3339(record.ts_ms),
+        })),
+        Body::Draw(batch) => {
+            put(json!({"paths": batch.paths, "erase": batch.erase, "clear": batch.clear}));
+        }
+        Body::SessionUpdate { data } => put(json!({"data": data})),
+        Body::RoleChanged { user_id, role, .. } => put(json!({"user_id": user_id, "role": role})),
+        Body::RunStarted { run_id, language } => put(json!({
+            "run_id": run_id,
+            "language": language,
+            "user": author(&record.author),
+        })),
+        Body::RunFinished {
+            run_id,
+            status,
+            exit_code,
+            signal,
+            wall_ms,
+        } => put(json!({
+            "run_id": run_id,
+            "status": status,
+            "exit_code": exit_code,
+            "signal": signal,
+            "wall_ms": wall_ms,
+        })),
+    }
+    serde_json::to_vec(&message).unwrap_or_default()
+}
+
+/// A role in words that a refusal can use.
+pub fn needs(role: Role) -> String {
+    format!("needs the role {} or higher", role.as_str())
+}

@@ -1,0 +1,274 @@
+//! The feed of a room: recent frames in a ring bounded by bytes, and the latest ephemeral value of each kind.
+//!
+//! A connection is a cursor into the ring. Whoever falls off is replayed from the log.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Seq, UserId};
+use bytes::Bytes;
+
+/// What one frame is, and who gets it.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    pub bytes: Bytes,
+    /// The last entry this frame brings its reader up to; `None` for what is not in the log.
+    pub seq: Option<Seq>,
+    /// The connection that caused it: it gets `instead` (its `ack`), or nothing.
+    pub origin: Option<ConnectionId>,
+    pub instead: Option<Bytes>,
+    /// `None`: everybody.
+    pub audience: Option<Vec<UserId>>,
+}
+
+impl Frame {
+    /// A frame for everybody but `origin`.
+    pub fn to_others(bytes: Bytes, origin: Option<ConnectionId>) -> Self {
+        Self {
+            bytes,
+            seq: None,
+            origin,
+            instead: None,
+            audience: None,
+        }
+    }
+
+    /// What this reader gets of it, if anything. `own`: entries of its own are to be delivered as to anybody.
+    pub fn for_reader(&self, reader: ConnectionId, person: UserId, own: bool) -> Option<&Bytes> {
+        if self.origin == Some(reader) && !own {
+            return self.instead.as_ref();
+        }
+        let visible = self
+            .audience
+            .as_ref()
+            .is_none_or(|people| people.contains(&person));
+        visible.then_some(&self.bytes)
+    }
+
+    /// Does every reader but the origin get the same bytes?
+    pub fn is_for_all(&self) -> bool {
+        self.audience.is_none()
+    }
+}
+
+/// Frames by a running index. `start..end` is what is held.
+#[derive(Debug)]
+pub struct Ring {
+    frames: VecDeque<Frame>,
+    start: u64,
+    bytes: usize,
+    limit: usize,
+    /// The seq of the last entry that is no longer held (or that the room was loaded with).
+    before: Seq,
+    /// The seq of the last entry that was pushed.
+    last: Seq,
+}
+
+impl Ring {
+    pub fn new(limit: usize, seq: Seq) -> Self {
+        Self {
+            frames: VecDeque::new(),
+            start: 0,
+            bytes: 0,
+            limit,
+            before: seq,
+            last: seq,
+        }
+    }
+
+    pub fn end(&self) -> u64 {
+        self.start + self.frames.len() as u64
+    }
+
+    pub fn last_seq(&self) -> Seq {
+        self.last
+    }
+
+    pub fn push(&mut self, frame: Frame) {
+        if let Some(seq) = frame.seq {
+            self.last = seq;
+        }
+        self.bytes += frame.bytes.len();
+        self.frames.push_back(frame);
+        while self.bytes > self.limit && self.frames.len() > 1 {
+            self.drop_first();
+        }
+    }
+
+    /// Drops frames that every reader has passed, so that a quiet room holds little.
+    pub fn keep_from(&mut self, index: u64, keep_bytes: usize) {
+        while self.start < index && self.bytes > keep_bytes {
+            self.drop_first();
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(frame) = self.frames.pop_front() {
+            self.start += 1;
+            self.bytes -= frame.bytes.len();
+            if let Some(seq) = frame.seq {
+                self.before = seq;
+            }
+        }
+    }
+
+    /// Starts over at `seq` (a new epoch): indexes go on rising, so cursors stay comparable.
+    pub fn reset(&mut self, seq: Seq) {
+        self.start = self.end();
+        self.frames.clear();
+        self.bytes = 0;
+        self.before = seq;
+        self.last = seq;
+    }
+
+    /// The frames from `index` on; `None` if some of them are gone.
+    pub fn from(&self, index: u64) -> Option<impl Iterator<Item = &Frame>> {
+        let skip = usize::try_from(index.checked_sub(self.start)?).ok()?;
+        Some(self.frames.iter().skip(skip))
+    }
+
+    /// Where a reader that has all entries up to `seq` goes on; `None` if it has fallen off.
+    pub fn position_after(&self, seq: Seq) -> Option<u64> {
+        if seq < self.before {
+            return None;
+        }
+        if seq >= self.last {
+            return Some(self.end());
+        }
+        let behind = self.frames.iter().position(|f| f.seq.is_some_and(|s| s > seq))?;
+        Some(self.start + behind as u64)
+    }
+}
+
+/// One latest value.
+#[derive(Debug, Clone)]
+pub struct Latest {
+    pub bytes: Bytes,
+    pub origin: Option<ConnectionId>,
+}
+
+/// Whose and what: the key under which a later value overwrites an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum LatestKey {
+    Client(ClientId, &'static str),
+    /// Of the room itself (`archived`).
+    Room(&'static str),
+}
+
+/// The latest values, in the order they were written; a reader remembers the version it has seen.
+#[derive(Debug, Default)]
+pub struct LatestValues {
+    by_version: BTreeMap<u64, (LatestKey, Latest)>,
+    versions: HashMap<LatestKey, u64>,
+    next: u64,
+}
+
+impl LatestValues {
+    /// The version of the newest value; a reader that has seen it has seen all.
+    pub fn version(&self) -> u64 {
+        self.next
+    }
+
+    pub fn set(&mut self, key: LatestKey, latest: Latest) {
+        self.next += 1;
+        if let Some(old) = self.versions.insert(key.clone(), self.next) {
+            self.by_version.remove(&old);
+        }
+        self.by_version.insert(self.next, (key, latest));
+    }
+
+    pub fn since(&self, version: u64) -> impl Iterator<Item = &Latest> {
+        self.by_version
+            .range(version + 1..)
+            .map(|(_, (_, latest))| latest)
+    }
+
+    pub fn get(&self, key: &LatestKey) -> Option<&Latest> {
+        let version = self.versions.get(key)?;
+        self.by_version.get(version).map(|(_, latest)| latest)
+    }
+
+    /// Forgets everything of a client that left.
+    pub fn forget(&mut self, client: &ClientId) {
+        let gone: Vec<u64> = self
+            .by_version
+            .iter()
+            .filter(|(_, (key, _))| matches!(key, LatestKey::Client(c, _) if c == client))
+            .map(|(version, _)| *version)
+            .collect();
+        for version in gone {
+            if let Some((key, _)) = self.by_version.remove(&version) {
+                self.versions.remove(&key);
+            }
+        }
+    }
+}
+
+/// Ring and latest values under one lock; the room's task writes, connections read.
+#[derive(Debug)]
+pub struct Feed {
+    pub ring: Ring,
+    pub latest: LatestValues,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(seq: u64, size: usize) -> Frame {
+        Frame {
+            seq: Some(Seq(seq)),
+            ..Frame::to_others(Bytes::from(vec![0; size]), None)
+        }
+    }
+
+    #[test]
+    fn a_reader_that_fell_off_is_told_so() {
+        let mut ring = Ring::new(100, Seq(5));
+        for seq in 6..=10 {
+            ring.push(entry(seq, 40));
+        }
+        assert_eq!(ring.end(), 5);
+        assert!(ring.from(0).is_none(), "index 0 was dropped");
+        assert_eq!(ring.position_after(Seq(5)), None);
+        assert_eq!(ring.position_after(Seq(8)), Some(3));
+        assert_eq!(ring.position_after(Seq(10)), Some(5));
+        assert_eq!(ring.from(3).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn joined_entries_are_not_cut() {
+        let mut ring = Ring::new(1_000, Seq(0));
+        ring.push(entry(3, 1));
+        ring.push(Frame::to_others(Bytes::from_static(b"x"), None));
+        ring.push(entry(4, 1));
+        assert_eq!(ring.position_after(Seq(2)), Some(0));
+        assert_eq!(ring.position_after(Seq(3)), Some(2));
+    }
+
+    #[test]
+    fn a_reset_keeps_indexes_rising() {
+        let mut ring = Ring::new(1_000, Seq(0));
+        ring.push(entry(1, 1));
+        ring.reset(Seq(0));
+        assert_eq!((ring.end(), ring.position_after(Seq(0))), (1, Some(1)));
+        assert!(ring.from(0).is_none());
+    }
+
+    #[test]
+    fn only_the_latest_value_of_a_kind_is_kept() {
+        let client: ClientId = "a".parse().unwrap();
+        let mut values = LatestValues::default();
+        let set = |values: &mut LatestValues, kind, text: &'static [u8]| {
+            let latest = Latest { bytes: Bytes::from_static(text), origin: None };
+            values.set(LatestKey::Client(client.clone(), kind), latest);
+        };
+        set(&mut values, "cursor", b"1");
+        set(&mut values, "typing", b"t");
+        set(&mut values, "cursor", b"2");
+        let seen: Vec<_> = values.since(0).map(|l| l.bytes.clone()).collect();
+        assert_eq!(seen, [&b"t"[..], &b"2"[..]]);
+        assert_eq!(values.since(3).count(), 0);
+        values.forget(&client);
+        assert_eq!(values.since(0).count(), 0);
+    }
+}

@@ -1,0 +1,330 @@
+//! WebSocket frames (RFC 6455): bytes in, whole messages out; payloads in, ready server frames out.
+//!
+//! Headers are parsed and written by tungstenite; here is what a library's connection type would hide: a reader that
+//! keeps no buffer while nothing is half-received, and frames that are built once for many sockets.
+
+use std::io::Cursor;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use thiserror::Error;
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+
+/// Longest frame header a client can send: 2 bytes, 8 of length, 4 of mask.
+const HEADER_MAX: usize = 14;
+/// Longest payload of a control frame (RFC 6455, 5.5).
+const CONTROL_MAX: u64 = 125;
+
+/// A whole message from the client.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Message {
+    Text(String),
+    Binary(Bytes),
+    Ping(Bytes),
+    Pong(Bytes),
+    /// The peer closes; its code, if it gave one.
+    Close(Option<u16>),
+}
+
+/// The peer broke the protocol; the close code says how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Violation {
+    #[error("protocol error: {0}")]
+    Protocol(&'static str),
+    #[error("text is not UTF-8")]
+    Utf8,
+    #[error("message is larger than the limit")]
+    TooLarge,
+}
+
+impl Violation {
+    pub fn close_code(self) -> u16 {
+        match self {
+            Self::Protocol(_) => 1002,
+            Self::Utf8 => 1007,
+            Self::TooLarge => 4413,
+        }
+    }
+}
+
+/// Assembles messages from bytes as they come. Empty (and without heap memory) between messages.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// The start of a frame that is not whole yet.
+    partial: BytesMut,
+    /// The fragments so far of a message that is not whole yet.
+    fragments: Option<Box<(Data, BytesMut)>>,
+}
+
+impl Reader {
+    /// Takes what was read and appends the messages that are whole to `messages`. `max` bounds a message in bytes.
+    pub fn feed(
+        &mut self,
+        mut input: &[u8],
+        max: usize,
+        messages: &mut Vec<Message>,
+    ) -> Result<(), Violation> {
+        if !self.partial.is_empty() {
+            self.partial.extend_from_slice(input);
+            let mut held = std::mem::take(&mut self.partial);
+            let used = self.take_frames(&held, max, messages)?;
+            if used < held.len() {
+                bytes::Buf::advance(&mut held, used);
+                self.partial = held;
+            }
+            return Ok(());
+        }
+        let used = self.take_frames(input, max, messages)?;
+        input = &input[used..];
+        if !input.is_empty() {
+            self.partial = BytesMut::from(input);
+        }
+        Ok(())
+    }
+
+    /// Takes all whole frames from the front of `input`; returns how many bytes they were.
+    fn take_frames(
+        &mut self,
+        input: &[u8],
+        max: usize,
+        messages: &mut Vec<Message>,
+    ) -> Result<usize, Violation> {
+        let mut used = 0;
+        loop {
+            let rest = &input[used..];
+            let mut cursor = Cursor::new(rest);
+            let parsed = FrameHeader::parse(&mut cursor)
+                .map_err(|_| Violation::Protocol("bad frame header"))?;
+            let Some((header, length)) = parsed else {
+                debug_assert!(rest.len() < HEADER_MAX);
+                return Ok(used);
+            };
+            check(&header, length, max)?;
+            let start = usize::try_from(cursor.position()).map_err(|_| Violation::TooLarge)?;
+            let length = usize::try_from(length).map_err(|_| Violation::TooLarge)?;
+            if rest.len() - start < length {
+                return Ok(used);
+            }
+            let mut payload = BytesMut::from(&rest[start..start + length]);
+            if let Some(mask) = header.mask {
+                unmask(&mut payload, mask);
+            }
+            used += start + length;
+            if let Some(message) = self.take_frame(&header, payload, max)? {
+                messages.push(message);
+            }
+        }
+    }
+
+    fn take_frame(
+        &mut self,
+        header: &FrameHeader,
+        payload: BytesMut,
+        max: usize,
+    ) -> Result<Option<Message>, Violation> {
+        let kind = match header.opcode {
+            OpCode::Control(Control::Ping) => return Ok(Some(Message::Ping(payload.freeze()))),
+            OpCode::Control(Control::Pong) => return Ok(Some(Message::Pong(payload.freeze()))),
+            OpCode::Control(Control::Close) => return close(&payload).map(Some),
+            OpCode::Control(Control::Reserved(_)) | OpCode::Data(Data::Reserved(_)) => {
+                return Err(Violation::Protocol("reserved opcode"));
+            }
+            OpCode::Data(kind) => kind,
+        };
+        match (kind, self.fragments.take()) {
+            (Data::Continue, None) => Err(Violation::Protocol("continuation of nothing")),
+            (Data::Continue, Some(mut message)) => {
+                if message.1.len() + payload.len() > max {
+                    return Err(Violation::TooLarge);
+                }
+                message.1.extend_from_slice(&payload);
+                if !header.is_final {
+                    self.fragments = Some(message);
+                    return Ok(None);
+                }
+                whole(message.0, message.1).map(Some)
+            }
+            (_, Some(_)) => Err(Violation::Protocol("new message inside a fragmented one")),
+            (kind, None) if header.is_final => whole(kind, payload).map(Some),
+            (kind, None) => {
+                self.fragments = Some(Box::new((kind, payload)));
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn check(header: &FrameHeader, length: u64, max: usize) -> Result<(), Violation> {
+    if header.rsv1 || header.rsv2 || header.rsv3 {
+        return Err(Violation::Protocol("reserved bits are set"));
+    }
+    if header.mask.is_none() {
+        return Err(Violation::Protocol("client frames must be masked"));
+    }
+    match header.opcode {
+        OpCode::Control(_) if length > CONTROL_MAX || !header.is_final => {
+            Err(Violation::Protocol("control frame too long or fragmented"))
+        }
+        OpCode::Control(_) => Ok(()),
+        OpCode::Data(_) if length > max as u64 => Err(Violation::TooLarge),
+        OpCode::Data(_) => Ok(()),
+    }
+}
+
+fn whole(kind: Data, payload: BytesMut) -> Result<Message, Violation> {
+    match kind {
+        Data::Text => String::from_utf8(payload.into())
+            .map(Message::Text)
+            .map_err(|_| Violation::Utf8),
+        _ => Ok(Message::Binary(payload.freeze())),
+    }
+}
+
+fn close(payload: &[u8]) -> Result<Message, Violation> {
+    let Some((code, reason)) = payload.split_first_chunk::<2>() else {
+        return if payload.is_empty() {
+            Ok(Message::Close(None))
+        } else {
+            Err(Violation::Protocol("close code of one byte"))
+        };
+    };
+    let code = u16::from_be_bytes(*code);
+    if !CloseCode::from(code).is_allowed() {
+        return Err(Violation::Protocol("close code not allowed"));
+    }
+    if std::str::from_utf8(reason).is_err() {
+        return Err(Violation::Utf8);
+    }
+    Ok(Message::Close(Some(code)))
+}
+
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let word = u64::from_ne_bytes([
+        mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3],
+    ]);
+    let (words, tail) = payload.as_chunks_mut::<8>();
+    for chunk in words {
+        *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
+    }
+    for (byte, key) in tail.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= key;
+    }
+}
+
+/// A text frame, header and payload in one piece.
+pub fn text(payload: &[u8]) -> Bytes {
+    frame(OpCode::Data(Data::Text), payload)
+}
+
+/// A ping with a payload of at most 125 bytes.
+pub fn ping(payload: &[u8]) -> Bytes {
+    frame(OpCode::Control(Control::Ping), payload)
+}
+
+pub fn pong(payload: &[u8]) -> Bytes {
+    frame(OpCode::Control(Control::Pong), payload)
+}
+
+/// A close frame; the reason is cut to what a control frame holds.
+pub fn close_frame(code: u16, reason: &str) -> Bytes {
+    let mut end = reason.len().min(CONTROL_MAX as usize - 2);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut payload = Vec::with_capacity(2 + end);
+    payload.extend_from_slice(&code.to_be_bytes());
+    payload.extend_from_slice(&reason.as_bytes()[..end]);
+    frame(OpCode::Control(Control::Close), &payload)
+}
+
+fn frame(opcode: OpCode, payload: &[u8]) -> Bytes {
+    let header = FrameHeader {
+        is_final: true,
+        opcode,
+        ..FrameHeader::default()
+    };
+    let length = payload.len() as u64;
+    let mut out = BytesMut::with_capacity(header.len(length) + payload.len()).writer();
+    // Writing to memory does not fail.
+    let _ = header.format(length, &mut out);
+    let mut out = out.into_inner();
+    out.extend_from_slice(payload);
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(opcode: u8, is_final: bool, payload: &[u8]) -> Vec<u8> {
+        let mask = [7, 1, 9, 3];
+        let mut out = vec![opcode | if is_final { 0x80 } else { 0 }];
+        match payload.len() {
+            n @ 0..=125 => out.push(0x80 | n as u8),
+            n @ 126..=65_535 => {
+                out.push(0x80 | 126);
+                out.extend_from_slice(&(n as u16).to_be_bytes());
+            }
+            n => {
+                out.push(0x80 | 127);
+                out.extend_from_slice(&(n as u64).to_be_bytes());
+            }
+        }
+        out.extend_from_slice(&mask);
+        out.extend(payload.iter().zip(mask.iter().cycle()).map(|(b, k)| b ^ k));
+        out
+    }
+
+    fn feed_in_pieces(bytes: &[u8], piece: usize) -> Result<Vec<Message>, Violation> {
+        let mut reader = Reader::default();
+        let mut messages = Vec::new();
+        for part in bytes.chunks(piece) {
+            reader.feed(part, 1 << 20, &mut messages)?;
+        }
+        assert!(reader.partial.is_empty(), "nothing may be kept between messages");
+        Ok(messages)
+    }
+
+    #[test]
+    fn messages_survive_any_split_of_the_bytes() {
+        let mut bytes = client(1, true, "grüße".as_bytes());
+        bytes.extend(client(1, false, b"ab"));
+        bytes.extend(client(9, true, b"mid"));
+        bytes.extend(client(0, true, b"cd"));
+        bytes.extend(client(2, true, &vec![5; 70_000]));
+        let expected = vec![
+            Message::Text("grüße".into()),
+            Message::Ping(Bytes::from_static(b"mid")),
+            Message::Text("abcd".into()),
+            Message::Binary(vec![5; 70_000].into()),
+        ];
+        for piece in [1, 2, 3, 7, 1_000, 1 << 20] {
+            assert_eq!(feed_in_pieces(&bytes, piece).unwrap(), expected, "piece {piece}");
+        }
+    }
+
+    #[test]
+    fn violations_have_their_close_codes() {
+        let code = |bytes: &[u8]| feed_in_pieces(bytes, 1 << 20).unwrap_err().close_code();
+        assert_eq!(code(&client(0, true, b"x")), 1002);
+        assert_eq!(code(&client(3, true, b"x")), 1002);
+        assert_eq!(code(&client(9, false, b"x")), 1002);
+        assert_eq!(code(&client(9, true, &[0; 126])), 1002);
+        assert_eq!(code(&client(8, true, &[1])), 1002);
+        assert_eq!(code(&client(8, true, &999u16.to_be_bytes())), 1002);
+        assert_eq!(code(&client(1, true, &[0xff])), 1007);
+        assert_eq!(code(&[0x81, 0x01, b'x']), 1002, "unmasked");
+        assert_eq!(code(&client(1, true, &vec![b'x'; (1 << 20) + 1])), 4413);
+        let mut long = client(1, false, &vec![b'x'; 1 << 20]);
+        long.extend(client(0, true, b"y"));
+        assert_eq!(code(&long), 4413, "fragments add up");
+    }
+
+    #[test]
+    fn an_oversized_frame_is_refused_by_its_header_alone() {
+        let bytes = client(1, true, &vec![b'x'; 2 << 20]);
+        let mut reader = Reader::default();
+        let refused = reader.feed(&bytes[..14], 1 << 20, &mut Vec::new());
+        assert_eq!(refused, Err(Violation::TooLarge));
+    }
+}
