@@ -22,7 +22,7 @@ test: ## all tests, in both modes, against real Postgres, Redis and MongoDB of t
 check: ## exactly what CI runs: the tests, then check-static
 	@.ci/run
 
-check-static: ## format, lints, documentation, unused dependencies, licences, hygiene, configuration
+check-static: ## format, lints, documentation, unused dependencies, licences, hygiene, what is in deploy/
 	@scripts/check-static
 
 bench: ## fan-out, idle memory, cross-pod latency and sandbox start, beside their bare counterparts
