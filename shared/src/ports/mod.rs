@@ -4,7 +4,7 @@
 mod archive;
 mod files;
 mod presence;
-mod queue;
+pub(crate) mod queue;
 mod records;
 mod room_log;
 mod vault;
@@ -13,7 +13,7 @@ pub use archive::{Archive, ArchiveHead, HistoryPage, HistoryQuery, StaleEpoch};
 pub use files::{FileMeta, Files};
 pub use presence::{Claim, Presence, RoomOccupancy};
 pub use queue::{
-    Claimed, DeadJob, Enqueue, Enqueued, Lease, Queue, QueueStats, QueueWaker, Settled, WorkerInfo,
+    Claimed, DEAD_MAX, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, ID_MAX_BYTES, LEASE_LAPSED, Lease, PAYLOAD_MAX_BYTES, Queue, QueueStats, QueueWaker, REASON_MAX_BYTES, Settled, WorkerInfo,
 };
 pub use records::{
     CreateUserError, DELETED_ID_RESERVED, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page,

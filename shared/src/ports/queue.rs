@@ -7,16 +7,32 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::Result;
+use super::{PortError, Result};
+
+/// Longest payload of a job, in bytes.
+pub const PAYLOAD_MAX_BYTES: usize = 256 * 1024;
+/// Longest id of a job and longest name of a tenant, in bytes.
+pub const ID_MAX_BYTES: usize = 256;
+/// Jobs that may wait in one queue (delayed ones counted) before it takes no more.
+pub const DEPTH_MAX: u64 = 1_000_000;
+/// Dead letters kept per queue; beyond it the oldest goes.
+pub const DEAD_MAX: u64 = 10_000;
+/// Most dead letters read in one call (each may carry a whole payload).
+pub const DEAD_PAGE_MAX: usize = 500;
+/// Longest reason kept with a dead letter, in bytes.
+pub const REASON_MAX_BYTES: usize = 1_024;
+/// The reason of a job whose last holder went silent.
+pub const LEASE_LAPSED: &str = "lease lapsed";
 
 /// A job to be queued. Times are milliseconds since 1970 on the store's clock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Enqueue {
     /// Unique within the queue: while a job with this id is waiting, delayed or claimed, another is not added.
+    /// 1 to 256 bytes.
     pub id: String,
     /// At most 256 KiB; the queue does not look inside.
     pub payload: String,
-    /// Turns are taken round-robin between tenants.
+    /// Turns are taken round-robin between tenants. 1 to 256 bytes.
     pub tenant: String,
     /// Greater first, within a tenant.
     pub priority: i16,
@@ -29,6 +45,36 @@ pub struct Enqueue {
     /// If the id is claimed right now, run it once more after that (set for "something changed" jobs, whose running
     /// attempt may have looked already).
     pub again_if_running: bool,
+}
+
+impl Enqueue {
+    /// Holds the job to the queue's bounds; adapters call it first.
+    ///
+    /// # Errors
+    /// Final, naming the field.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |reason: String| Err(PortError::fatal("enqueue", reason));
+        if self.payload.len() > PAYLOAD_MAX_BYTES {
+            return refuse(format!(
+                "payload: {} bytes, at most {PAYLOAD_MAX_BYTES} are allowed",
+                self.payload.len()
+            ));
+        }
+        for (field, value) in [("id", &self.id), ("tenant", &self.tenant)] {
+            if value.is_empty() || value.len() > ID_MAX_BYTES {
+                return refuse(format!("{field}: must have 1 to {ID_MAX_BYTES} bytes"));
+            }
+        }
+        if self.max_attempts == 0 {
+            return refuse("max_attempts: must be at least 1".into());
+        }
+        Ok(())
+    }
+}
+
+/// `reason` cut to [`REASON_MAX_BYTES`], on a character's edge.
+pub(crate) fn cut_reason(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON_MAX_BYTES)]
 }
 
 /// What became of an enqueue.
@@ -115,13 +161,15 @@ pub type QueueWaker = watch::Receiver<u64>;
 /// - At most `in_flight_per_tenant` of a tenant's jobs are claimed at a time.
 /// - A waiting worker is woken at once by an enqueue on any pod, without polling.
 /// - Delays are on the store's clock; a due job is promoted by the next claim, in bounded chunks.
+/// - Every call is one step: it happens wholly or not at all. A queue that holds [`DEPTH_MAX`] jobs refuses more, retryably.
 #[async_trait]
 pub trait Queue: Send + Sync {
     async fn ping(&self) -> Result<()>;
 
     async fn enqueue(&self, queue: &str, job: &Enqueue) -> Result<Enqueued>;
 
-    /// Takes one job, or says when the next is due at the latest (`None`: nothing is delayed or leased).
+    /// Takes one job, or says when the next is due at the latest (`None`: nothing is delayed or leased): the caller
+    /// asks again then, or when the waker moves.
     async fn claim(
         &self,
         queue: &str,
@@ -144,15 +192,15 @@ pub trait Queue: Send + Sync {
     async fn release(&self, lease: &Lease) -> Result<Settled>;
 
     /// Takes a waiting or delayed job out. For a claimed one marks it so that its holder sees [`Queue::is_cancelled`].
-    /// False: no such job.
+    /// A wish to run again after it is dropped as well. False: no such job.
     async fn cancel(&self, queue: &str, id: &str) -> Result<bool>;
 
     async fn is_cancelled(&self, lease: &Lease) -> Result<bool>;
 
-    /// Newest first, at most `limit`.
+    /// Newest first, at most `limit` and never more than [`DEAD_PAGE_MAX`].
     async fn dead(&self, queue: &str, limit: usize) -> Result<Vec<DeadJob>>;
 
-    /// Puts a dead job back with its attempts at 0. False: no such dead job.
+    /// Puts a dead job back with its attempts at 0. False: no such dead job, or its id is queued anew already.
     async fn replay(&self, queue: &str, id: &str) -> Result<bool>;
 
     async fn stats(&self, queue: &str) -> Result<QueueStats>;
@@ -163,7 +211,7 @@ pub trait Queue: Send + Sync {
     /// True for exactly one caller for each `(name, tick)`; remembered for `keep`.
     async fn claim_tick(&self, name: &str, tick: i64, keep: Duration) -> Result<bool>;
 
-    /// Says that this worker is here, for `ttl`.
+    /// Says that this worker is here, for `ttl`; a zero `ttl` takes it back.
     async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()>;
 
     /// The workers whose announcement still holds.

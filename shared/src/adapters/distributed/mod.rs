@@ -2,4 +2,5 @@
 
 pub mod mongo;
 pub mod postgres;
+pub mod queue;
 pub mod redis;
