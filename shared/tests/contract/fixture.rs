@@ -1,9 +1,13 @@
 //! Runs one async function per promise on each mode, and opens the stores for it.
 
 use std::future::Future;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use atelier_shared::Mode;
+use atelier_shared::adapters::distributed::queue::RedisQueue;
+use atelier_shared::adapters::distributed::redis::Redis;
+use atelier_shared::adapters::embedded::queue::SqliteQueue;
+use atelier_shared::ports::Queue;
 use libtest_mimic::{Failed, Trial};
 use tokio::runtime::Runtime;
 
@@ -50,4 +54,35 @@ fn services_are_required() -> bool {
     ["CI", "ATELIER_REQUIRE_SERVICES"]
         .iter()
         .any(|name| std::env::var_os(name).is_some())
+}
+
+/// Two handles on one fresh queue, as two pods hold them (embedded: one process, so one queue).
+pub struct Queues {
+    pub here: Arc<dyn Queue>,
+    pub there: Arc<dyn Queue>,
+    _folder: Option<tempfile::TempDir>,
+}
+
+pub async fn queue(mode: Mode) -> Queues {
+    if mode == Mode::Embedded {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let queue = SqliteQueue::open(folder.path()).await.expect("queue.db");
+        let queue: Arc<dyn Queue> = Arc::new(queue);
+        return Queues {
+            here: queue.clone(),
+            there: queue,
+            _folder: Some(folder),
+        };
+    }
+    let url = std::env::var("REDIS_URL").expect("REDIS_URL");
+    let namespace = format!("test-{}", uuid::Uuid::now_v7());
+    let open = async || {
+        let redis = Redis::connect(&url, &namespace, 4).await.expect("Redis");
+        Arc::new(RedisQueue::open(redis).await.expect("a queue"))
+    };
+    Queues {
+        here: open().await,
+        there: open().await,
+        _folder: None,
+    }
 }

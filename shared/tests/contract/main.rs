@@ -4,9 +4,11 @@
 //! them its tests show as ignored, or fail where `CI` or `ATELIER_REQUIRE_SERVICES` is set.
 
 mod fixture;
+mod queue;
 
 fn main() {
     let args = libtest_mimic::Arguments::from_args();
-    let trials: Vec<libtest_mimic::Trial> = Vec::new();
+    let mut trials: Vec<libtest_mimic::Trial> = Vec::new();
+    queue::trials(&mut trials);
     libtest_mimic::run(&args, trials).exit();
 }

@@ -325,7 +325,5 @@ fn time(ms: i64) -> DateTime<Utc> {
 }
 
 fn convert<T: FromValue>(operation: &'static str, value: Value) -> Result<T> {
-    value
-        .convert()
-        .map_err(|e| PortError::fatal(operation, e))
+    value.convert().map_err(|e| PortError::fatal(operation, e))
 }

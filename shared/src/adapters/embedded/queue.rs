@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use self::steps::Settling;
 use self::writer::{Writer, now_ms};
 use super::sqlite::{Sqlite, port_error};
+use crate::adapters::migrations::migrator;
 use crate::ports::queue::cut_reason;
 use crate::ports::{
     Claimed, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, Lease, PortError, Queue,
@@ -25,6 +26,11 @@ use crate::ports::{
 };
 
 const FILE: &str = "queue.db";
+
+const MIGRATIONS: [(&str, &str); 1] = [(
+    "queue",
+    include_str!("../../../../migrations/sqlite/queue/0001_queue.sql"),
+)];
 
 #[derive(Debug)]
 pub struct SqliteQueue {
@@ -37,7 +43,7 @@ impl SqliteQueue {
     /// Opens or makes `folder/queue.db`. One process at a time: others would not be woken.
     pub async fn open(folder: &Path) -> Result<Self> {
         let file = Sqlite::open(folder, FILE).await?;
-        sqlx::migrate!("../migrations/sqlite/queue")
+        migrator(&MIGRATIONS)
             .run(&file.write)
             .await
             .map_err(|e| PortError::fatal("migrate queue.db", e))?;
@@ -125,7 +131,9 @@ impl Queue for SqliteQueue {
     async fn cancel(&self, queue: &str, id: &str) -> Result<bool> {
         let (queue, id) = (queue.to_owned(), id.to_owned());
         self.writer
-            .run("cancel job", |step| Box::pin(steps::cancel(step, queue, id)))
+            .run("cancel job", |step| {
+                Box::pin(steps::cancel(step, queue, id))
+            })
             .await
     }
 

@@ -194,12 +194,7 @@ pub(super) async fn remove(step: &mut Step, queue: &str, id: &str) -> sqlx::Resu
 }
 
 /// From claimed to the dead letters.
-pub(super) async fn die(
-    step: &mut Step,
-    queue: &str,
-    id: &str,
-    reason: &str,
-) -> sqlx::Result<()> {
+pub(super) async fn die(step: &mut Step, queue: &str, id: &str, reason: &str) -> sqlx::Result<()> {
     let now = step.now_ms;
     sqlx::query(
         "INSERT OR REPLACE INTO dead
