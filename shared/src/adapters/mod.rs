@@ -4,3 +4,5 @@ mod archive;
 pub mod distributed;
 pub mod embedded;
 mod migrations;
+mod queries;
+mod revocations;

@@ -25,8 +25,8 @@ pub use room_log::{
     Append, Appended, Delivery, LogHead, Refusal, RoomLog, SUBSCRIPTION_CAPACITY, Subscription,
 };
 pub use vault::{
-    Family, REPLACED_TOKENS_MAX, REVOCATIONS_CAPACITY, Rotation, TICKETS_MAX, Throttle, Ticket,
-    Vault,
+    FAMILIES_PER_USER_MAX, Family, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, REVOCATIONS_CAPACITY,
+    Rotation, TICKETS_MAX, Throttle, Ticket, Vault,
 };
 
 use thiserror::Error;

@@ -11,6 +11,11 @@ use crate::domain::ids::{FamilyId, UserId};
 
 /// Replaced tokens of one family that are remembered for telling reuse; older ones become [`Rotation::Unknown`].
 pub const REPLACED_TOKENS_MAX: usize = 256;
+/// Families of one person at a time; one more revokes the one that would end first.
+pub const FAMILIES_PER_USER_MAX: usize = 1_000;
+/// A family that the vault itself revoked (reuse, too many) stays marked for so long at least: longer than any access
+/// token lives.
+pub const REUSE_MARK_MIN: Duration = Duration::from_secs(24 * 60 * 60);
 /// Revocations that wait for one subscriber; beyond it they are lost to it.
 pub const REVOCATIONS_CAPACITY: usize = 4_096;
 /// Tickets that wait to be redeemed in embedded mode; beyond it `put_ticket` fails, to be tried again.
@@ -32,7 +37,7 @@ pub enum Rotation {
     /// It was replaced less than the grace ago (two tabs, a lost answer): the same successor stands.
     Grace(Family),
     /// It was replaced before that: somebody has a copy. The family is revoked by this very call, as if by
-    /// [`Vault::revoke`] until the family's own end, and for a day at least.
+    /// [`Vault::revoke`] until the family's own end, and for [`REUSE_MARK_MIN`] at least.
     Reused(Family),
     /// Never heard of it, or its family is revoked or over.
     Unknown,

@@ -3,4 +3,6 @@
 pub mod mongo;
 pub mod postgres;
 pub mod queue;
+pub mod records;
 pub mod redis;
+pub mod vault;

@@ -1,25 +1,97 @@
-//! The pool of Postgres connections.
+//! The pool of Postgres connections, and the schema behind it.
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
+use crate::adapters::migrations::migrator;
 use crate::ports::{PortError, Result};
 
 /// How long a caller waits for a connection before it hears "unavailable".
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Statements are not cached by name, so that they survive PgBouncer in transaction mode.
-pub async fn connect(url: &str, connections: u32) -> Result<PgPool> {
+/// What this program's queries were written for; embedded in the binary.
+const MIGRATIONS: [(&str, &str); 1] = [(
+    "records",
+    include_str!("../../../../migrations/postgres/0001_records.sql"),
+)];
+
+/// Fit for a pooler in transaction mode (PgBouncer): no start-up parameters that it would refuse, no statements cached
+/// by name. Whoever queries does it in a transaction and with unnamed statements (see `records.rs`).
+fn options(url: &str) -> Result<PgConnectOptions> {
     let options: PgConnectOptions = url
         .parse()
         .map_err(|e: sqlx::Error| PortError::fatal("parse DATABASE_URL", e))?;
+    Ok(options.statement_cache_capacity(0).extra_float_digits(None))
+}
+
+pub async fn connect(url: &str, connections: u32) -> Result<PgPool> {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(options.statement_cache_capacity(0))
+        .connect_with(options(url)?)
         .await
-        .map_err(|e| PortError::retry("connect to Postgres", e))
+        .map_err(|e| port_error("connect to Postgres", e))
+}
+
+/// Brings the schema up to date. Any number of programs may do it at once: one works while the others wait for its
+/// advisory lock, which needs a connection of its own, not one through a pooler. A schema that is newer is left alone.
+pub async fn migrate(url: &str) -> Result<()> {
+    const OPERATION: &str = "migrate Postgres";
+    let mut connection = PgConnection::connect_with(&options(url)?)
+        .await
+        .map_err(|e| port_error("connect to Postgres", e))?;
+    let mut migrator = migrator(&MIGRATIONS);
+    migrator.set_ignore_missing(true);
+    migrator
+        .run(&mut connection)
+        .await
+        .map_err(|e| PortError::fatal(OPERATION, e))?;
+    connection
+        .close()
+        .await
+        .map_err(|e| port_error(OPERATION, e))
+}
+
+/// Where the schema stands against what this program needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// As new as the program, or newer.
+    Ready,
+    /// The newest migration that was applied (0: none), and the one that is needed.
+    Behind { applied: i64, needed: i64 },
+}
+
+pub async fn schema(pool: &PgPool) -> Result<Schema> {
+    let needed = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let read = async {
+        let mut tx = pool.begin_with("BEGIN READ ONLY").await?;
+        let (exists,): (bool,) =
+            sqlx::query_as("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+                .persistent(false)
+                .fetch_one(&mut *tx)
+                .await?;
+        let mut applied = 0;
+        if exists {
+            (applied,) = sqlx::query_as(
+                "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations WHERE success",
+            )
+            .persistent(false)
+            .fetch_one(&mut *tx)
+            .await?;
+        }
+        tx.commit().await?;
+        sqlx::Result::Ok(applied)
+    };
+    let applied: i64 = read
+        .await
+        .map_err(|e| port_error("read the schema's version", e))?;
+    Ok(if applied < needed {
+        Schema::Behind { applied, needed }
+    } else {
+        Schema::Ready
+    })
 }
 
 /// Is it worth trying again? Connection trouble, shutdown, serialization failures and deadlocks are.

@@ -2,4 +2,7 @@
 
 pub mod archive;
 pub mod queue;
+pub mod records;
 pub mod sqlite;
+pub mod vault;
+pub mod vault_memory;

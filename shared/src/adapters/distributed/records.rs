@@ -1,0 +1,61 @@
+//! Relational data in Postgres.
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgArguments, PgPool, PgRow};
+use sqlx::query::{Query, QueryAs};
+use sqlx::{FromRow, Postgres, Transaction};
+
+use super::postgres::port_error as failed;
+use crate::adapters::queries::jobs::job_records;
+use crate::adapters::queries::rooms::room_records;
+use crate::adapters::queries::users::user_records;
+use crate::ports::{Records, Result};
+
+#[derive(Debug, Clone)]
+pub struct PostgresRecords {
+    pool: PgPool,
+}
+
+impl PostgresRecords {
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// Every call is a transaction, even a single read: a pooler in transaction mode (PgBouncer) keeps the server
+    /// connection for its length, and with it the statement prepared on it.
+    async fn read(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
+        self.pool.begin_with("BEGIN READ ONLY").await
+    }
+
+    async fn write(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
+        self.pool.begin().await
+    }
+}
+
+/// Unnamed (`persistent(false)`): a named statement would outlive the transaction and be met by a stranger behind a pooler.
+fn statement(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(sql).persistent(false)
+}
+
+/// As [`statement`], giving rows.
+fn rows<R: for<'r> FromRow<'r, PgRow>>(
+    sql: &'static str,
+) -> QueryAs<'static, Postgres, R, PgArguments> {
+    sqlx::query_as(sql).persistent(false)
+}
+
+user_records!(PostgresRecords);
+room_records!(PostgresRecords, Postgres);
+job_records!(PostgresRecords);
+
+#[async_trait]
+impl Records for PostgresRecords {
+    async fn ping(&self) -> Result<()> {
+        let answered = async {
+            let mut tx = self.read().await?;
+            statement("SELECT 1").execute(&mut *tx).await?;
+            tx.commit().await
+        };
+        answered.await.map_err(|e| failed("ping Postgres", e))
+    }
+}

@@ -1,0 +1,436 @@
+//! Refresh-token families, tickets and throttles in Redis.
+//!
+//! Keys: `{ns}:vault:{<family>}:family|replaced|revoked` (one slot for each family, so that one script sees all of it),
+//! `{ns}:vault:{user:<id>}:families` (what to revoke with a person), `{ns}:vault:ticket:<sha256>`,
+//! `{ns}:vault:throttle:<sha256 of the key>`; channel `{ns}:vault:revoked`. Times are microseconds since 1970, and
+//! decide; the keys' own expiry only clears away, [`CLOCK_SLACK`] later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use fred::clients::SubscriberClient;
+use fred::prelude::*;
+use fred::types::Message;
+use fred::types::scripts::Script;
+use sha2::{Digest, Sha256};
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::AbortHandle;
+use uuid::Uuid;
+
+use super::redis::{Redis, port_error as failed};
+use crate::adapters::revocations::Revocations;
+use crate::domain::ids::{FamilyId, UserId};
+use crate::ports::{
+    FAMILIES_PER_USER_MAX, Family, PortError, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result,
+    Rotation, Throttle, Ticket, Vault,
+};
+
+/// How far the clocks of pods and of Redis may be apart before something is cleared away too early.
+const CLOCK_SLACK: Duration = Duration::from_secs(60 * 60);
+
+pub struct RedisVault {
+    redis: Redis,
+    scripts: Scripts,
+    revocations: Arc<Revocations>,
+    channel: String,
+    subscriber: SubscriberClient,
+    /// Resubscribing after a reconnect, and listening.
+    tasks: [AbortHandle; 2],
+}
+
+struct Scripts {
+    create_family: Script,
+    rotate: Script,
+    family_of: Script,
+    revoke: Script,
+    index_family: Script,
+    throttle: Script,
+}
+
+impl RedisVault {
+    /// Opens a connection of its own that listens for revocations.
+    pub async fn open(redis: Redis) -> Result<Self> {
+        let channel = format!("{}:vault:revoked", redis.namespace);
+        let subscriber = redis.subscriber().await?;
+        let messages = subscriber.message_rx();
+        let resubscribing = subscriber.manage_subscriptions().abort_handle();
+        subscriber
+            .subscribe(channel.as_str())
+            .await
+            .map_err(|e| failed("subscribe to revocations", e))?;
+        let revocations = Arc::new(Revocations::default());
+        let listening =
+            tokio::spawn(listen(messages, channel.clone(), revocations.clone())).abort_handle();
+        Ok(Self {
+            redis,
+            scripts: Scripts {
+                create_family: Script::from_lua(include_str!("vault/create_family.lua")),
+                rotate: Script::from_lua(include_str!("vault/rotate.lua")),
+                family_of: Script::from_lua(include_str!("vault/family_of.lua")),
+                revoke: Script::from_lua(include_str!("vault/revoke.lua")),
+                index_family: Script::from_lua(include_str!("vault/index_family.lua")),
+                throttle: Script::from_lua(include_str!("vault/throttle.lua")),
+            },
+            revocations,
+            channel,
+            subscriber,
+            tasks: [resubscribing, listening],
+        })
+    }
+
+    fn family_key(&self, family: FamilyId, part: &str) -> String {
+        format!("{}:vault:{{{family}}}:{part}", self.redis.namespace)
+    }
+
+    fn index_key(&self, user: UserId) -> String {
+        format!("{}:vault:{{user:{user}}}:families", self.redis.namespace)
+    }
+
+    fn ticket_key(&self, ticket: &[u8; 32]) -> String {
+        format!(
+            "{}:vault:ticket:{}",
+            self.redis.namespace,
+            hex::encode(ticket)
+        )
+    }
+
+    /// Hashed: of any length, and no business of whoever looks into Redis.
+    fn throttle_key(&self, key: &str) -> String {
+        format!(
+            "{}:vault:throttle:{}",
+            self.redis.namespace,
+            hex::encode(Sha256::digest(key))
+        )
+    }
+
+    async fn run<R: FromValue>(
+        &self,
+        operation: &'static str,
+        script: &Script,
+        keys: Vec<String>,
+        args: Vec<Value>,
+    ) -> Result<R> {
+        script
+            .evalsha_with_reload(self.redis.pool.next(), keys, args)
+            .await
+            .map_err(|e| failed(operation, e))
+    }
+}
+
+impl Drop for RedisVault {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        // Without a runtime the connection is going down with the process anyway.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let subscriber = self.subscriber.clone();
+            runtime.spawn(async move { subscriber.quit().await });
+        }
+    }
+}
+
+/// Hands what Redis publishes to the subscribers of this process.
+async fn listen(
+    mut messages: broadcast::Receiver<Message>,
+    channel: String,
+    revocations: Arc<Revocations>,
+) {
+    loop {
+        match messages.recv().await {
+            Ok(message) if message.channel == channel => {
+                let family = message
+                    .value
+                    .as_string()
+                    .and_then(|text| text.parse::<FamilyId>().ok());
+                match family {
+                    Some(family) => revocations.tell(family),
+                    None => tracing::warn!("a message about a revocation names no family"),
+                }
+            }
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "revocations came faster than they were handed on");
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn slack_ms() -> i64 {
+    micros(CLOCK_SLACK) / 1_000
+}
+
+/// When Redis may forget what ends at `end`: milliseconds since 1970.
+fn forget_at(end: DateTime<Utc>) -> i64 {
+    end.timestamp_millis().saturating_add(slack_ms())
+}
+
+/// What only another program could have written.
+fn corrupt(operation: &'static str) -> PortError {
+    PortError::fatal(operation, "the stored family can't be read")
+}
+
+fn family(
+    operation: &'static str,
+    id: FamilyId,
+    user: Option<&String>,
+    expires: Option<&String>,
+) -> Result<Family> {
+    let user_id = user.and_then(|text| text.parse::<Uuid>().ok());
+    let expires_at = expires
+        .and_then(|text| text.parse().ok())
+        .and_then(DateTime::from_timestamp_micros);
+    match (user_id, expires_at) {
+        (Some(user_id), Some(expires_at)) => Ok(Family {
+            id,
+            user_id: UserId(user_id),
+            expires_at,
+        }),
+        _ => Err(corrupt(operation)),
+    }
+}
+
+fn bytes(token: &[u8; 32]) -> Value {
+    Value::Bytes(bytes::Bytes::copy_from_slice(token))
+}
+
+#[async_trait]
+impl Vault for RedisVault {
+    async fn ping(&self) -> Result<()> {
+        self.redis.ping().await
+    }
+
+    async fn create_family(&self, family: &Family, token: [u8; 32]) -> Result<()> {
+        const OPERATION: &str = "create a token family";
+        let expires = family.expires_at.timestamp_micros();
+        // The index first: a family that revoke_user can't find must not exist.
+        let excess: Vec<String> = self
+            .run(
+                OPERATION,
+                &self.scripts.index_family,
+                vec![self.index_key(family.user_id)],
+                vec![
+                    family.id.to_string().into(),
+                    expires.into(),
+                    i64::try_from(FAMILIES_PER_USER_MAX)
+                        .unwrap_or(i64::MAX)
+                        .into(),
+                    slack_ms().into(),
+                ],
+            )
+            .await?;
+        for id in excess {
+            let id: FamilyId = id.parse().map_err(|_| corrupt(OPERATION))?;
+            self.revoke(id, Utc::now() + REUSE_MARK_MIN).await?;
+            self.unlist(family.user_id, id).await?;
+        }
+        let _written: i64 = self
+            .run(
+                OPERATION,
+                &self.scripts.create_family,
+                vec![
+                    self.family_key(family.id, "family"),
+                    self.family_key(family.id, "revoked"),
+                ],
+                vec![
+                    family.user_id.to_string().into(),
+                    expires.into(),
+                    bytes(&token),
+                    forget_at(family.expires_at).into(),
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    async fn rotate(
+        &self,
+        id: FamilyId,
+        token: [u8; 32],
+        successor: [u8; 32],
+        now: DateTime<Utc>,
+        grace: Duration,
+    ) -> Result<Rotation> {
+        const OPERATION: &str = "rotate a refresh token";
+        let answer: Vec<String> = self
+            .run(
+                OPERATION,
+                &self.scripts.rotate,
+                vec![
+                    self.family_key(id, "family"),
+                    self.family_key(id, "replaced"),
+                    self.family_key(id, "revoked"),
+                ],
+                vec![
+                    bytes(&token),
+                    bytes(&successor),
+                    now.timestamp_micros().into(),
+                    micros(grace).into(),
+                    i64::try_from(REPLACED_TOKENS_MAX)
+                        .unwrap_or(i64::MAX)
+                        .into(),
+                    (now + REUSE_MARK_MIN).timestamp_micros().into(),
+                    slack_ms().into(),
+                    self.channel.clone().into(),
+                    id.to_string().into(),
+                ],
+            )
+            .await?;
+        let family = || family(OPERATION, id, answer.get(1), answer.get(2));
+        match answer.first().map(String::as_str) {
+            Some("rotated") => Ok(Rotation::Rotated(family()?)),
+            Some("grace") => Ok(Rotation::Grace(family()?)),
+            Some("reused") => {
+                let family = family()?;
+                self.unlist(family.user_id, id).await?;
+                Ok(Rotation::Reused(family))
+            }
+            Some("unknown") => Ok(Rotation::Unknown),
+            _ => Err(corrupt(OPERATION)),
+        }
+    }
+
+    async fn family_of(
+        &self,
+        id: FamilyId,
+        token: [u8; 32],
+        now: DateTime<Utc>,
+    ) -> Result<Option<Family>> {
+        const OPERATION: &str = "find a token family";
+        let answer: Option<Vec<String>> = self
+            .run(
+                OPERATION,
+                &self.scripts.family_of,
+                vec![
+                    self.family_key(id, "family"),
+                    self.family_key(id, "replaced"),
+                ],
+                vec![bytes(&token), now.timestamp_micros().into()],
+            )
+            .await?;
+        answer
+            .map(|found| family(OPERATION, id, found.first(), found.get(1)))
+            .transpose()
+    }
+
+    async fn revoke(&self, id: FamilyId, until: DateTime<Utc>) -> Result<()> {
+        const OPERATION: &str = "revoke a token family";
+        let user: Option<String> = self
+            .run(
+                OPERATION,
+                &self.scripts.revoke,
+                vec![
+                    self.family_key(id, "family"),
+                    self.family_key(id, "replaced"),
+                    self.family_key(id, "revoked"),
+                ],
+                vec![
+                    until.timestamp_micros().into(),
+                    forget_at(until).into(),
+                    self.channel.clone().into(),
+                    id.to_string().into(),
+                ],
+            )
+            .await?;
+        if let Some(user) = user {
+            let user: UserId = user.parse().map_err(|_| corrupt(OPERATION))?;
+            self.unlist(user, id).await?;
+        }
+        Ok(())
+    }
+
+    async fn revoke_user(&self, user: UserId, until: DateTime<Utc>) -> Result<()> {
+        const OPERATION: &str = "revoke a person's token families";
+        let families: Vec<String> = self
+            .redis
+            .pool
+            .zrange(self.index_key(user), 0, -1, None, false, None, false)
+            .await
+            .map_err(|e| failed(OPERATION, e))?;
+        for id in families {
+            let id: FamilyId = id.parse().map_err(|_| corrupt(OPERATION))?;
+            self.revoke(id, until).await?;
+            // One that was listed but never written leaves its name here.
+            self.unlist(user, id).await?;
+        }
+        Ok(())
+    }
+
+    async fn is_revoked(&self, family: FamilyId, now: DateTime<Utc>) -> Result<bool> {
+        let until: Option<i64> = self
+            .redis
+            .pool
+            .get(self.family_key(family, "revoked"))
+            .await
+            .map_err(|e| failed("look up a revocation", e))?;
+        Ok(until.is_some_and(|until| until > now.timestamp_micros()))
+    }
+
+    async fn revocations(&self) -> Result<mpsc::Receiver<FamilyId>> {
+        Ok(self.revocations.subscribe())
+    }
+
+    async fn put_ticket(&self, ticket: [u8; 32], claims: &Ticket, ttl: Duration) -> Result<()> {
+        // Redis refuses an expiry of 0.
+        let expire = Expiration::PX((micros(ttl) / 1_000).max(1));
+        self.redis
+            .pool
+            .set(
+                self.ticket_key(&ticket),
+                claims.as_str(),
+                Some(expire),
+                None,
+                false,
+            )
+            .await
+            .map_err(|e| failed("put a ticket", e))
+    }
+
+    async fn take_ticket(&self, ticket: [u8; 32]) -> Result<Option<Ticket>> {
+        self.redis
+            .pool
+            .getdel(self.ticket_key(&ticket))
+            .await
+            .map_err(|e| failed("take a ticket", e))
+    }
+
+    async fn throttle(&self, key: &str, limit: u32, window: Duration) -> Result<Throttle> {
+        let wait: i64 = self
+            .run(
+                "count a try",
+                &self.scripts.throttle,
+                vec![self.throttle_key(key)],
+                vec![i64::from(limit).into(), micros(window).max(1).into()],
+            )
+            .await?;
+        Ok(match u64::try_from(wait) {
+            Ok(wait) if wait > 0 => Throttle::Wait(Duration::from_micros(wait)),
+            _ => Throttle::Allowed,
+        })
+    }
+
+    async fn forgive(&self, key: &str) -> Result<()> {
+        self.redis
+            .pool
+            .del(self.throttle_key(key))
+            .await
+            .map_err(|e| failed("forget tries", e))
+    }
+}
+
+impl RedisVault {
+    async fn unlist(&self, user: UserId, family: FamilyId) -> Result<()> {
+        self.redis
+            .pool
+            .zrem(self.index_key(user), family.to_string())
+            .await
+            .map_err(|e| failed("unlist a token family", e))
+    }
+}

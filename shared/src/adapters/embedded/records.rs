@@ -1,0 +1,72 @@
+//! Relational data in `records.db`.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use sqlx::query::{Query, QueryAs};
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{FromRow, Sqlite as Db, Transaction};
+
+use super::sqlite::{Sqlite, port_error as failed};
+use crate::adapters::migrations::migrator;
+use crate::adapters::queries::jobs::job_records;
+use crate::adapters::queries::rooms::room_records;
+use crate::adapters::queries::users::user_records;
+use crate::ports::{PortError, Records, Result};
+
+/// The twins of those of Postgres.
+const MIGRATIONS: [(&str, &str); 1] = [(
+    "records",
+    include_str!("../../../../migrations/sqlite/records/0001_records.sql"),
+)];
+
+#[derive(Debug, Clone)]
+pub struct SqliteRecords {
+    file: Sqlite,
+}
+
+impl SqliteRecords {
+    /// Opens or makes `records.db` in `folder` and brings its schema up to date.
+    pub async fn open(folder: &Path) -> Result<Self> {
+        let file = Sqlite::open(folder, "records.db").await?;
+        migrator(&MIGRATIONS)
+            .run(&file.write)
+            .await
+            .map_err(|e| PortError::fatal("migrate records.db", e))?;
+        Ok(Self { file })
+    }
+
+    async fn read(&self) -> sqlx::Result<Transaction<'static, Db>> {
+        self.file.read.begin().await
+    }
+
+    /// Takes the write lock at once: one that began as a reader could not become a writer while another writes.
+    async fn write(&self) -> sqlx::Result<Transaction<'static, Db>> {
+        self.file.write.begin_with("BEGIN IMMEDIATE").await
+    }
+}
+
+fn statement(sql: &'static str) -> Query<'static, Db, SqliteArguments> {
+    sqlx::query(sql)
+}
+
+fn rows<R: for<'r> FromRow<'r, SqliteRow>>(
+    sql: &'static str,
+) -> QueryAs<'static, Db, R, SqliteArguments> {
+    sqlx::query_as(sql)
+}
+
+user_records!(SqliteRecords);
+room_records!(SqliteRecords, Db);
+job_records!(SqliteRecords);
+
+#[async_trait]
+impl Records for SqliteRecords {
+    async fn ping(&self) -> Result<()> {
+        statement("SELECT 1")
+            .execute(&self.file.read)
+            .await
+            .map(|_| ())
+            .map_err(|e| failed("ping records.db", e))
+    }
+}

@@ -1,0 +1,242 @@
+//! Jobs: the rows and the queries of [`crate::ports::JobRecords`].
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{corrupt, parse};
+use crate::domain::ids::{JobId, UserId};
+use crate::domain::job::Job;
+
+#[derive(Debug, sqlx::FromRow)]
+pub struct JobRow {
+    id: Uuid,
+    owner: Uuid,
+    owner_name: String,
+    room_id: Option<String>,
+    project_id: Option<Uuid>,
+    priority: i16,
+    spec: String,
+    state: String,
+    attempts: i64,
+    traceparent: Option<String>,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+impl JobRow {
+    pub fn job(self) -> sqlx::Result<Job> {
+        Ok(Job {
+            id: JobId(self.id),
+            owner: UserId(self.owner),
+            owner_name: self.owner_name,
+            room_id: self.room_id.as_deref().map(parse).transpose()?,
+            project_id: self.project_id,
+            priority: self.priority,
+            spec: serde_json::from_str(&self.spec).map_err(corrupt)?,
+            state: parse(&self.state)?,
+            attempts: u32::try_from(self.attempts).map_err(corrupt)?,
+            traceparent: self.traceparent,
+            created_at: self.created_at,
+            started_at: self.started_at,
+            finished_at: self.finished_at,
+        })
+    }
+}
+
+macro_rules! job_records {
+    ($adapter:ty) => {
+        #[async_trait::async_trait]
+        impl crate::ports::JobRecords for $adapter {
+            async fn create_job(&self, job: &crate::domain::job::Job) -> crate::ports::Result<()> {
+                use crate::adapters::queries::{micros, unstorable};
+
+                let made = async {
+                    let spec = serde_json::to_string(&job.spec).map_err(unstorable)?;
+                    let mut tx = self.write().await?;
+                    statement(
+                        "INSERT INTO jobs (id, owner, owner_name, room_id, project_id, priority, spec, state, attempts,
+                             traceparent, queued, created_at, started_at, finished_at)
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                    )
+                    .bind(job.id.0)
+                    .bind(job.owner.0)
+                    .bind(&job.owner_name)
+                    .bind(job.room_id.as_ref().map(|room| room.as_str()))
+                    .bind(job.project_id)
+                    .bind(job.priority)
+                    .bind(spec)
+                    .bind(job.state.as_str())
+                    .bind(i64::from(job.attempts))
+                    .bind(&job.traceparent)
+                    .bind(false)
+                    .bind(micros(job.created_at))
+                    .bind(job.started_at.map(micros))
+                    .bind(job.finished_at.map(micros))
+                    .execute(&mut *tx)
+                    .await?;
+                    tx.commit().await
+                };
+                made.await.map_err(|e| failed("create a job", e))
+            }
+
+            async fn job(
+                &self,
+                id: crate::domain::ids::JobId,
+            ) -> crate::ports::Result<Option<crate::domain::job::Job>> {
+                use crate::adapters::queries::jobs::JobRow;
+
+                let found = async {
+                    let mut tx = self.read().await?;
+                    let row: Option<JobRow> = rows("SELECT * FROM jobs WHERE id = $1")
+                        .bind(id.0)
+                        .fetch_optional(&mut *tx)
+                        .await?;
+                    tx.commit().await?;
+                    row.map(JobRow::job).transpose()
+                };
+                found.await.map_err(|e| failed("find a job", e))
+            }
+
+            async fn mark_queued(&self, id: crate::domain::ids::JobId) -> crate::ports::Result<()> {
+                let marked = async {
+                    let mut tx = self.write().await?;
+                    statement("UPDATE jobs SET queued = $2 WHERE id = $1 AND NOT queued")
+                        .bind(id.0)
+                        .bind(true)
+                        .execute(&mut *tx)
+                        .await?;
+                    tx.commit().await
+                };
+                marked.await.map_err(|e| failed("mark a job queued", e))
+            }
+
+            async fn unqueued_jobs(
+                &self,
+                before: chrono::DateTime<chrono::Utc>,
+                limit: usize,
+            ) -> crate::ports::Result<Vec<crate::domain::job::Job>> {
+                use crate::adapters::queries::{jobs::JobRow, micros};
+
+                let listed = async {
+                    let mut tx = self.read().await?;
+                    let rows: Vec<JobRow> = rows(
+                        "SELECT * FROM jobs WHERE NOT queued AND created_at < $1
+                         ORDER BY created_at, id LIMIT $2",
+                    )
+                    .bind(micros(before))
+                    .bind(i64::try_from(limit.min(crate::ports::PAGE_MAX)).unwrap_or(i64::MAX))
+                    .fetch_all(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    rows.into_iter().map(JobRow::job).collect::<sqlx::Result<Vec<_>>>()
+                };
+                listed.await.map_err(|e| failed("list unqueued jobs", e))
+            }
+
+            async fn start_job(
+                &self,
+                id: crate::domain::ids::JobId,
+                attempt: u32,
+                at: chrono::DateTime<chrono::Utc>,
+            ) -> crate::ports::Result<bool> {
+                use crate::domain::job::JobState;
+
+                let started = async {
+                    let mut tx = self.write().await?;
+                    let done = statement(
+                        "UPDATE jobs SET state = $4, started_at = $3, queued = $5,
+                             attempts = CASE WHEN attempts > $2 THEN attempts ELSE $2 END
+                         WHERE id = $1 AND state IN ($6, $4)",
+                    )
+                    .bind(id.0)
+                    .bind(i64::from(attempt))
+                    .bind(crate::adapters::queries::micros(at))
+                    .bind(JobState::Running.as_str())
+                    .bind(true)
+                    .bind(JobState::Queued.as_str())
+                    .execute(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(done.rows_affected() > 0)
+                };
+                started.await.map_err(|e| failed("start a job", e))
+            }
+
+            async fn finish_job(
+                &self,
+                id: crate::domain::ids::JobId,
+                state: crate::domain::job::JobState,
+                at: chrono::DateTime<chrono::Utc>,
+            ) -> crate::ports::Result<bool> {
+                use crate::adapters::queries::{micros, unstorable};
+                use crate::domain::job::JobState;
+
+                let finished = async {
+                    if !state.is_final() {
+                        return Err(unstorable(format!("{} is not a final state", state.as_str())));
+                    }
+                    let mut tx = self.write().await?;
+                    let done = statement(
+                        "UPDATE jobs SET state = $2, finished_at = $3, queued = $4
+                         WHERE id = $1 AND state IN ($5, $6)",
+                    )
+                    .bind(id.0)
+                    .bind(state.as_str())
+                    .bind(micros(at))
+                    .bind(true)
+                    .bind(JobState::Queued.as_str())
+                    .bind(JobState::Running.as_str())
+                    .execute(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    Ok(done.rows_affected() > 0)
+                };
+                finished.await.map_err(|e| failed("finish a job", e))
+            }
+
+            async fn list_jobs(
+                &self,
+                owner: crate::domain::ids::UserId,
+                before: Option<crate::domain::ids::JobId>,
+                limit: usize,
+            ) -> crate::ports::Result<crate::ports::Page<crate::domain::job::Job>> {
+                use crate::adapters::queries::{jobs::JobRow, one_more, page};
+
+                let listed = async {
+                    let mut tx = self.read().await?;
+                    // No job is called by the greatest UUID, so "before it" is everything.
+                    let rows: Vec<JobRow> =
+                        rows("SELECT * FROM jobs WHERE owner = $1 AND id < $2 ORDER BY id DESC LIMIT $3")
+                            .bind(owner.0)
+                            .bind(before.map_or(uuid::Uuid::max(), |id| id.0))
+                            .bind(one_more(limit))
+                            .fetch_all(&mut *tx)
+                            .await?;
+                    tx.commit().await?;
+                    rows.into_iter().map(JobRow::job).collect::<sqlx::Result<Vec<_>>>()
+                };
+                let jobs = listed.await.map_err(|e| failed("list jobs", e))?;
+                Ok(page(jobs, limit))
+            }
+
+            async fn delete_job(&self, id: crate::domain::ids::JobId) -> crate::ports::Result<bool> {
+                use crate::domain::job::JobState;
+
+                let deleted = async {
+                    let mut tx = self.write().await?;
+                    let done = statement("DELETE FROM jobs WHERE id = $1 AND state NOT IN ($2, $3)")
+                        .bind(id.0)
+                        .bind(JobState::Queued.as_str())
+                        .bind(JobState::Running.as_str())
+                        .execute(&mut *tx)
+                        .await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(done.rows_affected() > 0)
+                };
+                deleted.await.map_err(|e| failed("delete a job", e))
+            }
+        }
+    };
+}
+pub(crate) use job_records;

@@ -1,0 +1,203 @@
+//! People: the rows and the queries of [`crate::ports::UserRecords`].
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::unstorable;
+use crate::domain::ids::UserId;
+use crate::domain::user::{User, UserKind};
+
+/// Longest login looked up, in bytes (an e-mail address has at most 254, a user name 32 characters).
+pub const LOGIN_MAX_BYTES: usize = 1_024;
+
+#[derive(Debug, sqlx::FromRow)]
+pub struct UserRow {
+    id: Uuid,
+    kind: String,
+    username: String,
+    name: String,
+    email: Option<String>,
+    avatar_url: Option<String>,
+    pub password_hash: Option<String>,
+    is_admin: bool,
+    created_at: DateTime<Utc>,
+}
+
+impl UserRow {
+    pub fn user(self) -> sqlx::Result<User> {
+        let kind = match self.kind.as_str() {
+            "account" => UserKind::Account,
+            "guest" => UserKind::Guest,
+            other => return Err(sqlx::Error::Decode(format!("user kind {other}").into())),
+        };
+        Ok(User {
+            id: UserId(self.id),
+            kind,
+            username: self.username,
+            name: self.name,
+            email: self.email,
+            avatar_url: self.avatar_url,
+            is_admin: self.is_admin,
+            created_at: self.created_at,
+        })
+    }
+}
+
+pub fn kind_word(kind: UserKind) -> sqlx::Result<&'static str> {
+    match kind {
+        UserKind::Account => Ok("account"),
+        UserKind::Guest => Ok("guest"),
+        UserKind::Anonymous => Err(unstorable("anonymous people are not stored")),
+    }
+}
+
+/// Which field a unique violation is about. Postgres names the constraint, SQLite only `table.column` in its message.
+pub fn taken(error: &sqlx::Error) -> Option<&'static str> {
+    let error = error
+        .as_database_error()
+        .filter(|e| e.is_unique_violation())?;
+    let place = error.constraint().unwrap_or_else(|| error.message());
+    [("username_key", "username"), ("email_key", "email")]
+        .into_iter()
+        .find_map(|(column, field)| place.contains(column).then_some(field))
+}
+
+macro_rules! user_records {
+    ($adapter:ty) => {
+        #[async_trait::async_trait]
+        impl crate::ports::UserRecords for $adapter {
+            async fn create_user(
+                &self,
+                new: &crate::domain::user::NewUser,
+            ) -> Result<(), crate::ports::CreateUserError> {
+                use crate::adapters::queries::{micros, users};
+                use crate::domain::names::key;
+                use crate::domain::user::UserKind;
+
+                let user = &new.user;
+                let binds = user.kind == UserKind::Account;
+                let username_key = binds.then(|| key(&user.username));
+                let email_key = user.email.as_deref().filter(|_| binds).map(key);
+                let made = async {
+                    let mut tx = self.write().await?;
+                    statement(
+                        "INSERT INTO users (id, kind, username, username_key, name, email, email_key, avatar_url,
+                             password_hash, is_admin, created_at)
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                    )
+                    .bind(user.id.0)
+                    .bind(users::kind_word(user.kind)?)
+                    .bind(&user.username)
+                    .bind(&username_key)
+                    .bind(&user.name)
+                    .bind(&user.email)
+                    .bind(&email_key)
+                    .bind(&user.avatar_url)
+                    .bind(&new.password_hash)
+                    .bind(user.is_admin)
+                    .bind(micros(user.created_at))
+                    .execute(&mut *tx)
+                    .await?;
+                    // No index spans two columns. Two registrations at the very same moment can slip past this on
+                    // Postgres; user_by_login then prefers the address, which is the one that is proven by mail.
+                    let (by_name, by_address): (i64, i64) = rows(
+                        "SELECT (SELECT COUNT(*) FROM users WHERE email_key = $1 AND id <> $3),
+                                (SELECT COUNT(*) FROM users WHERE username_key = $2 AND id <> $3)",
+                    )
+                    .bind(&username_key)
+                    .bind(&email_key)
+                    .bind(user.id.0)
+                    .fetch_one(&mut *tx)
+                    .await?;
+                    if by_name > 0 {
+                        return Ok(Some("username"));
+                    }
+                    if by_address > 0 {
+                        return Ok(Some("email"));
+                    }
+                    tx.commit().await?;
+                    Ok(None)
+                };
+                match made.await.or_else(|e: sqlx::Error| users::taken(&e).map(Some).ok_or(e)) {
+                    Ok(None) => Ok(()),
+                    Ok(Some(field)) => Err(crate::ports::CreateUserError::Taken(field)),
+                    Err(e) => Err(failed("create a person", e).into()),
+                }
+            }
+
+            async fn user(
+                &self,
+                id: crate::domain::ids::UserId,
+            ) -> crate::ports::Result<Option<crate::domain::user::User>> {
+                use crate::adapters::queries::users::UserRow;
+
+                let found = async {
+                    let mut tx = self.read().await?;
+                    let row: Option<UserRow> = rows("SELECT * FROM users WHERE id = $1")
+                        .bind(id.0)
+                        .fetch_optional(&mut *tx)
+                        .await?;
+                    tx.commit().await?;
+                    row.map(UserRow::user).transpose()
+                };
+                found.await.map_err(|e| failed("find a person", e))
+            }
+
+            async fn user_by_login(
+                &self,
+                login: &str,
+            ) -> crate::ports::Result<Option<(crate::domain::user::User, String)>> {
+                use crate::adapters::queries::users::{LOGIN_MAX_BYTES, UserRow};
+
+                // Nobody is called so, and Postgres has no text with U+0000.
+                if login.len() > LOGIN_MAX_BYTES || login.contains('\0') {
+                    return Ok(None);
+                }
+                let found = async {
+                    let mut tx = self.read().await?;
+                    let key = crate::domain::names::key(login);
+                    let mut row: Option<UserRow> =
+                        rows("SELECT * FROM users WHERE email_key = $1")
+                            .bind(&key)
+                            .fetch_optional(&mut *tx)
+                            .await?;
+                    if row.is_none() {
+                        row = rows("SELECT * FROM users WHERE username_key = $1")
+                            .bind(&key)
+                            .fetch_optional(&mut *tx)
+                            .await?;
+                    }
+                    tx.commit().await?;
+                    let Some(mut row) = row else { return Ok(None) };
+                    // Without a password nobody can log in.
+                    let Some(hash) = row.password_hash.take() else {
+                        return Ok(None);
+                    };
+                    Ok(Some((row.user()?, hash)))
+                };
+                found.await.map_err(|e| failed("find a login", e))
+            }
+
+            async fn set_password_hash(
+                &self,
+                id: crate::domain::ids::UserId,
+                hash: &str,
+            ) -> crate::ports::Result<()> {
+                let set = async {
+                    let mut tx = self.write().await?;
+                    let done = statement("UPDATE users SET password_hash = $2 WHERE id = $1")
+                        .bind(id.0)
+                        .bind(hash)
+                        .execute(&mut *tx)
+                        .await?;
+                    if done.rows_affected() == 0 {
+                        return Err(sqlx::Error::RowNotFound);
+                    }
+                    tx.commit().await
+                };
+                set.await.map_err(|e| failed("set a password", e))
+            }
+        }
+    };
+}
+pub(crate) use user_records;

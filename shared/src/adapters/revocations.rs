@@ -1,0 +1,37 @@
+//! Tells every subscriber in this process which families of tokens were revoked.
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::domain::ids::FamilyId;
+use crate::ports::REVOCATIONS_CAPACITY;
+
+/// The subscribers. The lock is never held over an await.
+#[derive(Debug, Default)]
+pub struct Revocations {
+    subscribers: Mutex<Vec<mpsc::Sender<FamilyId>>>,
+}
+
+impl Revocations {
+    pub fn subscribe(&self) -> mpsc::Receiver<FamilyId> {
+        let (sender, receiver) = mpsc::channel(REVOCATIONS_CAPACITY);
+        self.subscribers.lock().push(sender);
+        receiver
+    }
+
+    /// Never waits: a subscriber that is too far behind misses it, which the port allows.
+    pub fn tell(&self, family: FamilyId) {
+        self.subscribers
+            .lock()
+            .retain(|subscriber| match subscriber.try_send(family) {
+                Ok(()) => true,
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    tracing::warn!(
+                        "a subscriber to revocations is {REVOCATIONS_CAPACITY} behind and missed one"
+                    );
+                    true
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => false,
+            });
+    }
+}
