@@ -7,6 +7,7 @@
 
 use crate::domain::entry::{Entry, Record};
 use crate::domain::ids::{Epoch, Seq};
+use crate::domain::state::RoomState;
 use crate::ports::{ArchiveHead, PortError, Result, StaleEpoch};
 
 /// An answer ends with the entry that reaches this many bytes of records.
@@ -51,6 +52,14 @@ fn decode(seq: Seq, record: &str) -> Result<Entry> {
     let record = serde_json::from_str(record)
         .map_err(|e| PortError::fatal("decode record", format!("entry {seq}: {e}")))?;
     Ok(Entry { seq, record })
+}
+
+/// Decodes a checkpoint's state, off the async threads: it may be many megabytes.
+pub async fn decode_state(json: Vec<u8>) -> Result<RoomState> {
+    tokio::task::spawn_blocking(move || serde_json::from_slice(&json))
+        .await
+        .map_err(|e| PortError::fatal("decode checkpoint", e))?
+        .map_err(|e| PortError::fatal("decode checkpoint", e))
 }
 
 /// The database's integer for a seq or epoch, and back.

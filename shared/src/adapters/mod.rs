@@ -3,6 +3,7 @@
 mod archive;
 pub mod distributed;
 pub mod embedded;
+mod files;
 mod migrations;
 mod queries;
 mod revocations;

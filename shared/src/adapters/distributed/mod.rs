@@ -1,5 +1,7 @@
 //! Postgres, Redis, MongoDB and an object store.
 
+pub mod archive;
+pub mod files;
 pub mod mongo;
 pub mod postgres;
 pub mod queue;

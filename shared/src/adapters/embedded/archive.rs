@@ -8,7 +8,9 @@ use futures::TryStreamExt;
 use sqlx::{QueryBuilder, Row, Sqlite as Db, SqliteConnection};
 
 use super::sqlite::{Sqlite, port_error};
-use crate::adapters::archive::{Answer, REFS_PER_QUERY, encode, from_db, to_db, unwritten};
+use crate::adapters::archive::{
+    Answer, REFS_PER_QUERY, decode_state, encode, from_db, to_db, unwritten,
+};
 use crate::adapters::migrations::migrator;
 use crate::domain::entry::{Entry, RefKey};
 use crate::domain::ids::{Epoch, JobId, Ref, RoomId, Seq, UserId};
@@ -279,15 +281,12 @@ impl Archive for SqliteArchive {
             .fetch_optional(&self.file.read)
             .await
             .map_err(|e| port_error("read checkpoint", e))?;
-        row.map(|row| {
-            Ok(Checkpoint {
-                epoch: Epoch(from_db(row.get(0))?),
-                seq: Seq(from_db(row.get(1))?),
-                state: serde_json::from_str(row.get(2))
-                    .map_err(|e| PortError::fatal("decode checkpoint", e))?,
-            })
-        })
-        .transpose()
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Checkpoint {
+            epoch: Epoch(from_db(row.get(0))?),
+            seq: Seq(from_db(row.get(1))?),
+            state: decode_state(row.get::<String, _>(2).into_bytes()).await?,
+        }))
     }
 
     async fn save_checkpoint(&self, room: &RoomId, checkpoint: &Checkpoint) -> Result<bool> {

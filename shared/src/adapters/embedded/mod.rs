@@ -1,6 +1,7 @@
 //! Everything in one process: SQLite files in the data folder, and memory.
 
 pub mod archive;
+pub mod files;
 pub mod queue;
 pub mod records;
 pub mod sqlite;

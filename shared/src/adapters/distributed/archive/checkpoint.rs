@@ -1,0 +1,174 @@
+//! Checkpoints in MongoDB: a state may be larger than a document, so it is cut into chunks under a new generation, and
+//! one document switches to them.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{self, Binary, doc};
+use mongodb::options::ReturnDocument;
+
+use super::MongoArchive;
+use super::rows::{CheckpointRow, ChunkRow};
+use crate::adapters::archive::{decode_state, from_db, to_db};
+use crate::adapters::distributed::mongo::{bounded, is_duplicate_key};
+use crate::domain::ids::{Epoch, RoomId, Seq};
+use crate::domain::state::Checkpoint;
+use crate::ports::{Archive, PortError, Result};
+
+/// A document may have 16 MiB.
+const CHUNK_BYTES: usize = 8 << 20;
+/// Reads of a checkpoint that is being replaced all the while.
+const READ_TRIES: usize = 5;
+/// Chunks of a save that died between writing and switching are removed by a later save, after so long.
+const ORPHAN_AGE: Duration = Duration::from_secs(60 * 60);
+
+fn chunks_prefix(room: &RoomId, generation: ObjectId) -> String {
+    format!("{room}:{}:", generation.to_hex())
+}
+
+/// All ids that begin with `prefix`, which ends in `:`; what follows are digits and letters.
+fn beginning_with(prefix: &str) -> bson::Document {
+    doc! { "$gt": prefix, "$lt": format!("{prefix}~") }
+}
+
+impl MongoArchive {
+    pub(super) async fn read_checkpoint(&self, room: &RoomId) -> Result<Option<Checkpoint>> {
+        const OPERATION: &str = "read checkpoint";
+        for _ in 0..READ_TRIES {
+            let row = bounded(OPERATION, async {
+                self.checkpoints
+                    .find_one(doc! { "_id": room.as_str() })
+                    .await
+            })
+            .await?;
+            let Some(row) = row else { return Ok(None) };
+            if let Some(state) = self.read_chunks(room, &row).await? {
+                return Ok(Some(Checkpoint {
+                    epoch: Epoch(from_db(row.epoch)?),
+                    seq: Seq(from_db(row.seq)?),
+                    state: decode_state(state).await?,
+                }));
+            }
+        }
+        Err(PortError::retry(
+            OPERATION,
+            "it was replaced during every read",
+        ))
+    }
+
+    /// `None`: a chunk is missing, because the checkpoint was replaced meanwhile.
+    async fn read_chunks(&self, room: &RoomId, row: &CheckpointRow) -> Result<Option<Vec<u8>>> {
+        let mut state = Vec::new();
+        let mut read = 0;
+        let mut chunks = bounded("read checkpoint", async {
+            self.chunks
+                .find(doc! { "_id": beginning_with(&chunks_prefix(room, row.generation)) })
+                .sort(doc! { "_id": 1 })
+                .await
+        })
+        .await?;
+        while let Some(chunk) = bounded("read checkpoint", chunks.try_next()).await? {
+            state.extend_from_slice(&chunk.data.bytes);
+            read += 1;
+        }
+        Ok((read == row.chunks).then_some(state))
+    }
+
+    pub(super) async fn write_checkpoint(
+        &self,
+        room: &RoomId,
+        checkpoint: &Checkpoint,
+    ) -> Result<bool> {
+        const OPERATION: &str = "save checkpoint";
+        // The head only grows, so this needs no transaction.
+        if checkpoint.seq > self.head(room).await?.seq {
+            return Ok(false);
+        }
+        let state = serde_json::to_vec(&checkpoint.state)
+            .map_err(|e| PortError::fatal("encode checkpoint", e))?;
+        let generation = ObjectId::new();
+        let prefix = chunks_prefix(room, generation);
+        let mut chunks = 0_i64;
+        for data in state.chunks(CHUNK_BYTES) {
+            let chunk = ChunkRow {
+                id: format!("{prefix}{chunks:06}"),
+                generation,
+                data: Binary {
+                    subtype: BinarySubtype::Generic,
+                    bytes: data.to_vec(),
+                },
+            };
+            bounded(OPERATION, async {
+                self.chunks.insert_one(chunk).await.map(|_| ())
+            })
+            .await?;
+            chunks += 1;
+        }
+        let seq = to_db(checkpoint.seq.0)?;
+        let switch = doc! { "$set": {
+            "epoch": to_db(checkpoint.epoch.0)?, "seq": seq, "generation": generation, "chunks": chunks,
+        } };
+        // One that is as new or newer does not match; then the upsert meets its `_id`.
+        let switched = bounded(OPERATION, async {
+            let outcome = self
+                .checkpoints
+                .find_one_and_update(doc! { "_id": room.as_str(), "seq": { "$lt": seq } }, switch)
+                .upsert(true)
+                .return_document(ReturnDocument::Before)
+                .await;
+            match outcome {
+                Ok(before) => Ok(Some(before)),
+                Err(e) if is_duplicate_key(&e) => Ok(None),
+                Err(e) => Err(e),
+            }
+        })
+        .await?;
+        let (kept, replaced) = match switched {
+            Some(before) => (true, before.map(|row| row.generation)),
+            None => (false, Some(generation)),
+        };
+        self.sweep_chunks(room, kept.then_some(generation), replaced)
+            .await;
+        Ok(kept)
+    }
+
+    /// Removes the chunks of `replaced`, and what saves that died left behind. The checkpoint is saved whether or not
+    /// this succeeds.
+    async fn sweep_chunks(
+        &self,
+        room: &RoomId,
+        current: Option<ObjectId>,
+        replaced: Option<ObjectId>,
+    ) {
+        let outcome = bounded("remove old checkpoint", async {
+            if let Some(replaced) = replaced {
+                let ids = beginning_with(&chunks_prefix(room, replaced));
+                self.chunks.delete_many(doc! { "_id": ids }).await?;
+            }
+            if let Some(current) = current {
+                let orphaned = doc! {
+                    "_id": beginning_with(&format!("{room}:")),
+                    "generation": { "$ne": current, "$lt": older_than(current, ORPHAN_AGE) },
+                };
+                self.chunks.delete_many(orphaned).await?;
+            }
+            Ok(())
+        })
+        .await;
+        if let Err(error) = outcome {
+            tracing::warn!(%room, %error, "old checkpoint chunks stay for the next save");
+        }
+    }
+}
+
+/// The least id made `age` before `id` was: an id begins with its time in seconds.
+fn older_than(id: ObjectId, age: Duration) -> ObjectId {
+    let made = id.timestamp().timestamp_millis() / 1_000;
+    let seconds = u32::try_from(made).unwrap_or(u32::MAX);
+    let before = seconds.saturating_sub(u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
+    let mut bytes = [0; 12];
+    bytes[..4].copy_from_slice(&before.to_be_bytes());
+    ObjectId::from_bytes(bytes)
+}
