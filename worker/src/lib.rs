@@ -1,1 +1,3 @@
-//! placeholder
+//! The worker: takes jobs from the queue and does them.
+
+pub mod sandbox;

@@ -1,0 +1,162 @@
+//! Accounting by control groups version 1: the hierarchies `memory`, `pids` and `cpuacct`.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use super::{Accounting, Group, Spent, files};
+use crate::sandbox::{Layer, LayerReport};
+
+/// In the order in which a box joins them.
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpuacct"];
+
+/// One folder of this helper in each hierarchy.
+#[derive(Debug)]
+pub struct CgroupV1 {
+    parents: [OwnedFd; 3],
+    folders: [OwnedFd; 3],
+    name: String,
+}
+
+impl CgroupV1 {
+    pub fn open() -> Result<Self, String> {
+        let mounts =
+            std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+        let own =
+            std::fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
+        let mut name = String::new();
+        let mut parents = Vec::new();
+        let mut folders = Vec::new();
+        for controller in CONTROLLERS {
+            let wanted = |kind: &str, options: &str| {
+                kind == "cgroup" && options.split(',').any(|option| option == controller)
+            };
+            let (point, root) = files::mount_of(&mounts, wanted)
+                .ok_or_else(|| format!("no `{controller}` hierarchy is mounted"))?;
+            let path = files::own_path(&own, controller)
+                .ok_or_else(|| format!("this process is in no `{controller}` group"))?;
+            let path = files::own_folder(&point, &root, &path);
+            let parent = files::open_folder(&path)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
+            files::sweep(parent.as_fd());
+            let (claimed, folder) = files::claim(parent.as_fd())
+                .map_err(|error| format!("no folder can be made in {}: {error}", path.display()))?;
+            name = claimed;
+            parents.push(parent);
+            folders.push(folder);
+        }
+        let three = |list: Vec<OwnedFd>| {
+            <[OwnedFd; 3]>::try_from(list).map_err(|_| "not three hierarchies".to_owned())
+        };
+        Ok(Self {
+            parents: three(parents)?,
+            folders: three(folders)?,
+            name,
+        })
+    }
+}
+
+impl Accounting for CgroupV1 {
+    fn layers(&self) -> Vec<LayerReport> {
+        [
+            Layer::MemoryControl,
+            Layer::ProcessControl,
+            Layer::CpuAccounting,
+        ]
+        .map(|layer| LayerReport::new(layer, Ok("cgroup v1".into())))
+        .into()
+    }
+
+    fn open(&self, number: u32) -> io::Result<Box<dyn Group>> {
+        let name = format!("box-{number}");
+        let mut own = Vec::with_capacity(3);
+        let mut parents = Vec::with_capacity(3);
+        let mut join = Vec::with_capacity(3);
+        for folder in &self.folders {
+            let made = files::make_folder_at(folder.as_fd(), &name)?;
+            join.push(files::open_for_writing_at(made.as_fd(), "cgroup.procs")?);
+            own.push(made);
+            parents.push(folder.try_clone()?);
+        }
+        let three = |list: Vec<OwnedFd>| {
+            <[OwnedFd; 3]>::try_from(list).map_err(|_| io::Error::other("not three hierarchies"))
+        };
+        Ok(Box::new(GroupV1 {
+            name,
+            parents: three(parents)?,
+            own: three(own)?,
+            join,
+            out_of_memory_before: 0,
+        }))
+    }
+
+    fn close(&self) {
+        for parent in &self.parents {
+            let _ = files::remove_folder_at(parent.as_fd(), &self.name);
+        }
+    }
+}
+
+struct GroupV1 {
+    name: String,
+    parents: [OwnedFd; 3],
+    own: [OwnedFd; 3],
+    join: Vec<OwnedFd>,
+    out_of_memory_before: u64,
+}
+
+impl Group for GroupV1 {
+    fn join_files(&self) -> Vec<RawFd> {
+        self.join.iter().map(AsRawFd::as_raw_fd).collect()
+    }
+
+    fn limit(&mut self, memory_bytes: u64, pids: u32) -> io::Result<()> {
+        let [memory, processes, _] = &self.own;
+        let limit = memory_bytes.to_string();
+        // Memory with swap may never be below memory alone, so the order depends on which way the limit moves.
+        if files::write_at(memory.as_fd(), "memory.limit_in_bytes", &limit).is_err() {
+            let _ = files::write_at(memory.as_fd(), "memory.memsw.limit_in_bytes", &limit);
+            files::write_at(memory.as_fd(), "memory.limit_in_bytes", &limit)?;
+        }
+        if files::write_at(memory.as_fd(), "memory.memsw.limit_in_bytes", &limit).is_err() {
+            // Swap accounting is off: at least prefer not to swap.
+            let _ = files::write_at(memory.as_fd(), "memory.swappiness", "0");
+        }
+        files::write_at(
+            processes.as_fd(),
+            "pids.max",
+            &(pids.saturating_add(1)).to_string(),
+        )
+    }
+
+    fn begin_step(&mut self) {
+        let [memory, ..] = &self.own;
+        let _ = files::write_at(memory.as_fd(), "memory.max_usage_in_bytes", "0");
+        self.join.clear();
+    }
+
+    fn spent(&mut self) -> Spent {
+        let [memory, processes, cpu] = &self.own;
+        let kills = files::read_at(memory.as_fd(), "memory.oom_control").ok();
+        let kills = kills
+            .and_then(|text| files::field(&text, "oom_kill"))
+            .unwrap_or(self.out_of_memory_before);
+        self.out_of_memory_before = kills;
+        Spent {
+            cpu_us: files::number_at(cpu.as_fd(), "cpuacct.usage").unwrap_or(0) / 1000,
+            out_of_memory: kills,
+            memory_peak_bytes: files::number_at(memory.as_fd(), "memory.max_usage_in_bytes")
+                .unwrap_or(0),
+            pids_peak: files::number_at(processes.as_fd(), "pids.peak")
+                .unwrap_or(0)
+                .saturating_sub(1),
+        }
+    }
+
+    fn remove(&mut self) -> io::Result<()> {
+        self.join.clear();
+        for parent in &self.parents {
+            files::remove_folder_at(parent.as_fd(), &self.name)?;
+        }
+        Ok(())
+    }
+}

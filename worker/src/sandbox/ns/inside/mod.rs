@@ -1,0 +1,186 @@
+//! A box from within: its first process, which builds the walls, waits for one program and obeys the helper.
+//!
+//! It is a clone of the helper and keeps nothing of it but one socket and the outputs. From [`walls::close`] on it has
+//! no privilege left and lives under the same seccomp filter and Landlock rules as the program it starts, so a
+//! program that took it over would gain nothing but lies to the helper.
+
+mod collect;
+mod process;
+mod syscalls;
+mod walls;
+mod work;
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::wire::{self, Failure, FileHead, Filled, Inbox, Kind, StepOrder};
+use crate::sandbox::sys;
+use crate::sandbox::{ArtifactRequest, LayerReport, Limits};
+
+pub use syscalls::Filters;
+
+/// Descriptors of a box, the same in every one.
+const SOCKET: RawFd = 3;
+const STDOUT: RawFd = 4;
+const STDERR: RawFd = 5;
+const FIRST_OTHER: RawFd = 6;
+/// Where descriptors wait while the numbers above are filled.
+const ASIDE: RawFd = 64;
+/// How long a box waits for its user to be mapped.
+const ENTER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the helper prepared for a new box; lives in the copied memory.
+#[derive(Debug)]
+pub struct Birth<'a> {
+    pub socket: BorrowedFd<'a>,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    /// Files into which to write ourselves, to be counted from the start.
+    pub join: Vec<RawFd>,
+    pub limits: Limits,
+    pub filters: &'a Filters,
+    /// Inodes of the helper's namespaces, to see that ours are others.
+    pub helper_namespaces: &'a walls::Namespaces,
+    /// Whether this box's host user is nobody else's.
+    pub own_host_user: bool,
+}
+
+pub use walls::Namespaces;
+
+/// The life of a box. Ends when the helper goes away.
+pub fn live(birth: &Birth<'_>) -> ! {
+    let code = match settle(birth) {
+        Ok(layers) => match wire::message(Kind::BoxReady, &layers).and_then(|frame| say(&frame)) {
+            Ok(()) => obey(),
+            Err(_) => 1,
+        },
+        Err(reason) => {
+            // The helper may be gone; there is nobody else to tell.
+            let _ = fail(None, reason);
+            1
+        }
+    };
+    sys::exit_now(code)
+}
+
+/// Takes its descriptors, waits to be mapped and builds the walls.
+fn settle(birth: &Birth<'_>) -> Result<Vec<LayerReport>, String> {
+    place_descriptors(birth).map_err(|error| format!("descriptors: {error}"))?;
+    let mut inbox = Inbox::new(16);
+    let timeout =
+        rustix::event::Timespec::try_from(ENTER_TIMEOUT).map_err(|error| error.to_string())?;
+    let helper = socket();
+    let mut wait = [rustix::event::PollFd::new(
+        &helper,
+        rustix::event::PollFlags::IN,
+    )];
+    match rustix::event::poll(&mut wait, Some(&timeout)) {
+        Ok(1) => {}
+        _ => return Err("nobody mapped this box's user".into()),
+    }
+    match (inbox.fill(socket()), inbox.next()) {
+        (Ok(Filled::Some), Ok(Some((Kind::Enter, _)))) => {}
+        _ => return Err("the helper said something unexpected".into()),
+    }
+    walls::close(birth)
+}
+
+fn socket() -> BorrowedFd<'static> {
+    sys::descriptor(SOCKET)
+}
+
+/// Moves what the box needs to fixed numbers, joins its groups and closes everything else of the helper's.
+fn place_descriptors(birth: &Birth<'_>) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    for file in &birth.join {
+        rustix::io::write(sys::descriptor(*file), b"0")?;
+    }
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR,
+        rustix::fs::Mode::empty(),
+    )?;
+    let sources = [
+        &null.as_raw_fd(),
+        &null.as_raw_fd(),
+        &null.as_raw_fd(),
+        &birth.socket.as_raw_fd(),
+        &birth.stdout.as_raw_fd(),
+        &birth.stderr.as_raw_fd(),
+    ];
+    // First out of the way of each other, then to their places.
+    for (source, number) in sources.iter().zip(ASIDE..) {
+        sys::place_descriptor(**source, number)?;
+    }
+    for (target, number) in (0..FIRST_OTHER).zip(ASIDE..) {
+        sys::place_descriptor(number, target)?;
+    }
+    std::mem::forget(null);
+    sys::close_from(FIRST_OTHER)?;
+    rustix::io::ioctl_fionbio(socket(), false)?;
+    Ok(())
+}
+
+fn say(frame: &[u8]) -> io::Result<()> {
+    let mut rest = frame;
+    while !rest.is_empty() {
+        match rustix::io::write(socket(), rest) {
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn fail(field: Option<String>, reason: String) -> io::Result<()> {
+    say(&wire::message(Kind::BoxFailed, &Failure { field, reason })?)
+}
+
+/// Does what the helper says until it goes away. Returns the exit code.
+fn obey() -> i32 {
+    let mut inbox = Inbox::new(wire::MAX_PROGRAM_BYTES);
+    loop {
+        match inbox.next() {
+            Ok(Some((kind, body))) => match act(kind, body) {
+                Ok(()) => continue,
+                Err(_) => return 1,
+            },
+            Ok(None) => {}
+            Err(_) => return 1,
+        }
+        match inbox.fill(socket()) {
+            Ok(Filled::Some) => {}
+            Ok(Filled::Nothing | Filled::End) | Err(_) => return 0,
+        }
+    }
+}
+
+fn act(kind: Kind, body: Bytes) -> io::Result<()> {
+    match kind {
+        Kind::Files => {
+            let (files, contents): (Vec<FileHead>, Bytes) = wire::parse_with(body)?;
+            match work::write_files(&files, contents) {
+                Ok(()) => Ok(()),
+                Err(refusal) => {
+                    fail(Some(refusal.field), refusal.reason)?;
+                    Err(io::ErrorKind::Other.into())
+                }
+            }
+        }
+        Kind::Step => {
+            let (order, input): (StepOrder, Bytes) = wire::parse_with(body)?;
+            let end = process::run(&order, &input);
+            say(&wire::message(Kind::StepEnd, &end)?)
+        }
+        Kind::Collect => {
+            let request: ArtifactRequest = wire::parse(&body)?;
+            let skipped = collect::collect(&request, say)?;
+            say(&wire::message(Kind::Collected, &skipped)?)
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}

@@ -1,0 +1,755 @@
+//! One program on its way through a box: files, steps, limits, artifacts, and the report at the end.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use atelier_shared::domain::job::Usage;
+use bytes::Bytes;
+use rustix::event::epoll::EventFlags;
+
+use super::boxes::State;
+use super::watch::{Source, Watch};
+use super::{REFILL_DELAY, Supervisor, TICK, UNAIDED_TICK};
+use crate::sandbox::ns::accounting::Spent;
+use crate::sandbox::ns::wire::{
+    self, CHUNK_BYTES, Done, Failure, Filled, Inbox, Kind, MAX_PROGRAM_BYTES, Outbox, OutputHead,
+    ProgramHead, StepEnd, StepOrder, StepReport,
+};
+use crate::sandbox::{Channel, Limits, Skipped, StepKind, Verdict};
+
+/// Bytes waiting for a slow worker beyond which a box's output is left in its pipe.
+const BACKLOG_BYTES: usize = 512 * 1024;
+/// How long bringing out files may take.
+const COLLECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a program is.
+enum Phase {
+    /// Its frame is still coming in.
+    Arriving,
+    /// For a box.
+    Waiting,
+    /// In a step.
+    Step(Running),
+    /// Its files are brought out.
+    Collecting { deadline: Instant },
+    /// Its last frame is going out.
+    Leaving,
+}
+
+/// A step under way.
+struct Running {
+    kind: StepKind,
+    limits: Limits,
+    started: Instant,
+    deadline: Instant,
+    next_tick: Instant,
+    before: Spent,
+    /// Bytes of standard output and error so far.
+    offsets: [u64; 2],
+    truncated: bool,
+    /// Why we killed it.
+    verdict: Option<Verdict>,
+}
+
+/// One program.
+pub struct Job {
+    stream: Watch,
+    inbox: Inbox,
+    outbox: Outbox,
+    phase: Phase,
+    /// Whether the worker has closed its side: it wants the end, whatever it is.
+    cancelled: bool,
+    program: Option<(ProgramHead, Bytes)>,
+    seat: Option<u64>,
+    compile: Option<StepReport>,
+    run: Option<StepReport>,
+    skipped: Vec<Skipped>,
+}
+
+impl Job {
+    pub fn next_time(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Step(step) if step.verdict.is_none() => Some(step.deadline.min(step.next_tick)),
+            Phase::Collecting { deadline } => Some(*deadline),
+            _ => None,
+        }
+    }
+
+    fn throttled(&self) -> bool {
+        self.outbox.len() > BACKLOG_BYTES
+    }
+}
+
+impl Supervisor {
+    /// A new program's socket.
+    pub(super) fn open_job(&mut self, socket: OwnedFd) {
+        let id = self.take_id();
+        let stream = rustix::io::ioctl_fionbio(&socket, true)
+            .map_err(Into::into)
+            .and_then(|()| Watch::owning(&self.epoll, socket, id, Source::Job, EventFlags::IN));
+        // Without a place in the loop it is closed, which the worker takes for a lost program.
+        let Ok(stream) = stream else { return };
+        self.jobs.insert(
+            id,
+            Job {
+                stream,
+                inbox: Inbox::new(MAX_PROGRAM_BYTES),
+                outbox: Outbox::default(),
+                phase: Phase::Arriving,
+                cancelled: false,
+                program: None,
+                seat: None,
+                compile: None,
+                run: None,
+                skipped: Vec::new(),
+            },
+        );
+        self.hear_job(id, EventFlags::IN);
+    }
+
+    /// The program's socket can be read or written.
+    pub(super) fn hear_job(&mut self, id: u64, flags: EventFlags) {
+        if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+            // Nobody is left to hear the end.
+            return self.drop_job(id);
+        }
+        if flags.contains(EventFlags::OUT) {
+            self.send(id);
+        }
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        while !job.cancelled {
+            match job.inbox.fill(job.stream.fd()) {
+                Ok(Filled::Some) => {}
+                Ok(Filled::Nothing) => break,
+                Ok(Filled::End) | Err(_) => job.cancelled = true,
+            }
+        }
+        if matches!(job.phase, Phase::Arriving) {
+            match job.inbox.next() {
+                Ok(Some((Kind::Program, body))) => match wire::parse_with::<ProgramHead>(body) {
+                    Ok(program) => {
+                        job.program = Some(program);
+                        job.phase = Phase::Waiting;
+                        self.find_box(id);
+                    }
+                    Err(_) => return self.drop_job(id),
+                },
+                Ok(None) => {}
+                Ok(Some(_)) | Err(_) => return self.drop_job(id),
+            }
+        }
+        self.cancel_if_asked(id);
+        self.refresh(id);
+    }
+
+    fn cancel_if_asked(&mut self, id: u64) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if !job.cancelled {
+            return;
+        }
+        match &mut job.phase {
+            Phase::Arriving => self.drop_job(id),
+            Phase::Waiting => {
+                self.queue.retain(|waiting| *waiting != id);
+                self.finish_job(id);
+            }
+            Phase::Step(_) => self.stop(id, Verdict::Cancelled),
+            Phase::Collecting { .. } => self.finish_job(id),
+            Phase::Leaving => {}
+        }
+    }
+
+    fn find_box(&mut self, id: u64) {
+        let Some((program, _)) = self.jobs.get(&id).and_then(|job| job.program.as_ref()) else {
+            return;
+        };
+        let (limits, usual) = (program.limits, self.configuration.usual);
+        if limits.disk_bytes == usual.disk_bytes && limits.inodes == usual.inodes {
+            self.queue.push_back(id);
+            return self.start_waiting();
+        }
+        match self.give_birth(limits, Some(id)) {
+            Ok(seat) => {
+                if let Some(job) = self.jobs.get_mut(&id) {
+                    job.seat = Some(seat);
+                }
+            }
+            Err(error) => self.fail_job(
+                id,
+                Failure {
+                    field: None,
+                    reason: format!("a box can't be built: {error}"),
+                },
+            ),
+        }
+    }
+
+    /// Gives waiting programs to ready boxes.
+    pub(super) fn start_waiting(&mut self) {
+        while !self.queue.is_empty() && self.running() < self.slots {
+            let ready = self
+                .boxes
+                .iter()
+                .find(|(_, seat)| seat.state == State::Ready && !seat.made_to_measure);
+            let Some((&seat, _)) = ready else {
+                self.refill_at = Some(Instant::now());
+                return;
+            };
+            if let Some(job) = self.queue.pop_front() {
+                self.start_job(job, seat);
+            }
+        }
+    }
+
+    /// Sends the files and the first step to a box.
+    pub(super) fn start_job(&mut self, id: u64, seat_id: u64) {
+        let Some(seat) = self.boxes.get_mut(&seat_id) else {
+            return;
+        };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            // Cancelled while its box was made.
+            return self.discard(seat_id);
+        };
+        let Some((program, contents)) = &mut job.program else {
+            return;
+        };
+        seat.state = State::Running;
+        seat.job = Some(id);
+        job.seat = Some(seat_id);
+        let files =
+            contents.slice((program.compile_input + program.run_input).min(contents.len())..);
+        if !program.files.is_empty() {
+            match wire::message_with(Kind::Files, &program.files, &[&files]) {
+                Ok(frame) => seat.outbox.push(frame),
+                Err(_) => return self.drop_job(id),
+            }
+            contents.truncate(program.compile_input + program.run_input);
+        }
+        let first = if program.compile.is_some() {
+            StepKind::Compile
+        } else {
+            StepKind::Run
+        };
+        self.start_step(id, first);
+        self.refill_at = Some(
+            self.refill_at
+                .unwrap_or_else(|| Instant::now() + REFILL_DELAY),
+        );
+    }
+
+    fn start_step(&mut self, id: u64, kind: StepKind) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let Some(seat) = job.seat.and_then(|seat| self.boxes.get_mut(&seat)) else {
+            return;
+        };
+        let Some((program, contents)) = &mut job.program else {
+            return;
+        };
+        let (step, input) = match kind {
+            StepKind::Compile => (
+                program.compile.clone().unwrap_or_default(),
+                wire::take(contents, program.compile_input),
+            ),
+            StepKind::Run => (program.run.clone(), wire::take(contents, program.run_input)),
+        };
+        let limits = match kind {
+            StepKind::Compile => program.compile_limits.unwrap_or(program.limits),
+            StepKind::Run => program.limits,
+        };
+        // Disk and processes are the box's.
+        let limits = Limits {
+            disk_bytes: program.limits.disk_bytes,
+            inodes: program.limits.inodes,
+            pids: program.limits.pids,
+            ..limits
+        };
+        let order = StepOrder {
+            step,
+            limits,
+            limit_data_segment: self.accounting.limits_data_segment(),
+        };
+        let frame = input.and_then(|input| wire::message_with(Kind::Step, &order, &[&input]));
+        let frame = frame.and_then(|frame| {
+            seat.group
+                .limit(limits.memory_bytes, limits.pids)
+                .map(|()| frame)
+        });
+        match frame {
+            Ok(frame) => seat.outbox.push(frame),
+            Err(error) => {
+                let reason = format!("limits can't be set: {error}");
+                return self.fail_job(
+                    id,
+                    Failure {
+                        field: None,
+                        reason,
+                    },
+                );
+            }
+        }
+        seat.group.begin_step();
+        let now = Instant::now();
+        let tick = if self.accounting.one_at_a_time() {
+            UNAIDED_TICK
+        } else {
+            TICK
+        };
+        job.phase = Phase::Step(Running {
+            kind,
+            limits,
+            started: now,
+            deadline: now + Duration::from_millis(limits.wall_ms),
+            next_tick: now + tick,
+            before: seat.group.spent(),
+            offsets: [0, 0],
+            truncated: false,
+            verdict: None,
+        });
+        let flushed = seat.outbox.flush(seat.socket.fd());
+        let seat_id = job.seat;
+        if let (Err(_), Some(seat)) = (flushed, seat_id) {
+            return self.discard(seat);
+        }
+        self.refresh(id);
+    }
+
+    /// Output of a step can be read.
+    pub(super) fn read_output(&mut self, seat_id: u64, source: Source) {
+        let Some(job) = self.boxes.get(&seat_id).and_then(|seat| seat.job) else {
+            return self.silence(seat_id, source);
+        };
+        if !self.read_once(seat_id, job, source) {
+            self.silence(seat_id, source);
+        }
+        self.send(job);
+        self.refresh(job);
+    }
+
+    fn silence(&mut self, seat_id: u64, source: Source) {
+        let Some(seat) = self.boxes.get_mut(&seat_id) else {
+            return;
+        };
+        match source {
+            Source::Stdout => seat.stdout = None,
+            _ => seat.stderr = None,
+        }
+    }
+
+    /// Reads what is there, up to a chunk. `false` at the end of the pipe.
+    fn read_once(&mut self, seat_id: u64, id: u64, source: Source) -> bool {
+        let mut buffer = [0; CHUNK_BYTES];
+        let Some(seat) = self.boxes.get(&seat_id) else {
+            return false;
+        };
+        let (pipe, channel) = match source {
+            Source::Stdout => (&seat.stdout, Channel::Stdout),
+            _ => (&seat.stderr, Channel::Stderr),
+        };
+        let Some(pipe) = pipe else { return false };
+        let length = match rustix::io::read(pipe.fd(), &mut buffer) {
+            Ok(0) => return false,
+            Ok(length) => length,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return true,
+            Err(_) => return false,
+        };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return true;
+        };
+        let Phase::Step(step) = &mut job.phase else {
+            return true;
+        };
+        let room = step
+            .limits
+            .output_bytes
+            .saturating_sub(step.offsets[0] + step.offsets[1]);
+        let kept = length.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let slot = usize::from(channel == Channel::Stderr);
+        if kept > 0 {
+            let head = OutputHead {
+                step: step.kind,
+                channel,
+                offset: step.offsets[slot],
+            };
+            job.outbox.push(wire::frame(
+                Kind::Output,
+                &[&head.encode(), buffer.get(..kept).unwrap_or_default()],
+            ));
+            step.offsets[slot] += kept as u64;
+        }
+        if kept < length {
+            step.truncated = true;
+            self.stop(id, Verdict::OutputLimit);
+        }
+        true
+    }
+
+    /// Reads everything a dead step left in its pipes.
+    fn drain(&mut self, seat_id: u64, id: u64) {
+        for source in [Source::Stdout, Source::Stderr] {
+            loop {
+                let Some(job) = self.jobs.get(&id) else {
+                    return;
+                };
+                let before = (
+                    job.outbox.len(),
+                    matches!(&job.phase, Phase::Step(step) if step.truncated),
+                );
+                // Once cut off, the rest is of no interest.
+                if before.1 || !self.read_once(seat_id, id, source) {
+                    break;
+                }
+                let Some(job) = self.jobs.get(&id) else {
+                    return;
+                };
+                if job.outbox.len() == before.0 {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Kills a step for a reason.
+    fn stop(&mut self, id: u64, verdict: Verdict) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if let Phase::Step(step) = &mut job.phase
+            && step.verdict.is_none()
+        {
+            step.verdict = Some(verdict);
+            if let Some(seat) = job.seat.and_then(|seat| self.boxes.get(&seat)) {
+                seat.kill();
+            }
+        }
+    }
+
+    /// A deadline or a tick has come.
+    pub(super) fn look_at_job(&mut self, id: u64, now: Instant) {
+        let tick = if self.accounting.one_at_a_time() {
+            UNAIDED_TICK
+        } else {
+            TICK
+        };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        match &mut job.phase {
+            Phase::Step(step) => {
+                let Some(seat) = job.seat.and_then(|seat| self.boxes.get_mut(&seat)) else {
+                    return;
+                };
+                step.next_tick = now + tick;
+                let spent = seat.group.spent();
+                if let Some(verdict) =
+                    exceeded(step, &spent).or((now >= step.deadline).then_some(Verdict::TimedOut))
+                {
+                    self.stop(id, verdict);
+                }
+            }
+            Phase::Collecting { .. } => {
+                job.skipped.push(Skipped {
+                    path: String::new(),
+                    reason: "bringing out files took too long".into(),
+                });
+                self.finish_job(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// A box with a program in it says something.
+    pub(super) fn job_hears(&mut self, seat_id: u64, kind: Kind, body: Bytes) {
+        let Some(id) = self.boxes.get(&seat_id).and_then(|seat| seat.job) else {
+            return;
+        };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        match (&job.phase, kind) {
+            (Phase::Step(_), Kind::StepEnd) => match wire::parse::<StepEnd>(&body) {
+                Ok(end) => self.end_step(seat_id, id, Some(end)),
+                Err(_) => self.discard(seat_id),
+            },
+            (Phase::Step(_), Kind::BoxFailed) => match wire::parse::<Failure>(&body) {
+                Ok(failure) => self.fail_job(id, failure),
+                Err(_) => self.discard(seat_id),
+            },
+            (Phase::Collecting { .. }, Kind::ArtifactPath | Kind::ArtifactData) => {
+                job.outbox.push(wire::frame(kind, &[&body]));
+                self.send(id);
+                self.refresh(id);
+            }
+            (Phase::Collecting { .. }, Kind::Collected) => {
+                job.skipped = wire::parse(&body).unwrap_or_default();
+                self.finish_job(id);
+            }
+            _ => self.discard(seat_id),
+        }
+    }
+
+    /// A box died under its program: because we killed it, because the kernel did, or for no reason we know.
+    pub(super) fn job_lost_its_box(&mut self, seat_id: u64) {
+        let Some(id) = self.boxes.get(&seat_id).and_then(|seat| seat.job) else {
+            return;
+        };
+        match self.jobs.get(&id).map(|job| &job.phase) {
+            Some(Phase::Step(_)) => self.end_step(seat_id, id, None),
+            Some(Phase::Collecting { .. }) => {
+                if let Some(job) = self.jobs.get_mut(&id) {
+                    job.skipped.push(Skipped {
+                        path: String::new(),
+                        reason: "the box ended before its files were out".into(),
+                    });
+                }
+                self.finish_job(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// A step is over. `end` is what its box saw; without one the box itself is dead.
+    fn end_step(&mut self, seat_id: u64, id: u64, end: Option<StepEnd>) {
+        self.drain(seat_id, id);
+        let (Some(seat), Some(job)) = (self.boxes.get_mut(&seat_id), self.jobs.get_mut(&id)) else {
+            return;
+        };
+        let spent = seat.group.spent();
+        let Phase::Step(step) = &job.phase else {
+            return;
+        };
+        let died = end.is_none();
+        let Some(report) = report(step, &spent, end) else {
+            let reason = "its box died, and not for memory".to_owned();
+            return self.fail_job(
+                id,
+                Failure {
+                    field: None,
+                    reason,
+                },
+            );
+        };
+        let passed = report.verdict == Verdict::Exited && report.exit_code == Some(0);
+        let kind = step.kind;
+        let exited = report.verdict == Verdict::Exited;
+        match kind {
+            StepKind::Compile => job.compile = Some(report),
+            StepKind::Run => job.run = Some(report),
+        }
+        if kind == StepKind::Compile && passed && !job.cancelled {
+            return self.start_step(id, StepKind::Run);
+        }
+        let request = job
+            .program
+            .as_ref()
+            .and_then(|(program, _)| program.artifacts.clone());
+        match request {
+            Some(request) if kind == StepKind::Run && exited && !died && !job.cancelled => {
+                job.phase = Phase::Collecting {
+                    deadline: Instant::now() + COLLECT_TIMEOUT,
+                };
+                match wire::message(Kind::Collect, &request) {
+                    Ok(frame) => seat.outbox.push(frame),
+                    Err(_) => return self.finish_job(id),
+                }
+                if seat.outbox.flush(seat.socket.fd()).is_err() {
+                    return self.discard(seat_id);
+                }
+                self.refresh(id);
+            }
+            _ => self.finish_job(id),
+        }
+    }
+
+    /// Sends the report and lets the box go.
+    fn finish_job(&mut self, id: u64) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let done = Done {
+            compile: job.compile.take(),
+            run: job.run.take(),
+            skipped: std::mem::take(&mut job.skipped),
+        };
+        match wire::message(Kind::Done, &done) {
+            Ok(frame) => self.say_goodbye(id, frame),
+            Err(_) => self.drop_job(id),
+        }
+    }
+
+    pub(super) fn fail_job(&mut self, id: u64, failure: Failure) {
+        match wire::message(Kind::Failed, &failure) {
+            Ok(frame) => self.say_goodbye(id, frame),
+            Err(_) => self.drop_job(id),
+        }
+    }
+
+    fn say_goodbye(&mut self, id: u64, frame: Vec<u8>) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        job.outbox.push(frame);
+        job.phase = Phase::Leaving;
+        let seat = job.seat.take();
+        // The answer first, the clearing up after.
+        self.send(id);
+        self.release(seat);
+    }
+
+    fn drop_job(&mut self, id: u64) {
+        self.queue.retain(|waiting| *waiting != id);
+        let seat = self.jobs.remove(&id).and_then(|job| job.seat);
+        self.release(seat);
+    }
+
+    fn release(&mut self, seat_id: Option<u64>) {
+        let Some(seat_id) = seat_id else { return };
+        if let Some(seat) = self.boxes.get_mut(&seat_id) {
+            seat.job = None;
+            if seat.state != State::Preparing {
+                seat.state = State::Dying;
+            }
+            seat.kill();
+        }
+        self.start_waiting();
+    }
+
+    /// Writes to the worker what it takes; a program whose last frame is out is done.
+    fn send(&mut self, id: u64) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if job.outbox.flush(job.stream.fd()).is_err() {
+            return self.drop_job(id);
+        }
+        if matches!(job.phase, Phase::Leaving) && job.outbox.is_empty() {
+            self.drop_job(id);
+        }
+    }
+
+    /// Asks the loop for what this program and its box can use now.
+    fn refresh(&mut self, id: u64) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let mut wanted = EventFlags::empty();
+        if !job.cancelled {
+            wanted |= EventFlags::IN;
+        }
+        if !job.outbox.is_empty() {
+            wanted |= EventFlags::OUT;
+        }
+        job.stream.want(&self.epoll, wanted);
+        if let Some(seat) = job.seat {
+            self.set_interest(seat);
+        }
+    }
+
+    pub(super) fn set_interest(&mut self, seat_id: u64) {
+        let Some(seat) = self.boxes.get_mut(&seat_id) else {
+            return;
+        };
+        let throttled = seat
+            .job
+            .and_then(|job| self.jobs.get(&job))
+            .is_some_and(Job::throttled);
+        let reading = if throttled {
+            EventFlags::empty()
+        } else {
+            EventFlags::IN
+        };
+        for pipe in [&mut seat.stdout, &mut seat.stderr].into_iter().flatten() {
+            pipe.want(&self.epoll, reading);
+        }
+        let writing = if seat.outbox.is_empty() {
+            EventFlags::empty()
+        } else {
+            EventFlags::OUT
+        };
+        seat.socket.want(&self.epoll, reading | writing);
+    }
+}
+
+/// Which limit the counters are beyond.
+fn exceeded(step: &Running, spent: &Spent) -> Option<Verdict> {
+    if spent.out_of_memory > step.before.out_of_memory {
+        Some(Verdict::OutOfMemory)
+    } else if spent.cpu_us.saturating_sub(step.before.cpu_us)
+        >= step.limits.cpu_ms.saturating_mul(1000)
+    {
+        Some(Verdict::CpuExceeded)
+    } else {
+        None
+    }
+}
+
+/// Judges a step. `None` when its box died and nobody knows why.
+fn report(step: &Running, spent: &Spent, end: Option<StepEnd>) -> Option<StepReport> {
+    let limits = &step.limits;
+    let by_counters = exceeded(step, spent);
+    let end = end.unwrap_or(StepEnd {
+        exit_code: None,
+        signal: None,
+        refusal: None,
+        wall_us: u64::try_from(step.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+    });
+    let verdict = if let Some(ours) = step.verdict {
+        ours
+    } else if end.refusal.is_some() {
+        Verdict::NotStarted
+    } else if by_counters == Some(Verdict::OutOfMemory) {
+        Verdict::OutOfMemory
+    } else if end.exit_code.is_some() {
+        Verdict::Exited
+    } else if end.signal == Some(libc::SIGXCPU)
+        || (end.signal == Some(libc::SIGKILL) && by_counters.is_some())
+    {
+        Verdict::CpuExceeded
+    } else if end.signal.is_some() {
+        Verdict::Signaled
+    } else {
+        // The box's first process can't be killed from inside, except by the kernel for want of memory.
+        by_counters?
+    };
+    let message = match verdict {
+        Verdict::TimedOut => Some(format!("killed after {} ms", limits.wall_ms)),
+        Verdict::CpuExceeded => Some(format!("killed after {} ms of CPU time", limits.cpu_ms)),
+        Verdict::OutOfMemory => Some(format!(
+            "killed beyond {} bytes of memory",
+            limits.memory_bytes
+        )),
+        Verdict::OutputLimit => Some(format!(
+            "killed after {} bytes of output",
+            limits.output_bytes
+        )),
+        Verdict::Cancelled => Some("cancelled".to_owned()),
+        Verdict::NotStarted => end.refusal.clone(),
+        Verdict::Exited | Verdict::Signaled => None,
+    };
+    let ours = !matches!(
+        verdict,
+        Verdict::Exited | Verdict::Signaled | Verdict::NotStarted
+    );
+    Some(StepReport {
+        verdict,
+        exit_code: if verdict == Verdict::Exited {
+            end.exit_code
+        } else {
+            None
+        },
+        signal: end.signal.or(ours.then_some(libc::SIGKILL)),
+        truncated: step.truncated,
+        usage: Usage {
+            wall_ms: end.wall_us / 1000,
+            cpu_ms: spent.cpu_us.saturating_sub(step.before.cpu_us) / 1000,
+            max_memory_bytes: spent.memory_peak_bytes,
+            pids_max: spent.pids_peak,
+        },
+        message,
+    })
+}
