@@ -7,14 +7,15 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use atelier_shared::domain::ids::{ClientId, ConnectionId, Seq, UserId};
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq, UserId};
 use bytes::{Buf, Bytes};
 use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::actor::BoardSnapshot;
 use super::ring::{Feed, Frame};
 use super::websocket;
 
@@ -48,8 +49,6 @@ pub struct Outbound {
     blocked: bool,
     /// The next frame of the ring.
     pub cursor: u64,
-    /// Own entries before this index are delivered like anybody's: they were missed, and asked for by `resume`.
-    pub own_until: u64,
     /// The version of the latest values that were delivered.
     pub latest_seen: u64,
     /// The last entry that was delivered.
@@ -66,12 +65,32 @@ pub struct Connection {
     pub user_id: UserId,
     stream: TcpStream,
     out: Mutex<Outbound>,
-    /// Wakes the connection's own task: there is something to drain, or to close.
+    /// What the connection's own task is to begin (again) with.
+    start: Mutex<Option<Box<Start>>>,
+    /// Wakes the connection's own task: there is something to begin, to drain or to close.
     pub wake: Notify,
+    /// Somebody wants to know whether this socket is alive: its next sign of life is to be told.
+    pub challenged: AtomicBool,
+    /// Its person was dropped from presence for silence; the next message brings them back.
+    pub dropped: AtomicBool,
     /// Last message of any kind, pongs included, milliseconds since 1970.
     pub heard_ms: AtomicI64,
     /// Last application message: what keeps its person present.
     pub spoke_ms: AtomicI64,
+}
+
+/// Where a connection begins in the feed, and what it is told before: put together by the room, carried out by the
+/// connection's own task.
+#[derive(Debug)]
+pub struct Start {
+    pub first: Vec<Bytes>,
+    pub board: Option<Arc<BoardSnapshot>>,
+    /// Entries of this epoch after `.1` come from the log, up to `delivered`.
+    pub replay: Option<(Epoch, Seq)>,
+    pub last: Vec<Bytes>,
+    pub cursor: u64,
+    pub latest_seen: u64,
+    pub delivered: Seq,
 }
 
 /// How a write attempt ended.
@@ -98,6 +117,8 @@ pub struct Tick {
     pub joined: Bytes,
     /// Those who caused something in this tick and so get something else.
     pub origins: Vec<ConnectionId>,
+    /// Frames in `joined`.
+    pub frames: u64,
 }
 
 impl Connection {
@@ -119,12 +140,14 @@ impl Connection {
                 phase: Phase::Loading,
                 blocked: true,
                 cursor: 0,
-                own_until: 0,
                 latest_seen: 0,
                 delivered: Seq(0),
                 stuck_since_ms: 0,
             }),
+            start: Mutex::new(None),
             wake: Notify::new(),
+            challenged: AtomicBool::new(false),
+            dropped: AtomicBool::new(false),
             heard_ms: AtomicI64::new(now_ms),
             spoke_ms: AtomicI64::new(now_ms),
         })
@@ -138,15 +161,38 @@ impl Connection {
         self.out.lock().phase
     }
 
-    /// Changes where the connection stands; its own task is woken to act on it.
-    pub fn set(&self, change: impl FnOnce(&mut Outbound)) {
-        let mut out = self.out.lock();
-        if out.phase != Phase::Closing {
-            change(&mut out);
-            out.blocked |= out.phase != Phase::Live;
+    /// Takes the connection out of the fan-out and has its own task begin anew.
+    pub fn begin(&self, start: Start) {
+        {
+            let mut out = self.out.lock();
+            if out.phase == Phase::Closing {
+                return;
+            }
+            out.phase = Phase::Loading;
+            out.blocked = true;
         }
-        drop(out);
+        *self.start.lock() = Some(Box::new(start));
         self.wake.notify_one();
+    }
+
+    pub fn take_start(&self) -> Option<Box<Start>> {
+        self.start.lock().take()
+    }
+
+    /// The own task has put the first frames together, or replayed up to `delivered`: from `cursor` on it is the ring's.
+    pub fn follow(&self, cursor: u64, latest_seen: Option<u64>, delivered: Seq) {
+        let mut out = self.out.lock();
+        if matches!(out.phase, Phase::Loading | Phase::Behind) {
+            out.phase = Phase::Live;
+            out.cursor = cursor;
+            out.latest_seen = latest_seen.unwrap_or(out.latest_seen);
+            out.delivered = delivered;
+        }
+    }
+
+    /// The entries up to here were replayed.
+    pub fn replayed(&self, delivered: Seq) {
+        self.out.lock().delivered = delivered;
     }
 
     /// Sends a frame to this connection alone, behind what it is owed already.
@@ -310,9 +356,8 @@ impl Outbound {
             if self.unsent_bytes >= limit {
                 return true;
             }
-            let own = self.cursor < self.own_until;
             self.cursor += 1;
-            self.take(frame, id, person, own);
+            self.take(frame, id, person);
         }
         for latest in feed.latest.since(self.latest_seen) {
             if latest.origin != Some(id) {
@@ -323,7 +368,7 @@ impl Outbound {
         true
     }
 
-    fn take(&mut self, frame: &Frame, id: ConnectionId, person: UserId, own: bool) {
+    fn take(&mut self, frame: &Frame, id: ConnectionId, person: UserId) {
         if let Some(seq) = frame.seq {
             // Replayed from the log already.
             if seq <= self.delivered {
@@ -331,7 +376,7 @@ impl Outbound {
             }
             self.delivered = seq;
         }
-        if let Some(bytes) = frame.for_reader(id, person, own) {
+        if let Some(bytes) = frame.for_reader(id, person, false) {
             self.push(bytes.clone());
         }
     }

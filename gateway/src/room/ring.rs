@@ -16,8 +16,16 @@ pub struct Frame {
     /// The connection that caused it: it gets `instead` (its `ack`), or nothing.
     pub origin: Option<ConnectionId>,
     pub instead: Option<Bytes>,
-    /// `None`: everybody.
-    pub audience: Option<Vec<UserId>>,
+    pub audience: Audience,
+}
+
+/// Whom a frame is for.
+#[derive(Debug, Clone)]
+pub enum Audience {
+    All,
+    /// Nobody but the origin, which gets `instead`.
+    Origin,
+    People(Vec<UserId>),
 }
 
 impl Frame {
@@ -28,25 +36,33 @@ impl Frame {
             seq: None,
             origin,
             instead: None,
-            audience: None,
+            audience: Audience::All,
         }
     }
 
-    /// What this reader gets of it, if anything. `own`: entries of its own are to be delivered as to anybody.
+    /// A frame that only `origin` gets, at its place between the others.
+    pub fn to_origin(bytes: Bytes, origin: ConnectionId) -> Self {
+        Self {
+            bytes: Bytes::new(),
+            seq: None,
+            origin: Some(origin),
+            instead: Some(bytes),
+            audience: Audience::Origin,
+        }
+    }
+
+    /// What this reader gets of it, if anything. `own`: what it caused itself is to be delivered as to anybody (it was
+    /// missed, and asked for by `resume`).
     pub fn for_reader(&self, reader: ConnectionId, person: UserId, own: bool) -> Option<&Bytes> {
         if self.origin == Some(reader) && !own {
             return self.instead.as_ref();
         }
-        let visible = self
-            .audience
-            .as_ref()
-            .is_none_or(|people| people.contains(&person));
+        let visible = match &self.audience {
+            Audience::All => true,
+            Audience::Origin => false,
+            Audience::People(people) => people.contains(&person),
+        };
         visible.then_some(&self.bytes)
-    }
-
-    /// Does every reader but the origin get the same bytes?
-    pub fn is_for_all(&self) -> bool {
-        self.audience.is_none()
     }
 }
 
@@ -90,13 +106,6 @@ impl Ring {
         self.bytes += frame.bytes.len();
         self.frames.push_back(frame);
         while self.bytes > self.limit && self.frames.len() > 1 {
-            self.drop_first();
-        }
-    }
-
-    /// Drops frames that every reader has passed, so that a quiet room holds little.
-    pub fn keep_from(&mut self, index: u64, keep_bytes: usize) {
-        while self.start < index && self.bytes > keep_bytes {
             self.drop_first();
         }
     }

@@ -1,0 +1,442 @@
+//! One task owns one room on this pod: it takes commands and deliveries, and decides when the fan-out writes.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use atelier_shared::domain::entry::{Entry, Record};
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
+use atelier_shared::domain::presence::Member;
+use atelier_shared::domain::room::Room;
+use atelier_shared::domain::signal::Signal;
+use atelier_shared::domain::state::RoomState;
+use atelier_shared::ports::{Appended, Delivery, LogHead, Refusal, Result, Subscription};
+use atelier_shared::recovery;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use parking_lot::RwLock;
+use tokio::sync::{OnceCell, mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::fanout::HOT_WINDOW;
+use super::json::incoming::{Durable, Ephemeral, Join};
+use super::registry::{Handle, Rooms, Shared};
+use super::ring::{Feed, LatestValues, Ring};
+use crate::identity::Principal;
+
+/// Commands or deliveries taken in one go before the fan-out gets its turn.
+const TAKE_AT_ONCE: usize = 256;
+/// How often a room looks after its connections, its people and its log.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// A room without connections stays loaded for so long.
+pub const LINGER: Duration = Duration::from_secs(30);
+
+/// What connections and the edge ask of a room.
+#[derive(Debug)]
+pub enum Command {
+    Enter(Box<Enter>),
+    Leave {
+        connection: ConnectionId,
+    },
+    Join {
+        connection: ConnectionId,
+        join: Join,
+    },
+    Resume {
+        connection: ConnectionId,
+        epoch: Epoch,
+        seq: Seq,
+    },
+    Renewed {
+        connection: ConnectionId,
+        principal: Box<Principal>,
+    },
+    Ephemeral {
+        connection: ConnectionId,
+        value: Ephemeral,
+    },
+    Durable {
+        connection: ConnectionId,
+        message: Box<Durable>,
+    },
+    /// A replay reached the present: the connection wants to know who is here now.
+    Users {
+        connection: ConnectionId,
+    },
+    Members {
+        reply: oneshot::Sender<Vec<Member>>,
+    },
+    /// Is this connection, on whichever pod, still there? Answered only if it is.
+    Challenge {
+        connection: ConnectionId,
+        reply: oneshot::Sender<()>,
+    },
+    /// A challenged socket answered.
+    Alive {
+        connection: ConnectionId,
+    },
+}
+
+/// Somebody comes in, admitted and with an open socket.
+#[derive(Debug)]
+pub struct Enter {
+    pub connection: Arc<Connection>,
+    pub member: Member,
+    pub principal: Principal,
+    pub room: Room,
+    pub resume: Option<(Epoch, Seq)>,
+    pub resume_token: String,
+}
+
+/// A connection as its room sees it.
+#[derive(Debug)]
+pub struct Local {
+    pub connection: Arc<Connection>,
+    pub member: Member,
+    pub principal: Principal,
+    pub resume_token: String,
+    /// Told that its token runs out.
+    pub warned: bool,
+    /// Silent for so long that others were told it left; it comes back with its next message.
+    pub dropped: bool,
+    /// What others see of it changed and is not in presence yet.
+    pub changed: bool,
+    pub pinged_ms: i64,
+}
+
+/// A record on its way into the log.
+#[derive(Debug)]
+pub struct Pending {
+    pub record: Record,
+    pub since: Instant,
+}
+
+/// The drawing at one seq, encoded once for however many join.
+#[derive(Debug)]
+pub struct BoardSnapshot {
+    pub seq: Seq,
+    pub strokes: Vec<Arc<atelier_shared::domain::board::Stroke>>,
+    pub frames: OnceCell<Vec<Bytes>>,
+}
+
+/// What came of work that the room's task did not wait for.
+pub enum Done {
+    Appended {
+        batch: Vec<Pending>,
+        result: Result<(Vec<Appended>, bool), Refusal>,
+    },
+    /// Entries read back for a hole; `None`: another epoch.
+    Repaired(Result<Option<Vec<Entry>>>),
+    Head(Result<Option<LogHead>>),
+    Activated(Result<Box<(LogHead, RoomState, Seq)>>),
+    People(Result<Vec<Member>>),
+    RoomRow(Result<Option<Room>>),
+    Published,
+    Nothing,
+}
+
+pub struct Actor {
+    pub rooms: Rooms,
+    pub room: Room,
+    pub shared: Arc<Shared>,
+    pub head: LogHead,
+    /// All up to here is folded into `state` and pushed to the ring (or held for the drawing window).
+    pub applied: Seq,
+    pub state: RoomState,
+    pub board: Option<Arc<BoardSnapshot>>,
+    /// Everybody who has joined, on any pod.
+    pub members: BTreeMap<ClientId, Member>,
+    pub locals: HashMap<ConnectionId, Local>,
+    /// The sockets in fan-out order.
+    pub sockets: Vec<Arc<Connection>>,
+    pub mailbox: mpsc::Receiver<Command>,
+    pub subscription: Subscription,
+    pub work: FuturesUnordered<BoxFuture<'static, Done>>,
+    pub pending: VecDeque<Pending>,
+    pub appending: bool,
+    /// No append before this: the store was away.
+    pub append_after: Option<Instant>,
+    /// Entries that came before their predecessors.
+    pub ahead: BTreeMap<Seq, Entry>,
+    pub hole_since: Option<Instant>,
+    pub repairing: bool,
+    pub activating: bool,
+    pub head_behind: bool,
+    /// Draws of the present window, in seq order.
+    pub draws: Vec<Entry>,
+    pub draws_acked: usize,
+    pub draw_window_until: Instant,
+    /// Signals to other pods: in order, and the latest of each ephemeral kind.
+    pub signals: VecDeque<Signal>,
+    pub publishing: bool,
+    pub challenges: Vec<(ConnectionId, oneshot::Sender<()>)>,
+    /// The ring's end and the latest version at the last fan-out.
+    pub told: (u64, u64),
+    pub last_fan_out: Instant,
+    pub next_housekeeping: Instant,
+    pub beats: u64,
+    pub empty_since: Option<Instant>,
+    pub closed: bool,
+}
+
+impl Actor {
+    /// Loads a room: subscribes first, then brings log and archive into agreement, then folds.
+    pub async fn start(rooms: Rooms, room: Room, mailbox: usize) -> Result<Handle> {
+        let b = &rooms.backends;
+        let subscription = b.log.subscribe(&room.id).await?;
+        let (head, state, applied) = load(&rooms, &room, None).await?;
+        let members = b.presence.members(&room.id).await?;
+        let (sender, receiver) = mpsc::channel(mailbox);
+        let shared = Arc::new(Shared {
+            id: room.id.clone(),
+            feed: RwLock::new(Feed {
+                ring: Ring::new(rooms.config.room_ring_bytes(), applied),
+                latest: LatestValues::default(),
+            }),
+        });
+        let now = Instant::now();
+        let actor = Self {
+            shared: shared.clone(),
+            head,
+            applied,
+            state,
+            board: None,
+            members: members
+                .into_iter()
+                .filter(|m| m.joined)
+                .map(|m| (m.client_id.clone(), m))
+                .collect(),
+            locals: HashMap::new(),
+            sockets: Vec::new(),
+            mailbox: receiver,
+            subscription,
+            work: FuturesUnordered::new(),
+            pending: VecDeque::new(),
+            appending: false,
+            append_after: None,
+            ahead: BTreeMap::new(),
+            hole_since: None,
+            repairing: false,
+            activating: false,
+            head_behind: false,
+            draws: Vec::new(),
+            draws_acked: 0,
+            draw_window_until: now,
+            signals: VecDeque::new(),
+            publishing: false,
+            challenges: Vec::new(),
+            told: (0, 0),
+            last_fan_out: now,
+            next_housekeeping: now + HOUSEKEEPING,
+            beats: 0,
+            empty_since: Some(now),
+            closed: false,
+            room,
+            rooms: rooms.clone(),
+        };
+        rooms.metrics.rooms.inc();
+        rooms.tasks.spawn(actor.run());
+        Ok(Handle {
+            mailbox: sender,
+            shared,
+        })
+    }
+
+    async fn run(mut self) {
+        loop {
+            let due = self.next_due();
+            tokio::select! {
+                command = self.mailbox.recv() => match command {
+                    Some(command) => self.take_commands(command),
+                    None => break,
+                },
+                delivery = self.subscription.next() => match delivery {
+                    Some(delivery) => self.take_deliveries(delivery),
+                    None => {
+                        self.close_all(4503, "this server is going away");
+                        break;
+                    }
+                },
+                Some(done) = self.work.next(), if !self.work.is_empty() => self.finish(done),
+                () = tokio::time::sleep_until(due) => {}
+            }
+            let now = Instant::now();
+            if now >= self.next_housekeeping {
+                self.next_housekeeping = now + HOUSEKEEPING;
+                self.keep_house(now);
+            }
+            self.start_append(now);
+            self.repair_holes(now);
+            self.release_draws(now);
+            self.start_publishing();
+            if self.has_news() && now >= self.last_fan_out + HOT_WINDOW {
+                self.fan_out().await;
+            }
+            if self.is_over(now) {
+                break;
+            }
+        }
+        self.end().await;
+    }
+
+    fn take_commands(&mut self, first: Command) {
+        self.command(first);
+        for _ in 1..TAKE_AT_ONCE {
+            match self.mailbox.try_recv() {
+                Ok(command) => self.command(command),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn take_deliveries(&mut self, first: Delivery) {
+        self.delivery(first);
+        for _ in 1..TAKE_AT_ONCE {
+            match self.subscription.receiver.try_recv() {
+                Ok(delivery) => self.delivery(delivery),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Enter(enter) => self.enter(*enter),
+            Command::Leave { connection } => self.leave(connection),
+            Command::Join { connection, join } => self.join(connection, join),
+            Command::Resume {
+                connection,
+                epoch,
+                seq,
+            } => self.resume(connection, epoch, seq),
+            Command::Renewed {
+                connection,
+                principal,
+            } => {
+                if let Some(local) = self.locals.get_mut(&connection) {
+                    local.principal = *principal;
+                    local.warned = false;
+                }
+            }
+            Command::Ephemeral { connection, value } => self.ephemeral(connection, value),
+            Command::Durable {
+                connection,
+                message,
+            } => self.submit(connection, *message),
+            Command::Users { connection } => self.send_users(connection),
+            Command::Members { reply } => {
+                let _ = reply.send(self.members.values().cloned().collect());
+            }
+            Command::Challenge { connection, reply } => self.challenge(connection, reply),
+            Command::Alive { connection } => self.signals.push_back(Signal::Alive { connection }),
+        }
+    }
+
+    fn delivery(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Entries { epoch, entries } if epoch == self.head.epoch => {
+                for entry in entries {
+                    self.receive(entry);
+                }
+            }
+            Delivery::Entries { epoch, .. } => {
+                if epoch > self.head.epoch {
+                    self.activate();
+                }
+            }
+            Delivery::Signal(signal) => self.signal(signal),
+            Delivery::Gap => {
+                self.rooms.metrics.gaps.inc();
+                self.verify();
+                self.refresh_people();
+            }
+        }
+    }
+
+    fn finish(&mut self, done: Done) {
+        match done {
+            Done::Appended { batch, result } => self.appended(batch, result),
+            Done::Repaired(result) => self.repaired(result),
+            Done::Head(result) => self.verified(result),
+            Done::Activated(result) => self.activated(result),
+            Done::People(Ok(members)) => self.compare_people(members),
+            Done::RoomRow(Ok(Some(room))) => self.room_changed(room),
+            Done::RoomRow(Ok(None)) => self.close_all(4404, "this room is gone"),
+            Done::Published => self.publishing = false,
+            Done::People(Err(error)) | Done::RoomRow(Err(error)) => {
+                tracing::debug!(room = %self.room.id, %error, "will be tried again");
+            }
+            Done::Nothing => {}
+        }
+    }
+
+    /// When the task must wake although nothing comes in.
+    fn next_due(&self) -> Instant {
+        let mut due = self.next_housekeeping;
+        if self.has_news() {
+            due = due.min(self.last_fan_out + HOT_WINDOW);
+        }
+        if !self.draws.is_empty() {
+            due = due.min(self.draw_window_until);
+        }
+        if let (Some(since), false) = (self.hole_since, self.repairing) {
+            due = due.min(since + super::epoch::HOLE_PATIENCE);
+        }
+        if let (Some(after), false) = (self.append_after, self.appending) {
+            due = due.min(after);
+        }
+        due
+    }
+
+    fn is_over(&mut self, now: Instant) -> bool {
+        if !self.locals.is_empty() {
+            self.empty_since = None;
+            return false;
+        }
+        let since = *self.empty_since.get_or_insert(now);
+        let lingers = now < since + LINGER && !self.closed && !self.rooms.stop.is_cancelled();
+        !lingers && self.pending.is_empty() && !self.appending
+    }
+
+    /// Closes the mailbox, so that `Rooms::open` starts another task; who came in the last moment is sent there.
+    async fn end(mut self) {
+        self.mailbox.close();
+        self.rooms.ended(&self.room.id);
+        while let Some(command) = self.mailbox.recv().await {
+            if let Command::Enter(enter) = command {
+                enter.connection.close(4508, "come back: the room was just being put away");
+            }
+        }
+        self.rooms.metrics.rooms.dec();
+    }
+
+    pub fn close_all(&mut self, code: u16, reason: &str) {
+        for local in self.locals.values() {
+            local.connection.close(code, reason);
+        }
+        self.closed = true;
+    }
+}
+
+/// Brings log and archive into agreement and folds the room's state.
+pub async fn load(
+    rooms: &Rooms,
+    room: &Room,
+    seen: Option<(Epoch, Seq)>,
+) -> Result<(LogHead, RoomState, Seq)> {
+    let b = &rooms.backends;
+    let now_ms = chrono::Utc::now().timestamp_millis();
+    let head = recovery::activate(
+        &*b.log,
+        &*b.archive,
+        &room.id,
+        seen,
+        room.role_version,
+        now_ms,
+    )
+    .await?;
+    let (state, applied) = recovery::load(&*b.log, &*b.archive, &room.id, &head).await?;
+    Ok((head, state, applied))
+}

@@ -1,0 +1,189 @@
+//! Holes, lost logs and new epochs: how a live room stays in agreement with the log and the archive.
+
+use std::time::Duration;
+
+use atelier_shared::domain::entry::Entry;
+use atelier_shared::domain::ids::ConnectionId;
+use atelier_shared::domain::state::RoomState;
+use atelier_shared::ports::{LogHead, Result};
+use atelier_shared::recovery;
+use futures::FutureExt;
+use tokio::time::Instant;
+
+use super::actor::{Actor, BoardSnapshot, Done, load};
+
+/// A hole may close by itself: an answer and a publication race each other.
+pub const HOLE_PATIENCE: Duration = Duration::from_millis(30);
+/// Entries kept while their predecessors are missing.
+pub const AHEAD_MAX: usize = 10_000;
+/// Entries read back at a time.
+const REPAIR_PAGE: usize = 1_000;
+/// Beats of housekeeping between two looks at the log's head.
+const VERIFY_EVERY: u64 = 3;
+/// Beats between two comparisons with presence.
+const PEOPLE_EVERY: u64 = 10;
+
+impl Actor {
+    pub fn keep_house(&mut self, _now: Instant) {
+        self.beats += 1;
+        self.look_after_sockets();
+        self.write_changed();
+        if self.locals.is_empty() {
+            return;
+        }
+        if self.beats.is_multiple_of(VERIFY_EVERY) {
+            self.verify();
+        }
+        if self.beats.is_multiple_of(PEOPLE_EVERY) {
+            self.refresh_people();
+        }
+    }
+
+    /// Compares what was applied with the log's head: finds a lost log, and publications that never came.
+    pub fn verify(&mut self) {
+        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        let read = async move { Done::Head(rooms.backends.log.head(&room).await) };
+        self.work.push(read.boxed());
+    }
+
+    pub fn verified(&mut self, result: Result<Option<LogHead>>) {
+        let head = match result {
+            Ok(Some(head)) => head,
+            Ok(None) => return self.activate(),
+            Err(error) => {
+                tracing::debug!(room = %self.room.id, %error, "the log is away");
+                return;
+            }
+        };
+        if head.epoch != self.head.epoch || head.seq < self.applied {
+            return self.activate();
+        }
+        self.archived(head.epoch, head.archived);
+        if head.seq <= self.applied {
+            self.head_behind = false;
+            return;
+        }
+        // Normal once, while a publication is on its way; twice in a row it was lost.
+        if self.head_behind || self.hole_since.is_some() {
+            self.hole_since.get_or_insert_with(Instant::now);
+        }
+        self.head_behind = !self.head_behind;
+    }
+
+    /// Reads back what is missing, once it has been missing for a moment.
+    pub fn repair_holes(&mut self, now: Instant) {
+        let due = self.hole_since.is_some_and(|since| now >= since + HOLE_PATIENCE);
+        if !due || self.repairing || self.activating {
+            return;
+        }
+        self.repairing = true;
+        self.rooms.metrics.gaps.inc();
+        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        let (epoch, after) = (self.head.epoch, self.applied);
+        let read = async move {
+            let b = &rooms.backends;
+            let entries =
+                recovery::read_after(&*b.log, &*b.archive, &room, epoch, after, REPAIR_PAGE).await;
+            Done::Repaired(entries)
+        };
+        self.work.push(read.boxed());
+    }
+
+    pub fn repaired(&mut self, result: Result<Option<Vec<Entry>>>) {
+        self.repairing = false;
+        match result {
+            Ok(Some(entries)) => {
+                let full = entries.len() >= REPAIR_PAGE;
+                for entry in entries {
+                    self.receive(entry);
+                }
+                let still = full || !self.ahead.is_empty();
+                self.hole_since = still.then(Instant::now);
+            }
+            Ok(None) => self.activate(),
+            Err(error) => {
+                tracing::warn!(room = %self.room.id, %error, "a hole will be read back later");
+                self.hole_since = Some(Instant::now() + Duration::from_millis(500));
+            }
+        }
+    }
+
+    /// The log is not what this room was loaded from: loads it anew, by the epoch rule.
+    pub fn activate(&mut self) {
+        if self.activating {
+            return;
+        }
+        self.activating = true;
+        let (rooms, room) = (self.rooms.clone(), self.room.clone());
+        let seen = (self.head.epoch, self.applied);
+        let load = async move {
+            let loaded = load(&rooms, &room, Some(seen)).await;
+            if loaded.is_err() {
+                // The store is away: not in a tight circle.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Done::Activated(loaded.map(Box::new))
+        };
+        self.work.push(load.boxed());
+    }
+
+    pub fn activated(&mut self, result: Result<Box<(LogHead, RoomState, atelier_shared::domain::ids::Seq)>>) {
+        self.activating = false;
+        let (head, state, applied) = match result {
+            Ok(loaded) => *loaded,
+            Err(error) => {
+                tracing::warn!(room = %self.room.id, %error, "the room could not be loaded anew yet");
+                return self.activate();
+            }
+        };
+        if head.epoch == self.head.epoch && applied >= self.applied {
+            // Nothing was lost after all; what was missed comes as a repair.
+            self.head = head;
+            if applied > self.applied {
+                self.hole_since.get_or_insert_with(Instant::now);
+            }
+            return;
+        }
+        tracing::warn!(
+            room = %self.room.id,
+            from = %self.head.epoch,
+            to = %head.epoch,
+            seq = %applied,
+            "the room's log was lost or rolled back: new epoch"
+        );
+        self.rooms.metrics.reloads.inc();
+        self.head = head;
+        self.state = state;
+        self.applied = applied;
+        self.board = None;
+        self.draws.clear();
+        self.draws_acked = 0;
+        self.ahead.clear();
+        self.hole_since = None;
+        {
+            let mut feed = self.shared.feed.write();
+            feed.ring.reset(applied);
+            self.told = (feed.ring.end(), feed.latest.version());
+        }
+        let everybody: Vec<ConnectionId> = self.locals.keys().copied().collect();
+        for id in everybody {
+            self.restart(id, "the log was lost or rolled back");
+        }
+    }
+
+    /// The drawing as it is now; made once for all who join before the next stroke.
+    pub fn board_snapshot(&mut self) -> Option<std::sync::Arc<BoardSnapshot>> {
+        if self.state.board.is_empty() {
+            return None;
+        }
+        let (board, seq) = (&self.state.board, self.applied);
+        let snapshot = self.board.get_or_insert_with(|| {
+            std::sync::Arc::new(BoardSnapshot {
+                seq,
+                strokes: board.strokes(),
+                frames: tokio::sync::OnceCell::new(),
+            })
+        });
+        Some(snapshot.clone())
+    }
+}

@@ -1,0 +1,20 @@
+//! A live room: its task, its feed, its people, and the sockets that follow it.
+//!
+//! [`Rooms`] is the door. One task ([`actor`]) owns each room that has connections here; everybody else holds a cheap
+//! [`Handle`]. Sockets are written by the room's fan-out ([`fanout`]) and drained by their own task ([`session`]).
+
+mod actor;
+mod admission;
+mod connection;
+mod durable;
+mod epoch;
+mod fanout;
+pub mod json;
+mod people;
+mod registry;
+mod ring;
+mod session;
+mod websocket;
+
+pub use admission::{Admission, AdmissionError, Newcomer};
+pub use registry::Rooms;

@@ -1,0 +1,254 @@
+//! Which rooms are live on this pod, and what the pod does for all of them: its lease, reaping, ended logins, draining.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use atelier_shared::Backends;
+use atelier_shared::domain::ids::{ConnectionId, FamilyId, PodId, RoomId, UserId};
+use atelier_shared::domain::presence::Member;
+use atelier_shared::domain::room::Room;
+use atelier_shared::domain::signal::Signal;
+use atelier_shared::ports::{PortError, Result};
+use dashmap::DashMap;
+use parking_lot::RwLock;
+use rand::Rng;
+use tokio::sync::{OnceCell, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::actor::{Actor, Command};
+use super::connection::Connection;
+use super::json::outgoing;
+use super::ring::Feed;
+use crate::config::GatewayConfig;
+use crate::identity::Identity;
+use crate::metrics::Metrics;
+
+/// Commands that wait for one room's task. Senders wait beyond it, and so stop reading their sockets.
+const MAILBOX: usize = 1024;
+/// A pod's members are alive for so long after its last renewal.
+const LEASE: Duration = Duration::from_secs(6);
+const RENEW_EVERY: Duration = Duration::from_secs(2);
+/// Members of dead pods that one beat hands out at most.
+const REAP_AT_ONCE: usize = 1_000;
+
+/// What outlives any one room's task: the parts that connections read.
+#[derive(Debug)]
+pub struct Shared {
+    pub id: RoomId,
+    pub feed: RwLock<Feed>,
+}
+
+/// A live room, held by whoever talks to it.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub mailbox: mpsc::Sender<Command>,
+    pub shared: Arc<Shared>,
+}
+
+/// An open socket, by what may end it.
+#[derive(Debug)]
+pub struct OpenSocket {
+    pub connection: Arc<Connection>,
+    pub user_id: UserId,
+    pub family: Option<FamilyId>,
+}
+
+/// All live rooms of this pod; cheap to clone.
+#[derive(Clone)]
+pub struct Rooms(pub(super) Arc<Inner>);
+
+pub struct Inner {
+    pub backends: Backends,
+    pub config: GatewayConfig,
+    pub identity: Identity,
+    pub metrics: Metrics,
+    pub pod: PodId,
+    pub tasks: TaskTracker,
+    /// Ends the pod's own beats, after the last connection is gone.
+    pub stop: CancellationToken,
+    pub sockets: DashMap<ConnectionId, OpenSocket>,
+    live: DashMap<RoomId, Arc<OnceCell<Handle>>>,
+    draining: AtomicBool,
+}
+
+impl std::ops::Deref for Rooms {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Rooms {
+    /// Takes the pod's first lease and starts its beats.
+    pub async fn start(
+        backends: Backends,
+        config: GatewayConfig,
+        identity: Identity,
+        metrics: Metrics,
+    ) -> Result<Self> {
+        let rooms = Self(Arc::new(Inner {
+            pod: PodId::generate(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            sockets: DashMap::new(),
+            live: DashMap::new(),
+            draining: AtomicBool::new(false),
+            backends,
+            config,
+            identity,
+            metrics,
+        }));
+        rooms.backends.presence.renew(rooms.pod, LEASE).await?;
+        let revocations = rooms.backends.vault.revocations().await?;
+        rooms.spawn_until_stop(rooms.clone().keep_lease());
+        rooms.spawn_until_stop(rooms.clone().end_revoked(revocations));
+        Ok(rooms)
+    }
+
+    fn spawn_until_stop(&self, beat: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = beat => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// The live room, loading it if it isn't: two first comers load it once.
+    pub async fn open(&self, room: &Room) -> Result<Handle> {
+        loop {
+            let cell = self.live.entry(room.id.clone()).or_default().clone();
+            let handle = cell
+                .get_or_try_init(|| Actor::start(self.clone(), room.clone(), MAILBOX))
+                .await;
+            match handle {
+                Ok(handle) if !handle.mailbox.is_closed() => return Ok(handle.clone()),
+                // Its task has just ended for want of people: forget it and start another.
+                Ok(_) => self.forget(&room.id, &cell),
+                Err(error) => {
+                    self.forget(&room.id, &cell);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn forget(&self, id: &RoomId, cell: &Arc<OnceCell<Handle>>) {
+        self.live.remove_if(id, |_, now| Arc::ptr_eq(now, cell));
+    }
+
+    /// The live room, if it is live here.
+    pub fn find(&self, id: &RoomId) -> Option<Handle> {
+        let handle = self.live.get(id)?.get()?.clone();
+        (!handle.mailbox.is_closed()).then_some(handle)
+    }
+
+    /// A room's task has ended.
+    pub(super) fn ended(&self, id: &RoomId) {
+        let closed = |cell: &Arc<OnceCell<Handle>>| {
+            cell.get().is_some_and(|handle| handle.mailbox.is_closed())
+        };
+        self.live.remove_if(id, |_, cell| closed(cell));
+    }
+
+    /// The people of a room as this pod sees them; `None`: it is not live here.
+    pub async fn members(&self, id: &RoomId) -> Option<Vec<Member>> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let handle = self.find(id)?;
+        handle.mailbox.send(Command::Members { reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Tells every client to go elsewhere, spread over the first half of `within` so that they do not all come at once,
+    /// and closes 4503 whoever is left. Returns when all are gone or `within` is over.
+    pub async fn drain(&self, within: Duration) {
+        self.draining.store(true, Ordering::Relaxed);
+        let spread = within / 2;
+        let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX).max(1);
+        for socket in &self.sockets {
+            let connection = socket.connection.clone();
+            let after_ms = rand::rng().random_range(0..spread_ms);
+            connection.send(outgoing::drain(after_ms));
+            self.tasks.spawn(async move {
+                tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                connection.close(4503, "this server is going away; come back to another");
+            });
+        }
+        let gone = async {
+            while !self.sockets.is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = tokio::time::timeout(within, gone).await;
+        self.stop.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await;
+        if let Err(error) = self.backends.presence.retire(self.pod).await {
+            tracing::warn!(%error, "the pod's lease was left to lapse");
+        }
+    }
+
+    /// Renews this pod's lease, and takes the members of pods whose lease lapsed out of their rooms.
+    async fn keep_lease(self) {
+        let mut beat = tokio::time::interval(RENEW_EVERY);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut failing = false;
+        loop {
+            beat.tick().await;
+            match self.beat().await {
+                Ok(()) => failing = false,
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(%error, "presence is away; nobody is reaped meanwhile");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn beat(&self) -> Result<(), PortError> {
+        let presence = &self.backends.presence;
+        presence.renew(self.pod, LEASE).await?;
+        for (room, member) in presence.reap(self.pod, REAP_AT_ONCE).await? {
+            let left = Signal::Left {
+                client_id: member.client_id,
+                connection: member.connection,
+                reason: Some("lost".into()),
+            };
+            self.backends.log.publish(&room, &left).await?;
+        }
+        Ok(())
+    }
+
+    /// Closes the sockets of logins that were ended, on whichever pod.
+    async fn end_revoked(self, mut revocations: mpsc::Receiver<FamilyId>) {
+        while let Some(family) = revocations.recv().await {
+            self.close_where(4401, "this login was ended", |socket| {
+                socket.family == Some(family)
+            });
+        }
+    }
+
+    fn close_where(&self, code: u16, reason: &str, which: impl Fn(&OpenSocket) -> bool) {
+        for socket in &self.sockets {
+            if which(&socket) {
+                socket.connection.close(code, reason);
+            }
+        }
+    }
+
+    /// People with an open socket here.
+    pub fn people(&self) -> usize {
+        let people: HashSet<UserId> = self.sockets.iter().map(|s| s.user_id).collect();
+        people.len()
+    }
+}
