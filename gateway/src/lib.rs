@@ -4,3 +4,4 @@ pub mod config;
 pub mod edge;
 pub mod identity;
 pub mod metrics;
+pub mod room;

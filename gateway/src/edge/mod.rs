@@ -5,3 +5,4 @@ mod occupancy;
 pub mod problem;
 pub mod state;
 pub mod trace;
+pub mod ws;

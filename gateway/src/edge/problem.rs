@@ -35,6 +35,8 @@ pub enum Kind {
     Conflict,
     TooLarge,
     UnsupportedMediaType,
+    /// This address is a WebSocket.
+    UpgradeRequired,
     RateLimited,
     /// The address holds as many rooms as it may.
     RoomLimit,
@@ -92,6 +94,11 @@ impl Kind {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
                 "Unsupported media type",
+            ),
+            Self::UpgradeRequired => (
+                StatusCode::UPGRADE_REQUIRED,
+                "upgrade-required",
+                "A WebSocket upgrade is needed",
             ),
             Self::RateLimited => (
                 StatusCode::TOO_MANY_REQUESTS,

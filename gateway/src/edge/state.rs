@@ -4,12 +4,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use atelier_shared::Backends;
+use atelier_shared::ports::PortError;
 use chrono::{DateTime, Utc};
+use thiserror::Error;
 
 use super::occupancy::Occupancy;
 use crate::config::{ConfigError, GatewayConfig};
 use crate::identity::{Identity, Passwords};
 use crate::metrics::Metrics;
+use crate::room::Rooms;
+
+/// Why the gateway does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Store(#[from] PortError),
+}
 
 /// The gateway as handlers see it; cheap to clone.
 #[derive(Clone)]
@@ -21,6 +33,7 @@ pub struct Inner {
     pub identity: Identity,
     pub passwords: Passwords,
     pub metrics: Metrics,
+    pub rooms: Rooms,
     pub occupancy: Occupancy,
     pub started_at: DateTime<Utc>,
     draining: AtomicBool,
@@ -38,14 +51,23 @@ impl std::ops::Deref for App {
 
 impl App {
     /// `config` as [`GatewayConfig::prepare`] left it.
-    pub fn new(backends: Backends, config: GatewayConfig) -> Result<Self, ConfigError> {
+    pub async fn start(backends: Backends, config: GatewayConfig) -> Result<Self, StartError> {
         let identity = Identity::open(&config, backends.vault.clone())?;
         let passwords = Passwords::new(config.password_hashes_at_once.into());
+        let metrics = Metrics::new();
+        let rooms = Rooms::start(
+            backends.clone(),
+            config.clone(),
+            identity.clone(),
+            metrics.clone(),
+        )
+        .await?;
         Ok(Self(Arc::new(Inner {
+            rooms,
             occupancy: Occupancy::new(backends.presence.clone()),
             identity,
             passwords,
-            metrics: Metrics::new(),
+            metrics,
             started_at: Utc::now(),
             draining: AtomicBool::new(false),
             making_room: tokio::sync::Mutex::new(()),

@@ -15,7 +15,6 @@ use atelier_shared::recovery;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use parking_lot::RwLock;
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -189,13 +188,11 @@ impl Actor {
         let (head, state, applied) = load(&rooms, &room, None).await?;
         let members = b.presence.members(&room.id).await?;
         let (sender, receiver) = mpsc::channel(mailbox);
-        let shared = Arc::new(Shared {
-            id: room.id.clone(),
-            feed: RwLock::new(Feed {
-                ring: Ring::new(rooms.config.room_ring_bytes(), applied),
-                latest: LatestValues::default(),
-            }),
-        });
+        let feed = Feed {
+            ring: Ring::new(rooms.config.room_ring_bytes(), applied),
+            latest: LatestValues::default(),
+        };
+        let shared = Arc::new(Shared::new(room.id.clone(), feed, head.epoch));
         let now = Instant::now();
         let actor = Self {
             shared: shared.clone(),
@@ -406,7 +403,9 @@ impl Actor {
         self.rooms.ended(&self.room.id);
         while let Some(command) = self.mailbox.recv().await {
             if let Command::Enter(enter) = command {
-                enter.connection.close(4508, "come back: the room was just being put away");
+                enter
+                    .connection
+                    .close(4508, "come back: the room was just being put away");
             }
         }
         self.rooms.metrics.rooms.dec();

@@ -176,7 +176,14 @@ impl Connection {
     }
 
     pub fn take_start(&self) -> Option<Box<Start>> {
-        self.start.lock().take()
+        let start = self.start.lock().take()?;
+        // An earlier order may just have been finished and have gone live.
+        let mut out = self.out.lock();
+        if out.phase != Phase::Closing {
+            out.phase = Phase::Loading;
+        }
+        out.blocked = true;
+        Some(start)
     }
 
     /// The own task has put the first frames together, or replayed up to `delivered`: from `cursor` on it is the ring's.

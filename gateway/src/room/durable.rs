@@ -34,7 +34,9 @@ impl Actor {
             return;
         };
         let refuse = |error: ErrorFrame| {
-            local.connection.send(error.reference(message.reference.clone()).bytes());
+            local
+                .connection
+                .send(error.reference(message.reference.clone()).bytes());
         };
         if local.member.role < message.role() {
             refuse(ErrorFrame::new("forbidden", outgoing::needs(message.role())).field("type"));
@@ -48,7 +50,9 @@ impl Actor {
             return;
         }
         if self.pending.len() >= PENDING_MAX {
-            refuse(ErrorFrame::new("overloaded", "the room has too much to store").retry_in_ms(1_000));
+            refuse(
+                ErrorFrame::new("overloaded", "the room has too much to store").retry_in_ms(1_000),
+            );
             return;
         }
         let member = &local.member;
@@ -168,7 +172,9 @@ impl Actor {
     fn give_back(&self, record: &Record, error: ErrorFrame) {
         let local = record.author.connection.and_then(|id| self.locals.get(&id));
         if let Some(local) = local {
-            local.connection.send(error.reference(record.reference.clone()).bytes());
+            local
+                .connection
+                .send(error.reference(record.reference.clone()).bytes());
         }
     }
 
@@ -228,7 +234,10 @@ impl Actor {
         }
         self.flush_draws();
         let record = &entry.record;
-        let ack = record.reference.as_ref().map(|r| outgoing::ack(r, entry.seq));
+        let ack = record
+            .reference
+            .as_ref()
+            .map(|r| outgoing::ack(r, entry.seq));
         let audience = match &record.audience {
             None => Audience::All,
             Some(people) => Audience::People(people.clone()),
@@ -251,7 +260,9 @@ impl Actor {
             }
             match role {
                 Some(role) => local.member.role = role,
-                None => local.connection.close(4403, "you are no longer a member of this room"),
+                None => local
+                    .connection
+                    .close(4403, "you are no longer a member of this room"),
             }
         }
         for member in self.members.values_mut().filter(|m| m.user_id == user) {
@@ -275,7 +286,10 @@ impl Actor {
             self.flush_draws();
             return;
         }
-        let alone = self.draws.iter().all(|d| d.record.author.connection == author);
+        let alone = self
+            .draws
+            .iter()
+            .all(|d| d.record.author.connection == author);
         if let (true, Some(id)) = (alone, author) {
             if let Some(entry) = self.draws.last()
                 && let Some(reference) = &entry.record.reference
@@ -304,7 +318,10 @@ impl Actor {
         let mut authors: Vec<(&ClientId, Option<ConnectionId>)> = Vec::new();
         // By last seq: walked from behind, the first sight of an author is their last draw.
         for entry in held.iter().rev() {
-            let author = (&entry.record.author.client_id, entry.record.author.connection);
+            let author = (
+                &entry.record.author.client_id,
+                entry.record.author.connection,
+            );
             if !authors.contains(&author) {
                 authors.push(author);
             }
@@ -378,8 +395,7 @@ async fn append(
             .enumerate()
             .filter_map(|(i, p)| Some((i, p.record.ref_key()?)))
             .unzip();
-        let found =
-            recovery::known_refs(&*b.log, &*b.archive, room, head, &refs, now_ms).await?;
+        let found = recovery::known_refs(&*b.log, &*b.archive, room, head, &refs, now_ms).await?;
         for (place, seq) in places.into_iter().zip(found) {
             known[place] = seq;
         }

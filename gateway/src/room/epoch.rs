@@ -72,7 +72,9 @@ impl Actor {
 
     /// Reads back what is missing, once it has been missing for a moment.
     pub fn repair_holes(&mut self, now: Instant) {
-        let due = self.hole_since.is_some_and(|since| now >= since + HOLE_PATIENCE);
+        let due = self
+            .hole_since
+            .is_some_and(|since| now >= since + HOLE_PATIENCE);
         if !due || self.repairing || self.activating {
             return;
         }
@@ -127,7 +129,10 @@ impl Actor {
         self.work.push(load.boxed());
     }
 
-    pub fn activated(&mut self, result: Result<Box<(LogHead, RoomState, atelier_shared::domain::ids::Seq)>>) {
+    pub fn activated(
+        &mut self,
+        result: Result<Box<(LogHead, RoomState, atelier_shared::domain::ids::Seq)>>,
+    ) {
         self.activating = false;
         let (head, state, applied) = match result {
             Ok(loaded) => *loaded,
@@ -163,6 +168,7 @@ impl Actor {
         {
             let mut feed = self.shared.feed.write();
             feed.ring.reset(applied);
+            self.shared.set_epoch(head.epoch);
             self.told = (feed.ring.end(), feed.latest.version());
         }
         let everybody: Vec<ConnectionId> = self.locals.keys().copied().collect();

@@ -51,7 +51,10 @@ impl Actor {
                 tokio::task::yield_now().await;
             }
         }
-        self.rooms.metrics.deliveries.inc_by(deliveries * tick.frames);
+        self.rooms
+            .metrics
+            .deliveries
+            .inc_by(deliveries * tick.frames);
         if tick.frames > 1 {
             self.rooms.metrics.deliveries_coalesced.inc_by(deliveries);
         }

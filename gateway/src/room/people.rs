@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
 use atelier_shared::domain::presence::{Member, Status};
-use atelier_shared::domain::room::Role;
 use atelier_shared::domain::signal::{EphemeralKind, Signal};
 use chrono::Utc;
 use futures::FutureExt;
@@ -109,7 +108,9 @@ impl Actor {
                 start.replay = (seq < self.applied).then_some((epoch, seq));
             }
             Some(_) => {
-                start.first.push(self.reload_frame("the log was lost or rolled back"));
+                start
+                    .first
+                    .push(self.reload_frame("the log was lost or rolled back"));
                 start.board = self.board_snapshot();
             }
             None => start.board = self.board_snapshot(),
@@ -176,7 +177,9 @@ impl Actor {
     /// Its own principal came again: the old socket goes, the person stays.
     fn replaced(&mut self, id: ConnectionId) {
         if let Some(local) = self.forget_local(id) {
-            local.connection.close(4409, "replaced by a newer connection of the same client");
+            local
+                .connection
+                .close(4409, "replaced by a newer connection of the same client");
         }
     }
 
@@ -216,7 +219,14 @@ impl Actor {
                 Some("user_joined")
             }
             Some(old) => {
-                let face = |m: &Member| (m.name.clone(), m.color.clone(), m.avatar_url.clone(), m.role);
+                let face = |m: &Member| {
+                    (
+                        m.name.clone(),
+                        m.color.clone(),
+                        m.avatar_url.clone(),
+                        m.role,
+                    )
+                };
                 (face(old) != face(&member)).then_some("user_updated")
             }
         };
@@ -386,7 +396,8 @@ impl Actor {
             _ => None,
         };
         if let Some(wanted) = key(&signal) {
-            self.signals.retain(|waiting| key(waiting).as_ref() != Some(&wanted));
+            self.signals
+                .retain(|waiting| key(waiting).as_ref() != Some(&wanted));
             if self.signals.len() >= SIGNALS_MAX {
                 return;
             }
@@ -448,7 +459,9 @@ impl Actor {
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
         let leave = async move {
             let presence = &rooms.backends.presence;
-            let left = presence.leave(&room, &member.client_id, member.connection).await;
+            let left = presence
+                .leave(&room, &member.client_id, member.connection)
+                .await;
             if let Err(error) = left {
                 tracing::debug!(room = %room, %error, "a leave will be tried again");
             }
@@ -465,8 +478,8 @@ impl Actor {
         let changed: Vec<Member> = self
             .locals
             .values_mut()
-            .filter(|local| std::mem::take(&mut local.changed) && !local.dropped)
-            .map(|local| local.member.clone())
+            .filter(|local| !local.dropped)
+            .filter_map(|local| std::mem::take(&mut local.changed).then(|| local.member.clone()))
             .collect();
         if changed.is_empty() {
             return;
@@ -519,10 +532,6 @@ impl Actor {
         }
     }
 
-    pub fn role_of(&self, id: ConnectionId) -> Option<Role> {
-        self.locals.get(&id).map(|local| local.member.role)
-    }
-
     /// Sends pings, ends what is stale, stuck or out of token.
     pub fn look_after_sockets(&mut self) {
         let now = Utc::now();
@@ -560,7 +569,11 @@ impl Actor {
                 } else if left_ms <= 30_000 && !local.warned {
                     local.warned = true;
                     let in_ms = u64::try_from(left_ms).unwrap_or(0);
-                    connection.send(outgoing::notice("token_expiring", "send auth with a new token", in_ms));
+                    connection.send(outgoing::notice(
+                        "token_expiring",
+                        "send auth with a new token",
+                        in_ms,
+                    ));
                 }
             }
         }
@@ -625,7 +638,9 @@ fn remember(member: &mut Member, kind: EphemeralKind, frame: &str) {
         EphemeralKind::Cursor => member.cursor_position = Some(message["position"].take()),
         EphemeralKind::Selection => member.selection = Some(message["selection"].take()),
         EphemeralKind::PresenceUpdate => {
-            let status = message["data"]["status"].as_str().and_then(|s| s.parse().ok());
+            let status = message["data"]["status"]
+                .as_str()
+                .and_then(|s| s.parse().ok());
             member.status = status.unwrap_or(member.status);
         }
         EphemeralKind::CursorUpdate

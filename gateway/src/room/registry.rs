@@ -1,12 +1,11 @@
 //! Which rooms are live on this pod, and what the pod does for all of them: its lease, reaping, ended logins, draining.
 
-use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use atelier_shared::Backends;
-use atelier_shared::domain::ids::{ConnectionId, FamilyId, PodId, RoomId, UserId};
+use atelier_shared::domain::ids::{ConnectionId, Epoch, FamilyId, PodId, RoomId, UserId};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
@@ -39,6 +38,25 @@ const REAP_AT_ONCE: usize = 1_000;
 pub struct Shared {
     pub id: RoomId,
     pub feed: RwLock<Feed>,
+    epoch: AtomicU64,
+}
+
+impl Shared {
+    pub fn new(id: RoomId, feed: Feed, epoch: Epoch) -> Self {
+        Self {
+            id,
+            feed: RwLock::new(feed),
+            epoch: AtomicU64::new(epoch.0),
+        }
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    pub fn set_epoch(&self, epoch: Epoch) {
+        self.epoch.store(epoch.0, Ordering::Release);
+    }
 }
 
 /// A live room, held by whoever talks to it.
@@ -244,11 +262,5 @@ impl Rooms {
                 socket.connection.close(code, reason);
             }
         }
-    }
-
-    /// People with an open socket here.
-    pub fn people(&self) -> usize {
-        let people: HashSet<UserId> = self.sockets.iter().map(|s| s.user_id).collect();
-        people.len()
     }
 }

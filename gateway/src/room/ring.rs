@@ -143,7 +143,10 @@ impl Ring {
         if seq >= self.last {
             return Some(self.end());
         }
-        let behind = self.frames.iter().position(|f| f.seq.is_some_and(|s| s > seq))?;
+        let behind = self
+            .frames
+            .iter()
+            .position(|f| f.seq.is_some_and(|s| s > seq))?;
         Some(self.start + behind as u64)
     }
 }
@@ -268,7 +271,10 @@ mod tests {
         let client: ClientId = "a".parse().unwrap();
         let mut values = LatestValues::default();
         let set = |values: &mut LatestValues, kind, text: &'static [u8]| {
-            let latest = Latest { bytes: Bytes::from_static(text), origin: None };
+            let latest = Latest {
+                bytes: Bytes::from_static(text),
+                origin: None,
+            };
             values.set(LatestKey::Client(client.clone(), kind), latest);
         };
         set(&mut values, "cursor", b"1");

@@ -51,7 +51,11 @@ impl Rate {
         self.tokens = (self.tokens + refill).min(burst);
         self.at = now;
         if self.tokens < 1.0 {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small and positive")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "small and positive"
+            )]
             return Err(((1.0 - self.tokens) / rate * 1_000.0).ceil() as u64);
         }
         self.tokens -= 1.0;
@@ -75,7 +79,12 @@ pub struct Session {
 struct Gone;
 
 impl Session {
-    pub fn new(rooms: Rooms, handle: Handle, connection: Arc<Connection>, principal: Principal) -> Self {
+    pub fn new(
+        rooms: Rooms,
+        handle: Handle,
+        connection: Arc<Connection>,
+        principal: Principal,
+    ) -> Self {
         let now = Instant::now();
         #[expect(clippy::cast_precision_loss, reason = "bounded far below 2^24")]
         let tokens = rooms.config.message_burst as f32;
@@ -92,8 +101,9 @@ impl Session {
     }
 
     /// Runs until the socket ends. `early` is what came behind the handshake.
-    pub async fn run(mut self, early: &[u8]) {
-        let mut outcome = self.feed(early).await;
+    pub async fn run(mut self, early: Bytes) {
+        let mut outcome = self.feed(&early).await;
+        drop(early);
         while outcome.is_ok() {
             outcome = match self.connection.take_start() {
                 Some(start) => self.begin(*start).await,
@@ -105,7 +115,9 @@ impl Session {
     /// Writes what can be written, then waits for whatever comes first.
     async fn turn(&mut self) -> Result<(), Gone> {
         let connection = self.connection.clone();
-        let all_written = connection.drain(&self.handle.shared.feed).map_err(|_| Gone)?;
+        let all_written = connection
+            .drain(&self.handle.shared.feed)
+            .map_err(|_| Gone)?;
         match connection.phase() {
             Phase::Closing if all_written => return self.linger().await,
             Phase::Behind if all_written => return self.catch_up().await,
@@ -132,14 +144,13 @@ impl Session {
         let mut messages = Vec::new();
         let max = self.rooms.config.max_frame();
         let (connection, reader) = (&self.connection, &mut self.reader);
-        let outcome = READ_BUFFER.with_borrow_mut(|buffer| {
-            match connection.stream().try_read(buffer) {
+        let outcome =
+            READ_BUFFER.with_borrow_mut(|buffer| match connection.stream().try_read(buffer) {
                 Ok(0) => Err(Gone),
                 Ok(n) => Ok(reader.feed(&buffer[..n], max, &mut messages)),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(Ok(())),
                 Err(_) => Err(Gone),
-            }
-        })?;
+            })?;
         self.take(messages).await?;
         self.check(outcome);
         Ok(())
@@ -147,7 +158,9 @@ impl Session {
 
     async fn feed(&mut self, bytes: &[u8]) -> Result<(), Gone> {
         let mut messages = Vec::new();
-        let outcome = self.reader.feed(bytes, self.rooms.config.max_frame(), &mut messages);
+        let outcome = self
+            .reader
+            .feed(bytes, self.rooms.config.max_frame(), &mut messages);
         self.take(messages).await?;
         self.check(outcome);
         Ok(())
@@ -178,7 +191,10 @@ impl Session {
             match message {
                 Message::Text(text) => self.text(&text).await?,
                 Message::Binary(_) => {
-                    self.refuse(&ErrorFrame::new("bad_json", "this address speaks JSON text, not binary"));
+                    self.refuse(&ErrorFrame::new(
+                        "bad_json",
+                        "this address speaks JSON text, not binary",
+                    ));
                 }
                 Message::Ping(payload) => self.connection.send(super::websocket::pong(&payload)),
                 Message::Pong(_) => {}
@@ -292,7 +308,8 @@ impl Session {
         self.principal = principal.clone();
         let principal = Box::new(principal);
         let connection = self.connection.id;
-        self.connection.send(outgoing::notice("token_renewed", "the new token counts", 0));
+        self.connection
+            .send(outgoing::notice("token_renewed", "the new token counts", 0));
         self.tell(Command::Renewed {
             connection,
             principal,
@@ -316,7 +333,8 @@ impl Session {
             return Ok(());
         }
         self.connection.push(start.last);
-        self.connection.follow(start.cursor, Some(start.latest_seen), start.delivered);
+        self.connection
+            .follow(start.cursor, Some(start.latest_seen), start.delivered);
         Ok(())
     }
 
@@ -396,11 +414,18 @@ impl Session {
     /// Waits until everything pushed so far is in the kernel, while the room watches for progress.
     async fn flush(&self) -> Result<(), Gone> {
         loop {
-            let all = self.connection.drain(&self.handle.shared.feed).map_err(|_| Gone)?;
+            let all = self
+                .connection
+                .drain(&self.handle.shared.feed)
+                .map_err(|_| Gone)?;
             if all {
                 return Ok(());
             }
-            self.connection.stream().writable().await.map_err(|_| Gone)?;
+            self.connection
+                .stream()
+                .writable()
+                .await
+                .map_err(|_| Gone)?;
         }
     }
 
@@ -409,8 +434,8 @@ impl Session {
         let until_end = async {
             loop {
                 self.connection.stream().readable().await?;
-                let read = READ_BUFFER
-                    .with_borrow_mut(|buffer| self.connection.stream().try_read(buffer));
+                let read =
+                    READ_BUFFER.with_borrow_mut(|buffer| self.connection.stream().try_read(buffer));
                 match read {
                     Ok(0) => return Ok(()),
                     Ok(_) => {}
@@ -432,7 +457,9 @@ async fn board_frames(board: &Arc<BoardSnapshot>) -> Vec<Bytes> {
         .get_or_init(|| async {
             let snapshot = board.clone();
             let encode = move || outgoing::board(&snapshot.strokes, snapshot.seq);
-            tokio::task::spawn_blocking(encode).await.unwrap_or_default()
+            tokio::task::spawn_blocking(encode)
+                .await
+                .unwrap_or_default()
         })
         .await;
     frames.clone()

@@ -281,7 +281,10 @@ mod tests {
         for part in bytes.chunks(piece) {
             reader.feed(part, 1 << 20, &mut messages)?;
         }
-        assert!(reader.partial.is_empty(), "nothing may be kept between messages");
+        assert!(
+            reader.partial.is_empty(),
+            "nothing may be kept between messages"
+        );
         Ok(messages)
     }
 
@@ -299,7 +302,11 @@ mod tests {
             Message::Binary(vec![5; 70_000].into()),
         ];
         for piece in [1, 2, 3, 7, 1_000, 1 << 20] {
-            assert_eq!(feed_in_pieces(&bytes, piece).unwrap(), expected, "piece {piece}");
+            assert_eq!(
+                feed_in_pieces(&bytes, piece).unwrap(),
+                expected,
+                "piece {piece}"
+            );
         }
     }
 

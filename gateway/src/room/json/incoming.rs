@@ -24,18 +24,25 @@ const PATH_MAX_BYTES: usize = 1_024;
 #[derive(Debug)]
 pub enum Request {
     Join(Join),
-    Resume {
-        epoch: Epoch,
-        seq: Seq,
-    },
-    Ping {
-        timestamp: Option<Value>,
-    },
-    Auth {
-        token: String,
-    },
+    Resume { epoch: Epoch, seq: Seq },
+    Ping { timestamp: Option<Value> },
+    Auth { token: String },
     Ephemeral(Ephemeral),
     Durable(Durable),
+}
+
+impl Request {
+    /// The wire `type`, for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Join(_) => "join",
+            Self::Resume { .. } => "resume",
+            Self::Ping { .. } => "ping",
+            Self::Auth { .. } => "auth",
+            Self::Ephemeral(value) => value.kind().as_str(),
+            Self::Durable(message) => message.body.kind(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -228,7 +235,11 @@ fn ephemeral(kind: &str, text: &str) -> Result<Ephemeral, ErrorFrame> {
             if !(m.position.is_number() || m.position.is_object() || m.position.is_null()) {
                 return Err(Invalid::new("position", "must be a number or an object").into());
             }
-            let name = m.name.as_deref().map(|n| names::name("name", n)).transpose()?;
+            let name = m
+                .name
+                .as_deref()
+                .map(|n| names::name("name", n))
+                .transpose()?;
             if let Some(color) = &m.color {
                 names::color("color", color)?;
             }
@@ -286,7 +297,10 @@ fn data(text: &str, shapes: &[&[&'static str]]) -> Result<Value, ErrorFrame> {
     if shapes.iter().any(fits) {
         return Ok(Value::Object(m.data));
     }
-    let wanted: Vec<String> = shapes.iter().map(|s| format!("{{{}}}", s.join(", "))).collect();
+    let wanted: Vec<String> = shapes
+        .iter()
+        .map(|s| format!("{{{}}}", s.join(", ")))
+        .collect();
     Err(Invalid::new("data", format!("must have {}", wanted.join(" or "))).into())
 }
 
@@ -298,7 +312,11 @@ fn join(m: JoinFields) -> Result<Join, Invalid> {
         names::web_url("avatar_url", url)?;
     }
     Ok(Join {
-        name: m.name.as_deref().map(|n| names::name("name", n)).transpose()?,
+        name: m
+            .name
+            .as_deref()
+            .map(|n| names::name("name", n))
+            .transpose()?,
         color: m.color,
         avatar_url: m.avatar_url,
     })
@@ -309,8 +327,15 @@ fn check_comment(comment: &CodeComment) -> Result<(), Invalid> {
     if comment.file.is_empty() || comment.file.len() > PATH_MAX_BYTES {
         return Err(Invalid::new("data.file", "must have 1 to 1024 bytes"));
     }
-    if comment.code_snippet.as_ref().is_some_and(|s| s.len() > names::CONTENT_MAX_BYTES) {
-        return Err(Invalid::new("data.code_snippet", "must have at most 16384 bytes"));
+    if comment
+        .code_snippet
+        .as_ref()
+        .is_some_and(|s| s.len() > names::CONTENT_MAX_BYTES)
+    {
+        return Err(Invalid::new(
+            "data.code_snippet",
+            "must have at most 16384 bytes",
+        ));
     }
     Ok(())
 }
@@ -428,7 +453,11 @@ mod tests {
     fn bad_json_is_told_in_the_words_of_the_protocol() {
         for text in ["{", "", "nope", "{\"type\":\"ping\"} x"] {
             let error = parse(text, 0).unwrap_err();
-            assert_eq!((error.code, error.message.as_str()), ("bad_json", "Invalid JSON"), "{text}");
+            assert_eq!(
+                (error.code, error.message.as_str()),
+                ("bad_json", "Invalid JSON"),
+                "{text}"
+            );
         }
     }
 
@@ -438,16 +467,42 @@ mod tests {
         assert_eq!(refusal("[1]"), pair("invalid", ""));
         assert_eq!(refusal("{}"), pair("invalid", "type"));
         assert_eq!(refusal(r#"{"type":"nope"}"#), pair("unknown_type", "type"));
-        assert_eq!(refusal(r#"{"type":"chat_message"}"#), pair("invalid", "content"));
-        assert_eq!(refusal(r#"{"type":"chat_message","content":5}"#), pair("invalid", "content"));
-        assert_eq!(refusal(r#"{"type":"chat_message","content":" "}"#), pair("invalid", "content"));
-        assert_eq!(refusal(r#"{"type":"code_comment","data":{"file":"a","content":"x"}}"#), pair("invalid", "data.line"));
-        assert_eq!(refusal(r#"{"type":"presence_update","data":{"status":"x"}}"#), pair("invalid", "data.status"));
-        assert_eq!(refusal(r#"{"type":"cursor_update","data":{"x":1}}"#), pair("invalid", "data"));
-        assert_eq!(refusal(r#"{"type":"join","name":"a\u202eb"}"#), pair("invalid", "name"));
-        assert_eq!(refusal(r#"{"type":"ping","ref":5}"#), pair("invalid", "ref"));
         assert_eq!(
-            refusal(r##"{"type":"draw","paths":[{"id":"s","width":1,"color":"#fff","points":[1,"x"],"ts":1}]}"##),
+            refusal(r#"{"type":"chat_message"}"#),
+            pair("invalid", "content")
+        );
+        assert_eq!(
+            refusal(r#"{"type":"chat_message","content":5}"#),
+            pair("invalid", "content")
+        );
+        assert_eq!(
+            refusal(r#"{"type":"chat_message","content":" "}"#),
+            pair("invalid", "content")
+        );
+        assert_eq!(
+            refusal(r#"{"type":"code_comment","data":{"file":"a","content":"x"}}"#),
+            pair("invalid", "data.line")
+        );
+        assert_eq!(
+            refusal(r#"{"type":"presence_update","data":{"status":"x"}}"#),
+            pair("invalid", "data.status")
+        );
+        assert_eq!(
+            refusal(r#"{"type":"cursor_update","data":{"x":1}}"#),
+            pair("invalid", "data")
+        );
+        assert_eq!(
+            refusal(r#"{"type":"join","name":"a\u202eb"}"#),
+            pair("invalid", "name")
+        );
+        assert_eq!(
+            refusal(r#"{"type":"ping","ref":5}"#),
+            pair("invalid", "ref")
+        );
+        assert_eq!(
+            refusal(
+                r##"{"type":"draw","paths":[{"id":"s","width":1,"color":"#fff","points":[1,"x"],"ts":1}]}"##
+            ),
             pair("invalid", "paths[0].points[1]")
         );
     }
@@ -460,7 +515,9 @@ mod tests {
 
     #[test]
     fn a_chat_message_finds_its_mentions() {
-        let Ok(Request::Durable(message)) = parse(r#"{"type":"chat_message","content":"hi @Ana"}"#, 0) else {
+        let Ok(Request::Durable(message)) =
+            parse(r#"{"type":"chat_message","content":"hi @Ana"}"#, 0)
+        else {
             panic!("not durable")
         };
         assert!(matches!(message.body, Body::ChatMessage { mentions, .. } if mentions == ["Ana"]));

@@ -1,5 +1,7 @@
 //! Server to client: every frame of PROTOCOL.md's second table, built once as ready WebSocket bytes.
 
+use std::sync::Arc;
+
 use atelier_shared::domain::Invalid;
 use atelier_shared::domain::board::{DrawBatch, Erase, Stroke};
 use atelier_shared::domain::entry::{Author, Body, Entry};
@@ -232,7 +234,7 @@ pub fn drain(after_ms: u64) -> Bytes {
 }
 
 /// The whole drawing, in frames of bounded size; all carry the `seq` they stand for.
-pub fn board(strokes: &[&Stroke], seq: Seq) -> Vec<Bytes> {
+pub fn board(strokes: &[Arc<Stroke>], seq: Seq) -> Vec<Bytes> {
     let parts = strokes.len().div_ceil(BOARD_FRAME_STROKES);
     strokes
         .chunks(BOARD_FRAME_STROKES)
@@ -279,7 +281,7 @@ pub fn draw<'a>(batches: &[(Seq, i64, &'a DrawBatch)], from: &'a ClientId) -> By
             joined.paths.clear();
             joined.erase.clear();
         }
-        joined.paths.extend(&batch.paths);
+        joined.paths.extend(batch.paths.iter().map(|path| &**path));
         joined.erase.extend(&batch.erase);
         joined.seq = *seq;
         joined.ts = *ts;

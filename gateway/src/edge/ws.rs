@@ -1,0 +1,289 @@
+//! The WebSocket handshake on all JSON addresses: who, where, may they; then the raw socket goes to the room.
+//!
+//! A refusal is problem+json before the upgrade. After the 101 the socket is taken out of hyper and belongs to the room's
+//! own connection engine: axum is not in the path of a message.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+
+use atelier_shared::domain::ids::{ClientId, Epoch, RoomId, Seq};
+use atelier_shared::domain::names;
+use atelier_shared::domain::room::{Role, Room};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::upgrade::downcast;
+use tokio::net::TcpStream;
+use tungstenite::handshake::derive_accept_key;
+
+use super::client::{ClientAddress, bearer, make_room_by_connecting, may_enter};
+use super::problem::{Kind, Problem};
+use super::state::App;
+use crate::identity::Principal;
+use crate::room::{Admission, AdmissionError, Newcomer};
+
+/// Which address a client came by; they differ only in how it gets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Address {
+    /// `/api/v1/rooms/{room_id}/ws`
+    Rooms,
+    /// `/api/ws/{room_id}`: an unknown room is made.
+    Plain,
+    /// `/ws/{room_id}`: as `Plain`; a name belongs to one person.
+    Named,
+    /// `/ws/session/{session_id}`: members only.
+    Session,
+}
+
+/// The JSON addresses of PROTOCOL.md, with their full paths.
+pub fn routes() -> Router<App> {
+    let route = |address: Address| {
+        get(
+            move |State(app): State<App>,
+                  Path(room): Path<String>,
+                  Query(query): Query<HashMap<String, String>>,
+                  from: ClientAddress,
+                  request: Request| enter(app, address, room, query, from, request),
+        )
+    };
+    Router::new()
+        .route("/api/v1/rooms/{room_id}/ws", route(Address::Rooms))
+        .route("/api/rooms/{room_id}/ws", route(Address::Rooms))
+        .route("/api/ws/{room_id}", route(Address::Plain))
+        .route("/ws/{room_id}", route(Address::Named))
+        .route("/ws/session/{session_id}", route(Address::Session))
+}
+
+async fn enter(
+    app: App,
+    address: Address,
+    room: String,
+    query: HashMap<String, String>,
+    from: ClientAddress,
+    mut request: Request,
+) -> Result<Response, Problem> {
+    let accept = handshake(&request)?;
+    check_origin(&app, request.headers())?;
+    let room: RoomId = room.parse()?;
+    let (principal, subprotocol) = principal(&app, request.headers(), &query).await?;
+    let (room, role) = find_room(&app, address, &room, principal.as_ref(), &from).await?;
+    let newcomer = newcomer(&app, address, room, role, principal, &query)?;
+    let admission = app.rooms.admit(newcomer).await.map_err(refusal)?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    app.rooms.tasks.spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => run(admission, upgraded).await,
+            Err(error) => {
+                tracing::debug!(%error, "the upgrade did not happen");
+                admission.abandon().await;
+            }
+        }
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(subprotocol) = subprotocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    Ok(response)
+}
+
+/// Takes the TCP socket out of hyper; what hyper read behind the handshake comes along, and its buffer goes.
+async fn run(admission: Admission, upgraded: hyper::upgrade::Upgraded) {
+    match downcast::<TokioIo<TcpStream>>(upgraded) {
+        Ok(parts) => {
+            let (stream, early) = (parts.io.into_inner(), parts.read_buf);
+            // Boxed: this future lives as long as the connection, and should not carry the handshake's size along.
+            let connection = Box::pin(admission.run(stream, early));
+            connection.await;
+        }
+        Err(_) => {
+            tracing::error!("the connection under an upgrade is not a TCP socket");
+            admission.abandon().await;
+        }
+    }
+}
+
+/// The rules of RFC 6455, 4.2.1; returns the accept key.
+fn handshake(request: &Request) -> Result<HeaderValue, Problem> {
+    let headers = request.headers();
+    let has = |name: header::HeaderName, word: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|part| part.trim().eq_ignore_ascii_case(word))
+    };
+    let upgrades = request.method() == Method::GET
+        && has(header::CONNECTION, "upgrade")
+        && has(header::UPGRADE, "websocket");
+    if !upgrades {
+        return Err(Problem::new(
+            Kind::UpgradeRequired,
+            "This address is a WebSocket: connect with ws:// or wss://.",
+        ));
+    }
+    if headers
+        .get(header::SEC_WEBSOCKET_VERSION)
+        .map(HeaderValue::as_bytes)
+        != Some(b"13")
+    {
+        return Err(Problem::new(
+            Kind::UpgradeRequired,
+            "Sec-WebSocket-Version must be 13.",
+        ));
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY);
+    let key = key.ok_or_else(|| Problem::new(Kind::Malformed, "Sec-WebSocket-Key is missing."))?;
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Problem::internal())
+}
+
+/// A page of a foreign origin must not ride on somebody's browser.
+fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return Ok(());
+    };
+    let origin = origin.to_str().unwrap_or("");
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let same_host = origin
+        .split_once("://")
+        .is_some_and(|(_, authority)| Some(authority) == host);
+    if app.config.origin_allowed(origin, same_host) {
+        return Ok(());
+    }
+    Err(Problem::forbidden("This origin is not in CORS_ORIGINS."))
+}
+
+/// The token from wherever it came: `Authorization`, subprotocol `bearer, <jwt>`, `?token=` or `?ticket=`.
+async fn principal(
+    app: &App,
+    headers: &HeaderMap,
+    query: &HashMap<String, String>,
+) -> Result<(Option<Principal>, Option<HeaderValue>), Problem> {
+    let offered: Vec<&str> = headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    if let [bearer, token, ..] = offered[..]
+        && bearer.eq_ignore_ascii_case("bearer")
+    {
+        let principal = app.identity.authenticate(token).await?;
+        return Ok((Some(principal), Some(HeaderValue::from_static("bearer"))));
+    }
+    let given = |name: &str| query.get(name).filter(|value| !value.is_empty());
+    let principal = if let Some(token) = bearer(headers)? {
+        Some(app.identity.authenticate(token).await?)
+    } else if let Some(token) = given("token") {
+        Some(app.identity.authenticate(token).await?)
+    } else if let Some(ticket) = given("ticket") {
+        Some(app.identity.redeem_ticket(ticket).await?)
+    } else {
+        None
+    };
+    Ok((principal, None))
+}
+
+async fn find_room(
+    app: &App,
+    address: Address,
+    id: &RoomId,
+    principal: Option<&Principal>,
+    from: &ClientAddress,
+) -> Result<(Room, Role), Problem> {
+    match address {
+        Address::Plain | Address::Named => {
+            make_room_by_connecting(app, id, from, principal).await?;
+        }
+        Address::Session if principal.is_none() => return Err(Problem::unauthenticated()),
+        Address::Session | Address::Rooms => {}
+    }
+    may_enter(app, id, principal).await
+}
+
+fn newcomer(
+    app: &App,
+    address: Address,
+    room: Room,
+    role: Role,
+    principal: Option<Principal>,
+    query: &HashMap<String, String>,
+) -> Result<Newcomer, Problem> {
+    let given = |name: &str| query.get(name).filter(|value| !value.is_empty());
+    let mut client_id = given("client_id")
+        .map(|text| text.parse::<ClientId>())
+        .transpose()?;
+    let claim = given("resume_token").and_then(|token| app.identity.verify_resume_token(token));
+    let principal = match (principal, &claim) {
+        (Some(principal), _) => principal,
+        (None, Some(claim)) if claim.anonymous => Principal::anonymous(claim.user_id),
+        (None, _) => Principal::anonymous(atelier_shared::domain::ids::UserId::generate()),
+    };
+    if let Some(claim) = claim
+        && claim.user_id == principal.user_id
+    {
+        client_id.get_or_insert(claim.client_id);
+    }
+    let username = given("username")
+        .map(|name| names::name("username", name))
+        .transpose()?;
+    let color = given("color").cloned();
+    if let Some(color) = &color {
+        names::color("color", color)?;
+    }
+    Ok(Newcomer {
+        room,
+        role,
+        name: username.clone().or_else(|| principal.name.clone()),
+        name_is_exclusive: address == Address::Named && username.is_some(),
+        principal,
+        client_id,
+        color,
+        avatar_url: None,
+        resume: resume(query)?,
+    })
+}
+
+/// `epoch` and `seq` of the URL, both or neither.
+fn resume(query: &HashMap<String, String>) -> Result<Option<(Epoch, Seq)>, Problem> {
+    let number = |name: &'static str| {
+        query
+            .get(name)
+            .map(|text| u64::from_str(text))
+            .transpose()
+            .map_err(|_| Problem::invalid(name, "must be a whole number"))
+    };
+    match (number("epoch")?, number("seq")?) {
+        (Some(epoch), Some(seq)) => Ok(Some((Epoch(epoch), Seq(seq)))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(Problem::invalid("seq", "must come with epoch")),
+        (None, Some(_)) => Err(Problem::invalid("epoch", "must come with seq")),
+    }
+}
+
+fn refusal(error: AdmissionError) -> Problem {
+    match error {
+        AdmissionError::ClientIdHeld => Problem::conflict(error.to_string()).at("client_id"),
+        AdmissionError::NameHeld => Problem::conflict(error.to_string()).at("username"),
+        AdmissionError::Draining => Problem::new(Kind::Draining, error.to_string()),
+        AdmissionError::Port(error) => error.into(),
+    }
+}
+
+impl IntoResponse for AdmissionError {
+    fn into_response(self) -> Response {
+        refusal(self).into_response()
+    }
+}

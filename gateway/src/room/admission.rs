@@ -1,0 +1,300 @@
+//! Coming in: a place in presence first, then the socket. Everything here happens before the upgrade is answered, so that
+//! a refusal is an HTTP status.
+
+use std::time::Duration;
+
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
+use atelier_shared::domain::names;
+use atelier_shared::domain::presence::{Member, Status};
+use atelier_shared::domain::room::{Role, Room};
+use atelier_shared::domain::signal::Signal;
+use atelier_shared::ports::{Claim, PortError};
+use bytes::Bytes;
+use chrono::Utc;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use super::actor::{Command, Enter};
+use super::connection::Connection;
+use super::registry::{Handle, OpenSocket, Rooms};
+use super::session::Session;
+use crate::identity::Principal;
+
+/// How long the holder of a client id has to show that it is alive.
+const CHALLENGE: Duration = Duration::from_secs(2);
+
+/// Colours for people who bring none.
+const PALETTE: [&str; 10] = [
+    "#3B82F6", "#EF4444", "#10B981", "#F59E0B", "#8B5CF6", "#EC4899", "#06B6D4", "#84CC16",
+    "#F97316", "#6366F1",
+];
+
+/// Somebody at the door, with the right to enter.
+#[derive(Debug)]
+pub struct Newcomer {
+    pub room: Room,
+    pub role: Role,
+    pub principal: Principal,
+    pub client_id: Option<ClientId>,
+    /// The name to be joined under at once.
+    pub name: Option<String>,
+    pub color: Option<String>,
+    pub avatar_url: Option<String>,
+    /// One person at a time bears this name in the room (the address of PROTOCOL.md that says so).
+    pub name_is_exclusive: bool,
+    pub resume: Option<(Epoch, Seq)>,
+}
+
+/// Why somebody with the right to enter does not get in.
+#[derive(Debug, Error)]
+pub enum AdmissionError {
+    #[error("this client id is connected under another identity")]
+    ClientIdHeld,
+    #[error("this name is taken in this room")]
+    NameHeld,
+    #[error("this server is going away")]
+    Draining,
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
+/// A place in the room, waiting for its socket.
+#[derive(Debug)]
+pub struct Admission {
+    rooms: Rooms,
+    handle: Handle,
+    member: Member,
+    principal: Principal,
+    room: Room,
+    resume: Option<(Epoch, Seq)>,
+    resume_token: String,
+}
+
+impl std::fmt::Debug for Rooms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rooms")
+            .field("pod", &self.pod)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Rooms {
+    /// Takes the newcomer's place: replaces its own earlier connection, waits while somebody else's is asked for a sign of
+    /// life (2 s).
+    pub async fn admit(&self, newcomer: Newcomer) -> Result<Admission, AdmissionError> {
+        if self.is_draining() {
+            return Err(AdmissionError::Draining);
+        }
+        let Newcomer {
+            room,
+            role,
+            principal,
+            resume,
+            ..
+        } = &newcomer;
+        let handle = self.open(room).await?;
+        if newcomer.name_is_exclusive
+            && let Some(name) = &newcomer.name
+        {
+            self.claim_name(&room.id, name, principal).await?;
+        }
+        let mut member = self.member_of(&newcomer, *role);
+        self.claim(&handle, room, &mut member).await?;
+        let resume_token = self.identity.resume_token(principal, &member.client_id);
+        Ok(Admission {
+            rooms: self.clone(),
+            handle,
+            member,
+            principal: principal.clone(),
+            resume: *resume,
+            resume_token,
+            room: newcomer.room,
+        })
+    }
+
+    fn member_of(&self, newcomer: &Newcomer, role: Role) -> Member {
+        let connection = ConnectionId::generate();
+        let client_id = newcomer
+            .client_id
+            .clone()
+            .unwrap_or_else(ClientId::generate);
+        // Spread by the id's own randomness; the same client keeps its colour.
+        let spread = hash(client_id.as_str());
+        let made_up = || format!("User{}", spread % 100_000);
+        let color = PALETTE[usize::try_from(spread % PALETTE.len() as u64).unwrap_or(0)];
+        Member {
+            connection,
+            pod: self.pod,
+            user_id: newcomer.principal.user_id,
+            name: newcomer.name.clone().unwrap_or_else(made_up),
+            color: newcomer.color.clone().unwrap_or_else(|| color.to_owned()),
+            avatar_url: newcomer.avatar_url.clone(),
+            role,
+            status: Status::Active,
+            simulated: false,
+            joined: newcomer.name.is_some(),
+            cursor_position: None,
+            selection: None,
+            client_id,
+        }
+    }
+
+    async fn claim(
+        &self,
+        handle: &Handle,
+        room: &Room,
+        member: &mut Member,
+    ) -> Result<(), AdmissionError> {
+        let presence = &self.backends.presence;
+        let mut take_over = None;
+        loop {
+            match presence.enter(&room.id, member, take_over).await? {
+                Claim::Entered => return Ok(()),
+                Claim::Replaced(old) => {
+                    if old.user_id == member.user_id && old.joined && !member.joined {
+                        // The same person again: others need not see it leave and come.
+                        *member = Member {
+                            connection: member.connection,
+                            pod: member.pod,
+                            role: member.role,
+                            ..(*old).clone()
+                        };
+                        presence.update(&room.id, member).await?;
+                    }
+                    let connection = old.connection;
+                    let replaced = Signal::Replaced { connection };
+                    self.backends.log.publish(&room.id, &replaced).await?;
+                    return Ok(());
+                }
+                Claim::Held(holder) => {
+                    let held = take_over == Some(holder.connection);
+                    if held || self.is_alive(handle, holder.connection).await {
+                        return Err(AdmissionError::ClientIdHeld);
+                    }
+                    take_over = Some(holder.connection);
+                }
+            }
+        }
+    }
+
+    async fn is_alive(&self, handle: &Handle, connection: ConnectionId) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let challenge = Command::Challenge { connection, reply };
+        if handle.mailbox.send(challenge).await.is_err() {
+            return false;
+        }
+        matches!(tokio::time::timeout(CHALLENGE, answer).await, Ok(Ok(())))
+    }
+
+    /// The same principal's earlier connection under this name makes way; somebody else's keeps it.
+    async fn claim_name(
+        &self,
+        room: &atelier_shared::domain::ids::RoomId,
+        name: &str,
+        principal: &Principal,
+    ) -> Result<(), AdmissionError> {
+        let key = names::key(name);
+        for member in self.backends.presence.members(room).await? {
+            if !member.joined || names::key(&member.name) != key {
+                continue;
+            }
+            if member.user_id != principal.user_id {
+                return Err(AdmissionError::NameHeld);
+            }
+            let connection = member.connection;
+            if self
+                .backends
+                .presence
+                .leave(room, &member.client_id, connection)
+                .await?
+            {
+                let log = &self.backends.log;
+                log.publish(room, &Signal::Replaced { connection }).await?;
+                let left = Signal::Left {
+                    client_id: member.client_id,
+                    connection,
+                    reason: Some("replaced".into()),
+                };
+                log.publish(room, &left).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Admission {
+    /// The socket came: runs the connection until it ends. `early` = bytes that came behind the handshake.
+    pub async fn run(self, stream: TcpStream, early: Bytes) {
+        let Self { rooms, handle, .. } = &self;
+        let (rooms, handle) = (rooms.clone(), handle.clone());
+        let now_ms = Utc::now().timestamp_millis();
+        let connection = Connection::new(
+            self.member.connection,
+            self.member.client_id.clone(),
+            self.member.user_id,
+            stream,
+            now_ms,
+        );
+        let socket = OpenSocket {
+            connection: connection.clone(),
+            user_id: self.member.user_id,
+            family: self.principal.family,
+        };
+        rooms.sockets.insert(connection.id, socket);
+        rooms.metrics.connections.inc();
+        rooms.metrics.connections_total.inc();
+        if rooms.is_draining() {
+            connection.close(4503, "this server is going away; come back to another");
+        }
+        let session = Session::new(
+            rooms.clone(),
+            handle.clone(),
+            connection.clone(),
+            self.principal.clone(),
+        );
+        let id = connection.id;
+        let enter = Command::Enter(Box::new(Enter {
+            connection: connection.clone(),
+            member: self.member.clone(),
+            principal: self.principal,
+            room: self.room,
+            resume: self.resume,
+            resume_token: self.resume_token,
+        }));
+        if handle.mailbox.send(enter).await.is_err() {
+            // The room's task ended between admission and upgrade.
+            connection.close(1012, "come back: the room was just being put away");
+        }
+        session.run(early).await;
+        rooms.sockets.remove(&id);
+        rooms.metrics.connections.dec();
+        let leave = Command::Leave { connection: id };
+        if handle.mailbox.send(leave).await.is_err() {
+            leave_presence(&rooms, &handle, &self.member).await;
+        }
+    }
+
+    /// The upgrade failed: gives the place back.
+    pub async fn abandon(self) {
+        leave_presence(&self.rooms, &self.handle, &self.member).await;
+    }
+}
+
+async fn leave_presence(rooms: &Rooms, handle: &Handle, member: &Member) {
+    let presence = &rooms.backends.presence;
+    let room = &handle.shared.id;
+    let left = presence
+        .leave(room, &member.client_id, member.connection)
+        .await;
+    if let Err(error) = left {
+        tracing::debug!(%room, %error, "a leave is left to the lease");
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
