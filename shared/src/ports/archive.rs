@@ -33,7 +33,7 @@ pub struct HistoryQuery {
     pub kinds: Vec<&'static str>,
     /// Only before this seq.
     pub before: Option<Seq>,
-    /// Whose eyes: entries for others are left out.
+    /// Whose eyes: entries for others are left out. `None`: nobody's, so only what is for everybody.
     pub reader: Option<UserId>,
     pub limit: usize,
 }
@@ -42,13 +42,14 @@ pub struct HistoryQuery {
 pub struct HistoryPage {
     /// Newest first.
     pub entries: Vec<Entry>,
-    /// There are older ones.
+    /// There are older ones. A page may hold fewer than asked (it is bounded in bytes) and still have this.
     pub more: bool,
 }
 
 /// Promises: `append` writes all or none, gapless after the head, and survives the loss of any minority of the store
 /// (`w:majority, j:true`; embedded: a synced commit) before it returns; of two writers in different epochs, or at
-/// different places, one is refused. A ref is stored once per room, user and client.
+/// different places, one is refused. A ref is stored once per room, user and client. What was appended is final: no
+/// epoch changes it, and it is read back as it was written. Checkpoints are switched whole.
 #[async_trait]
 pub trait Archive: Send + Sync {
     async fn ping(&self) -> Result<()>;
@@ -59,7 +60,8 @@ pub trait Archive: Send + Sync {
     async fn raise_epoch(&self, room: &RoomId, from: Epoch) -> Result<ArchiveHead>;
 
     /// Appends consecutive entries whose first is `head.seq + 1`; entries at or before the head are skipped (they
-    /// were written by a call whose answer was lost).
+    /// were written by a call whose answer was lost). An entry whose ref is stored already under another seq is kept
+    /// without it. Nothing is ever of epoch 0.
     async fn append(
         &self,
         room: &RoomId,
@@ -67,7 +69,8 @@ pub trait Archive: Send + Sync {
         entries: &[Entry],
     ) -> Result<ArchiveHead, StaleEpoch>;
 
-    /// Entries after `after`, in order, at most `limit`.
+    /// Entries after `after`, in order, at most `limit`. Fewer does not mean the end (an answer is bounded in bytes);
+    /// none does.
     async fn read(&self, room: &RoomId, after: Seq, limit: usize) -> Result<Vec<Entry>>;
 
     async fn history(&self, room: &RoomId, query: &HistoryQuery) -> Result<HistoryPage>;
@@ -88,6 +91,6 @@ pub trait Archive: Send + Sync {
         expires_at: DateTime<Utc>,
     ) -> Result<bool>;
 
-    /// `None`: none, or expired at `now`.
+    /// `None`: none, or expired at `now`. Times have whole milliseconds.
     async fn result(&self, job: JobId, now: DateTime<Utc>) -> Result<Option<JobResult>>;
 }

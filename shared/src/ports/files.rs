@@ -18,7 +18,8 @@ pub struct FileMeta {
 }
 
 /// Promises: a file is whole or absent (a failed or abandoned `put` leaves nothing behind); `put` holds one part in
-/// memory, not the file; keys are `[A-Za-z0-9_./-]` without `..` and can't reach outside the store.
+/// memory, not the file; keys are `[A-Za-z0-9_./-]` without `..` and can't reach outside the store. Where the store is a
+/// folder, a key can't be both a file and a folder of others.
 #[async_trait]
 pub trait Files: Send + Sync {
     async fn ping(&self) -> Result<()>;
@@ -28,16 +29,16 @@ pub trait Files: Send + Sync {
 
     async fn head(&self, key: &str) -> Result<Option<FileMeta>>;
 
-    /// Streams a file, or the bytes in `range`, out. `None`: no such file.
+    /// Streams a file, or the bytes in `range` as far as it has them, out. `None`: no such file.
     async fn get(
         &self,
         key: &str,
         range: Option<Range<u64>>,
     ) -> Result<Option<BoxStream<'static, Result<Bytes>>>>;
 
-    /// True if it is gone now, whether it was there or not.
+    /// It is gone now, whether it was there or not.
     async fn delete(&self, key: &str) -> Result<()>;
 
-    /// Files under `prefix` in key order after `after`, at most `limit`.
+    /// Files in the folder `prefix` (whole parts of keys; empty = all) and below, in key order after `after`, at most `limit`.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<FileMeta>>;
 }

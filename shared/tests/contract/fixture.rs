@@ -4,10 +4,14 @@ use std::future::Future;
 use std::sync::{Arc, LazyLock};
 
 use atelier_shared::Mode;
+use atelier_shared::adapters::distributed::archive::MongoArchive;
 use atelier_shared::adapters::distributed::queue::RedisQueue;
 use atelier_shared::adapters::distributed::redis::Redis;
+use atelier_shared::adapters::distributed::{files as bucket, mongo};
+use atelier_shared::adapters::embedded::archive::SqliteArchive;
+use atelier_shared::adapters::embedded::files as folder;
 use atelier_shared::adapters::embedded::queue::SqliteQueue;
-use atelier_shared::ports::Queue;
+use atelier_shared::ports::{Archive, Files, Queue};
 use libtest_mimic::{Failed, Trial};
 use tokio::runtime::Runtime;
 
@@ -84,5 +88,62 @@ pub async fn queue(mode: Mode) -> Queues {
         here: open().await,
         there: open().await,
         _folder: None,
+    }
+}
+
+/// Two handles on one archive, as two pods hold them. Tests share the database and never a room.
+pub struct Archives {
+    pub here: Arc<dyn Archive>,
+    pub there: Arc<dyn Archive>,
+    _folder: Option<tempfile::TempDir>,
+}
+
+pub async fn archive(mode: Mode) -> Archives {
+    if mode == Mode::Embedded {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let archive = SqliteArchive::open(folder.path())
+            .await
+            .expect("archive.db");
+        let archive: Arc<dyn Archive> = Arc::new(archive);
+        return Archives {
+            here: archive.clone(),
+            there: archive,
+            _folder: Some(folder),
+        };
+    }
+    let url = std::env::var("MONGO_URL").expect("MONGO_URL");
+    let open = async || {
+        let database = mongo::connect(&url, "atelier_contract")
+            .await
+            .expect("MongoDB");
+        let archive = MongoArchive::new(database);
+        archive.ensure_indexes().await.expect("indexes");
+        Arc::new(archive)
+    };
+    Archives {
+        here: open().await,
+        there: open().await,
+        _folder: None,
+    }
+}
+
+/// Files in a fresh folder, opened as each mode opens one.
+pub struct Shelf {
+    pub files: Arc<dyn Files>,
+    pub folder: tempfile::TempDir,
+}
+
+pub async fn files(mode: Mode) -> Shelf {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let files = match mode {
+        Mode::Embedded => folder::open(folder.path()).await,
+        Mode::Distributed => {
+            let url = url::Url::from_directory_path(folder.path()).expect("an absolute path");
+            bucket::open(url.as_str()).await
+        }
+    };
+    Shelf {
+        files: Arc::new(files.expect("files")),
+        folder,
     }
 }

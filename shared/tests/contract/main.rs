@@ -3,12 +3,16 @@
 //! Embedded always runs. Distributed needs DATABASE_URL, REDIS_URL and MONGO_URL (`deploy/local/services env`): without
 //! them its tests show as ignored, or fail where `CI` or `ATELIER_REQUIRE_SERVICES` is set.
 
+mod archive;
+mod files;
 mod fixture;
 mod queue;
 
 fn main() {
     let args = libtest_mimic::Arguments::from_args();
     let mut trials: Vec<libtest_mimic::Trial> = Vec::new();
+    archive::trials(&mut trials);
+    files::trials(&mut trials);
     queue::trials(&mut trials);
     libtest_mimic::run(&args, trials).exit();
 }

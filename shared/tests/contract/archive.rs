@@ -1,0 +1,167 @@
+//! The promises of [`Archive`].
+
+mod checkpoints;
+mod entries;
+mod epochs;
+mod history;
+mod refs;
+mod results;
+
+use atelier_shared::domain::entry::{Author, Body, Entry, Record, RefKey};
+use atelier_shared::domain::ids::{ClientId, MessageId, RoomId, Seq, UserId};
+use atelier_shared::ports::{Archive, ArchiveHead, StaleEpoch};
+use libtest_mimic::Trial;
+use uuid::Uuid;
+
+use crate::fixture::both;
+
+macro_rules! promises {
+    ($trials:ident, $port:literal: $($module:ident :: $promise:ident),+ $(,)?) => {
+        $(both($trials, $port, stringify!($promise), $module::$promise);)+
+    };
+}
+pub(crate) use promises;
+
+pub fn trials(trials: &mut Vec<Trial>) {
+    promises!(trials, "archive":
+        epochs::a_room_never_opened_is_epoch_0_and_its_first_raise_makes_1,
+        epochs::of_twenty_raises_from_one_epoch_one_counts,
+        epochs::a_writer_in_another_epoch_is_refused_and_writes_nothing,
+        epochs::nothing_is_ever_of_epoch_0,
+        epochs::of_writers_in_two_epochs_exactly_one_wins,
+        entries::entries_are_read_back_as_they_were_written,
+        entries::a_repeated_append_after_a_lost_answer_makes_no_doubles,
+        entries::a_batch_that_overlaps_the_head_adds_only_the_rest,
+        entries::a_hole_after_the_head_is_refused,
+        entries::a_hole_within_a_batch_writes_nothing,
+        entries::twenty_writers_of_one_log_leave_it_gapless,
+        entries::a_batch_is_written_whole,
+        entries::a_large_answer_is_cut_and_reading_on_gets_all,
+        refs::a_ref_is_stored_once_and_the_later_entry_loses_it,
+        refs::a_ref_twice_in_one_batch_stays_with_the_first,
+        refs::the_same_ref_of_another_client_user_or_room_is_another,
+        refs::many_refs_are_answered_in_the_order_asked,
+        history::history_is_newest_first_by_kind_and_in_pages,
+        history::history_shows_a_reader_only_what_is_for_them,
+        checkpoints::a_newer_checkpoint_wins_and_an_older_is_not_kept,
+        checkpoints::a_checkpoint_beyond_the_head_is_not_kept,
+        checkpoints::a_checkpoint_larger_than_a_document_is_kept_whole,
+        checkpoints::a_checkpoint_is_read_whole_while_it_is_replaced,
+        results::a_result_is_stored_once,
+        results::an_expired_result_is_none,
+    );
+}
+
+/// Somebody who writes entries.
+#[derive(Clone)]
+pub struct Writer {
+    pub user: UserId,
+    pub client: ClientId,
+}
+
+impl Writer {
+    pub fn new() -> Self {
+        Self {
+            user: UserId::generate(),
+            client: ClientId::generate(),
+        }
+    }
+
+    pub fn record(&self, body: Body) -> Record {
+        Record {
+            ts_ms: 1_790_000_000_123,
+            author: Author {
+                client_id: self.client.clone(),
+                user_id: self.user,
+                connection: None,
+                name: "Zoë".into(),
+                color: None,
+                avatar_url: None,
+            },
+            reference: None,
+            audience: None,
+            body,
+        }
+    }
+
+    pub fn says(&self, content: &str) -> Record {
+        self.record(Body::ChatMessage {
+            id: MessageId::generate(),
+            content: content.into(),
+            mentions: Vec::new(),
+            reply_to: None,
+            file_id: None,
+        })
+    }
+
+    pub fn says_as(&self, reference: &str, content: &str) -> Record {
+        Record {
+            reference: Some(reference.parse().expect("a ref")),
+            ..self.says(content)
+        }
+    }
+
+    pub fn key(&self, reference: &str) -> RefKey {
+        RefKey {
+            user_id: self.user,
+            client_id: self.client.clone(),
+            reference: reference.parse().expect("a ref"),
+        }
+    }
+}
+
+/// Entries with these records from `first` on.
+pub fn entries(first: u64, records: impl IntoIterator<Item = Record>) -> Vec<Entry> {
+    (first..)
+        .zip(records)
+        .map(|(seq, record)| Entry {
+            seq: Seq(seq),
+            record,
+        })
+        .collect()
+}
+
+/// `count` chat entries from `first` on, no two alike.
+pub fn chat(first: u64, count: u64) -> Vec<Entry> {
+    let writer = Writer::new();
+    entries(
+        first,
+        (first..first + count).map(|n| writer.says(&format!("message {n} {}", Uuid::now_v7()))),
+    )
+}
+
+/// A room of its own, opened: epoch 1.
+pub async fn opened(archive: &dyn Archive) -> RoomId {
+    let room = RoomId::generate();
+    let head = archive
+        .raise_epoch(&room, atelier_shared::domain::ids::Epoch(0))
+        .await
+        .expect("raise");
+    assert_eq!((head.epoch.0, head.seq.0), (1, 0));
+    room
+}
+
+pub fn stale(outcome: Result<ArchiveHead, StaleEpoch>) -> ArchiveHead {
+    match outcome {
+        Err(StaleEpoch::Stale(head)) => head,
+        other => panic!("should be stale: {other:?}"),
+    }
+}
+
+/// Everything archived, read in pages of `page`.
+pub async fn read_all(archive: &dyn Archive, room: &RoomId, page: usize) -> Vec<Entry> {
+    let mut all: Vec<Entry> = Vec::new();
+    loop {
+        let after = all.last().map_or(Seq(0), |entry| entry.seq);
+        let more = archive.read(room, after, page).await.expect("read");
+        if more.is_empty() {
+            return all;
+        }
+        assert!(more.len() <= page, "{} of at most {page}", more.len());
+        all.extend(more);
+    }
+}
+
+pub fn seqs(entries: &[Entry]) -> Vec<u64> {
+    entries.iter().map(|entry| entry.seq.0).collect()
+}

@@ -1,0 +1,82 @@
+//! Job results: once, until they expire.
+
+use atelier_shared::Mode;
+use atelier_shared::domain::ids::JobId;
+use atelier_shared::domain::job::{Artifact, CompileResult, JobResult, JobState, Usage};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::future::join_all;
+
+use crate::fixture::{self, Outcome};
+
+fn result(stdout: &str) -> JobResult {
+    let at = DateTime::from_timestamp_micros(1_790_000_000_123_456).expect("a time");
+    JobResult {
+        status: JobState::Failed,
+        exit_code: Some(3),
+        signal: None,
+        stdout: stdout.into(),
+        stderr: "\u{fffd}\u{1b}[31m".into(),
+        truncated: true,
+        compile: Some(CompileResult::default()),
+        usage: Usage {
+            max_memory_bytes: 1 << 33,
+            ..Usage::default()
+        },
+        artifacts: vec![Artifact {
+            path: "out/a.png".into(),
+            size: 7,
+        }],
+        queued_ms: 12,
+        started_at: at,
+        finished_at: at,
+        attempts: 2,
+        trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".into()),
+        message: None,
+    }
+}
+
+pub async fn a_result_is_stored_once(mode: Mode) -> Outcome {
+    let archives = fixture::archive(mode).await;
+    let job = JobId::generate();
+    let expires = Utc::now() + TimeDelta::hours(1);
+    assert_eq!(archives.here.result(job, Utc::now()).await?, None);
+    let stores = (0..10).map(|n| {
+        let archives = &archives;
+        async move {
+            let stored = archives
+                .there
+                .put_result(job, &result(&n.to_string()), expires)
+                .await;
+            stored.expect("store").then_some(n)
+        }
+    });
+    let winners: Vec<i32> = join_all(stores).await.into_iter().flatten().collect();
+    assert_eq!(winners.len(), 1, "{winners:?}");
+    let kept = archives.here.result(job, Utc::now()).await?;
+    assert_eq!(kept, Some(result(&winners[0].to_string())));
+    assert!(
+        !archives
+            .here
+            .put_result(job, &result("late"), expires)
+            .await?
+    );
+    assert_eq!(archives.here.result(job, Utc::now()).await?, kept);
+    Ok(())
+}
+
+pub async fn an_expired_result_is_none(mode: Mode) -> Outcome {
+    let archives = fixture::archive(mode).await;
+    let job = JobId::generate();
+    let expires = Utc::now() + TimeDelta::hours(1);
+    archives.here.put_result(job, &result("x"), expires).await?;
+    let just_before = expires - TimeDelta::milliseconds(1);
+    assert!(archives.here.result(job, just_before).await?.is_some());
+    assert_eq!(archives.here.result(job, expires).await?, None);
+    // Storing another neither brings it back nor takes what still holds.
+    archives
+        .here
+        .put_result(JobId::generate(), &result("y"), expires)
+        .await?;
+    assert!(archives.here.result(job, just_before).await?.is_some());
+    Ok(())
+}
