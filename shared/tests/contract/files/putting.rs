@@ -1,6 +1,6 @@
 //! A file is whole or absent.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use atelier_shared::Mode;
@@ -48,7 +48,7 @@ pub async fn a_put_overwrites(mode: Mode) -> Outcome {
 }
 
 /// Everything below the folder that is a file, whatever it is called.
-fn leftovers(folder: &Path) -> Vec<String> {
+fn leftovers(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -57,7 +57,7 @@ fn leftovers(folder: &Path) -> Vec<String> {
             if entry.file_type().expect("a type").is_dir() {
                 folders.push(entry.path());
             } else {
-                found.push(entry.file_name().to_string_lossy().into_owned());
+                found.push(entry.path());
             }
         }
     }
@@ -75,7 +75,7 @@ pub async fn a_failed_put_leaves_nothing_and_what_was_there_stays(mode: Mode) ->
         assert_eq!(shelf.files.head("fresh/a").await?, None);
         assert_eq!(
             leftovers(shelf.folder.path()),
-            Vec::<String>::new(),
+            Vec::<PathBuf>::new(),
             "{size} bytes"
         );
     }
@@ -85,7 +85,8 @@ pub async fn a_failed_put_leaves_nothing_and_what_was_there_stays(mode: Mode) ->
         read(&*shelf.files, "old").await.as_deref(),
         Some(&b"old"[..])
     );
-    assert_eq!(leftovers(shelf.folder.path()), ["old"]);
+    let left = leftovers(shelf.folder.path());
+    assert!(left.len() == 1 && left[0].ends_with("old"), "{left:?}");
     Ok(())
 }
 
@@ -143,15 +144,15 @@ pub async fn a_file_is_absent_until_it_is_whole(mode: Mode) -> Outcome {
 
 /// The bytes of all files below the folder.
 fn stored(folder: &Path) -> u64 {
-    let below = |name: String| std::fs::metadata(folder.join(name)).map_or(0, |meta| meta.len());
-    leftovers(folder).into_iter().map(below).sum()
+    let size = |file| std::fs::metadata(file).map_or(0, |meta| meta.len());
+    leftovers(folder).into_iter().map(size).sum()
 }
 
 /// What was taken from the stream and is not in the folder yet is held in memory.
 pub async fn a_large_file_passes_through_little_memory(mode: Mode) -> Outcome {
     const PIECES: u64 = 50;
     /// A part, a piece in hand and one in the channel; twice, for what is being moved.
-    const HELD_MAX: u64 = 2 * (8 + 2) << 20;
+    const HELD_MAX: u64 = (2 * (8 + 2)) << 20;
     let shelf = fixture::files(mode).await;
     let (sender, receiver) = mpsc::channel(1);
     let files = shelf.files.clone();
