@@ -163,6 +163,8 @@ pub struct Problem {
     /// The offending field, dotted where nested.
     pub field: Option<String>,
     pub retry_after: Option<Duration>,
+    /// The limit that was reached: so many in so long.
+    policy: Option<(u32, Duration)>,
 }
 
 /// RFC 9457 as it travels.
@@ -193,6 +195,7 @@ impl Problem {
             detail: detail.into(),
             field: None,
             retry_after: kind.default_retry(),
+            policy: None,
         }
     }
 
@@ -205,6 +208,13 @@ impl Problem {
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    /// Tells the limit in the `RateLimit` headers (draft-ietf-httpapi-ratelimit-headers).
+    #[must_use]
+    pub fn policy(mut self, limit: u32, window: Duration) -> Self {
+        self.policy = Some((limit, window));
         self
     }
 
@@ -273,6 +283,16 @@ impl IntoResponse for Problem {
                 header::RETRY_AFTER,
                 HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)),
             );
+        }
+        if let Some((limit, window)) = self.policy {
+            let wait = self.retry_after.unwrap_or_default().as_secs().max(1);
+            let policy = format!("\"default\";q={limit};w={}", window.as_secs());
+            let state = format!("\"default\";r=0;t={wait}");
+            for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
+                if let Ok(value) = HeaderValue::from_str(&value) {
+                    headers.insert(name, value);
+                }
+            }
         }
         if self.kind.status() == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, challenge(self.kind));

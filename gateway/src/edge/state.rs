@@ -8,6 +8,7 @@ use atelier_shared::ports::PortError;
 use chrono::{DateTime, Utc};
 use thiserror::Error;
 
+use super::health::StoreChecks;
 use super::occupancy::Occupancy;
 use crate::config::{ConfigError, GatewayConfig};
 use crate::identity::{Identity, Passwords};
@@ -35,6 +36,7 @@ pub struct Inner {
     pub metrics: Metrics,
     pub rooms: Rooms,
     pub occupancy: Occupancy,
+    pub(super) store_checks: StoreChecks,
     pub started_at: DateTime<Utc>,
     draining: AtomicBool,
     /// Serialises counting an address's rooms with making one more.
@@ -65,6 +67,7 @@ impl App {
         Ok(Self(Arc::new(Inner {
             rooms,
             occupancy: Occupancy::new(backends.presence.clone()),
+            store_checks: StoreChecks::default(),
             identity,
             passwords,
             metrics,

@@ -5,7 +5,7 @@ pub mod keys;
 mod password;
 mod refresh;
 mod resume;
-mod ticket;
+pub mod ticket;
 
 use std::sync::Arc;
 

@@ -1,0 +1,440 @@
+//! `/auth`: accounts, guests, logins and their tokens.
+
+use std::time::Duration;
+
+use atelier_shared::domain::ids::UserId;
+use atelier_shared::domain::names;
+use atelier_shared::domain::user::{NewUser, User, UserKind};
+use atelier_shared::ports::{CreateUserError, Throttle};
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use chrono::{SubsecRound, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::client::{Authenticated, ClientAddress};
+use super::extract::Body;
+use super::health::rfc3339;
+use super::problem::{Kind, Problem};
+use super::refusals::{BadBody, Failures, NeedsToken, Taken};
+use super::state::App;
+use crate::identity::{LoginTokens, Principal, Refreshed, ticket};
+
+const PASSWORD_MIN_CHARS: usize = 8;
+/// Longer ones cost only the hashing of their bytes, but a bound there must be.
+const PASSWORD_MAX_BYTES: usize = 1_024;
+/// RFC 5321: the longest path is 256 with its brackets.
+const EMAIL_MAX_BYTES: usize = 254;
+const LOGIN_WINDOW: Duration = Duration::from_secs(15 * 60);
+const REGISTRATION_WINDOW: Duration = Duration::from_secs(60 * 60);
+/// An address may be an office: so many times the tries that it has for one account.
+const TRIES_PER_ADDRESS: u32 = 20;
+
+#[derive(Deserialize, ToSchema)]
+pub struct Register {
+    /// Unique, 1 to 32 characters, no `@`
+    #[schema(example = "ana")]
+    username: String,
+    /// At least 8 characters
+    #[schema(example = "correct horse battery staple", format = Password)]
+    password: String,
+    #[schema(example = "ana@example.com")]
+    email: Option<String>,
+    /// Display name; the user name where absent
+    #[schema(example = "Ana")]
+    name: Option<String>,
+}
+
+#[derive(Deserialize, ToSchema)]
+pub struct Login {
+    /// User name or e-mail address
+    #[schema(example = "ana")]
+    username: String,
+    #[schema(example = "correct horse battery staple", format = Password)]
+    password: String,
+}
+
+#[derive(Deserialize, ToSchema)]
+pub struct Guest {
+    /// Display name, 1 to 32 characters
+    #[schema(example = "Ben")]
+    name: String,
+}
+
+#[derive(Deserialize, ToSchema)]
+pub struct RefreshToken {
+    refresh_token: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Tokens {
+    /// JWT; send it as `Authorization: Bearer`
+    access_token: String,
+    /// Good for one use; the answer to it carries the next
+    refresh_token: String,
+    #[schema(example = "Bearer")]
+    token_type: &'static str,
+    /// Seconds until the access token runs out
+    #[schema(example = 900)]
+    expires_in: i64,
+    user: UserView,
+}
+
+/// A person as they see themselves.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UserView {
+    id: Uuid,
+    /// `account` or `guest`
+    #[schema(value_type = String, example = "account")]
+    kind: UserKind,
+    username: String,
+    name: String,
+    email: Option<String>,
+    avatar_url: Option<String>,
+    is_admin: bool,
+    created_at: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WsTicket {
+    /// Put it into the WebSocket's URL as `?ticket=`; good for one use
+    ticket: String,
+    /// Seconds
+    #[schema(example = 30)]
+    expires_in: u64,
+}
+
+impl From<User> for UserView {
+    fn from(user: User) -> Self {
+        Self {
+            id: user.id.0,
+            kind: user.kind,
+            username: user.username,
+            name: user.name,
+            email: user.email,
+            avatar_url: user.avatar_url,
+            is_admin: user.is_admin,
+            created_at: Some(rfc3339(user.created_at)),
+        }
+    }
+}
+
+/// Makes an account and logs it in.
+#[utoipa::path(post, path = "/auth/register", tag = "auth", request_body = Register, responses(
+    (status = 201, description = "The account, logged in", body = Tokens), BadBody, Taken, Failures,
+))]
+pub async fn register(
+    State(app): State<App>,
+    address: ClientAddress,
+    Body(asked): Body<Register>,
+) -> Result<impl IntoResponse, Problem> {
+    let username = names::name("username", &asked.username)?;
+    if username.contains('@') {
+        return Err(Problem::invalid("username", "must not hold an @"));
+    }
+    check_password(&asked.password)?;
+    let email = asked.email.as_deref().map(check_email).transpose()?;
+    let name = match &asked.name {
+        Some(name) => names::name("name", name)?,
+        None => username.clone(),
+    };
+    throttle_registration(&app, &address).await?;
+    let hash = app.passwords.hash(asked.password).await?;
+    let user = User {
+        id: UserId::generate(),
+        kind: UserKind::Account,
+        username,
+        name,
+        email,
+        avatar_url: None,
+        is_admin: false,
+        created_at: Utc::now().trunc_subsecs(6),
+    };
+    create(&app, user, Some(hash)).await
+}
+
+/// Makes a guest: a name and tokens, no password. The guest is gone with the tokens.
+#[utoipa::path(post, path = "/auth/guest", tag = "auth", request_body = Guest, responses(
+    (status = 201, description = "The guest, logged in", body = Tokens), BadBody, Failures,
+))]
+pub async fn guest(
+    State(app): State<App>,
+    address: ClientAddress,
+    Body(asked): Body<Guest>,
+) -> Result<impl IntoResponse, Problem> {
+    let name = names::name("name", &asked.name)?;
+    throttle_registration(&app, &address).await?;
+    let user = User {
+        id: UserId::generate(),
+        kind: UserKind::Guest,
+        username: name.clone(),
+        name,
+        email: None,
+        avatar_url: None,
+        is_admin: false,
+        created_at: Utc::now().trunc_subsecs(6),
+    };
+    create(&app, user, None).await
+}
+
+/// Logs in. An unknown user takes as long and is answered as a wrong password is.
+#[utoipa::path(post, path = "/auth/login", tag = "auth", request_body = Login, responses(
+    (status = 200, description = "Logged in", body = Tokens), BadBody, NeedsToken, Failures,
+))]
+pub async fn login(
+    State(app): State<App>,
+    address: ClientAddress,
+    Body(asked): Body<Login>,
+) -> Result<impl IntoResponse, Problem> {
+    if asked.username.is_empty() || asked.username.len() > EMAIL_MAX_BYTES {
+        return Err(Problem::invalid(
+            "username",
+            format!("must have 1 to {EMAIL_MAX_BYTES} bytes"),
+        ));
+    }
+    if asked.password.len() > PASSWORD_MAX_BYTES {
+        return Err(too_long());
+    }
+    // By the pair: somebody elsewhere who guesses at an account cannot lock its owner out.
+    let account = hex::encode(Sha256::digest(names::key(asked.username.trim())));
+    let pair = format!("login:{account}:{}", address.0);
+    let tries = app.config.login_tries;
+    throttle(
+        &app,
+        &format!("login:{}", address.0),
+        tries.saturating_mul(TRIES_PER_ADDRESS),
+        LOGIN_WINDOW,
+    )
+    .await?;
+    throttle(&app, &pair, tries, LOGIN_WINDOW).await?;
+    let known = app
+        .backends
+        .records
+        .user_by_login(asked.username.trim())
+        .await?;
+    let (user, hash) = known.unzip();
+    let right = app.passwords.verify(asked.password, hash).await?;
+    let Some(user) = user.filter(|_| right) else {
+        return Err(Problem::new(
+            Kind::WrongCredentials,
+            "Wrong user name or password.",
+        ));
+    };
+    app.backends.vault.forgive(&pair).await?;
+    let login = app.identity.begin_login(user.id).await?;
+    tokens(&app, user, login, StatusCode::OK)
+}
+
+/// Exchanges a refresh token for new tokens. A token that comes a second time ends the login, unless it comes within
+/// 10 s, which answers with the same successor.
+#[utoipa::path(post, path = "/auth/refresh", tag = "auth", request_body = RefreshToken, responses(
+    (status = 200, description = "New tokens", body = Tokens), BadBody, NeedsToken, Failures,
+))]
+pub async fn refresh(
+    State(app): State<App>,
+    Body(asked): Body<RefreshToken>,
+) -> Result<impl IntoResponse, Problem> {
+    let login = match app.identity.refresh(&asked.refresh_token).await? {
+        Refreshed::Next(login) => login,
+        Refreshed::Reused(family) => {
+            tracing::warn!(family = %family.id, "a replaced refresh token came back; its login is ended");
+            return Err(Problem::new(
+                Kind::TokenRevoked,
+                "This refresh token was used before; the login is ended.",
+            ));
+        }
+        Refreshed::Unknown => {
+            return Err(Problem::new(
+                Kind::TokenInvalid,
+                "The refresh token is not valid.",
+            ));
+        }
+    };
+    let user = app.backends.records.user(login.family.user_id).await?;
+    let user = user.ok_or_else(|| Problem::new(Kind::TokenRevoked, "The account is gone."))?;
+    tokens(&app, user, login, StatusCode::OK)
+}
+
+/// Ends the login that the refresh token belongs to: its access tokens are refused and its sockets closed, on every
+/// gateway. An unknown token is no error.
+#[utoipa::path(post, path = "/auth/logout", tag = "auth", request_body = RefreshToken, responses(
+    (status = 204, description = "Logged out"), BadBody, Failures,
+))]
+pub async fn logout(
+    State(app): State<App>,
+    Body(asked): Body<RefreshToken>,
+) -> Result<StatusCode, Problem> {
+    app.identity.end_login(&asked.refresh_token).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A ticket for one WebSocket, for clients that can't send headers and won't put a token into a URL.
+#[utoipa::path(post, path = "/auth/ws-ticket", tag = "auth", security(("bearer" = [])), responses(
+    (status = 200, description = "A ticket", body = WsTicket), NeedsToken, Failures,
+))]
+pub async fn ws_ticket(
+    State(app): State<App>,
+    Authenticated(principal): Authenticated,
+) -> Result<impl IntoResponse, Problem> {
+    let ticket = app.identity.issue_ticket(&principal).await?;
+    let expires_in = ticket::LIFETIME.as_secs();
+    Ok((NO_STORE, Json(WsTicket { ticket, expires_in })))
+}
+
+/// Who the token says one is.
+#[utoipa::path(get, path = "/auth/me", tag = "auth", security(("bearer" = [])), responses(
+    (status = 200, description = "You", body = UserView), NeedsToken, Failures,
+))]
+pub async fn me(
+    State(app): State<App>,
+    Authenticated(principal): Authenticated,
+) -> Result<Json<UserView>, Problem> {
+    if let Some(id) = principal.row() {
+        let user = app.backends.records.user(id).await?;
+        let user = user.ok_or_else(|| Problem::new(Kind::TokenRevoked, "The account is gone."))?;
+        return Ok(Json(user.into()));
+    }
+    Ok(Json(unstored(principal)))
+}
+
+/// The public keys that access tokens are signed with (RFC 7517); none where HS256 is used.
+#[utoipa::path(get, path = "/.well-known/jwks.json", tag = "auth", responses(
+    (status = 200, description = "JSON Web Key Set", body = serde_json::Value),
+))]
+pub async fn jwks(State(app): State<App>) -> impl IntoResponse {
+    (
+        [(header::CACHE_CONTROL, "public, max-age=300")],
+        Json(app.identity.jwks()),
+    )
+}
+
+/// RFC 6749, section 5.1.
+const NO_STORE: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
+
+fn unstored(principal: Principal) -> UserView {
+    let name = principal.name.unwrap_or_default();
+    UserView {
+        id: principal.user_id.0,
+        kind: principal.kind,
+        username: name.clone(),
+        name,
+        email: None,
+        avatar_url: None,
+        is_admin: principal.is_admin,
+        created_at: None,
+    }
+}
+
+async fn create(
+    app: &App,
+    user: User,
+    password_hash: Option<String>,
+) -> Result<impl IntoResponse + use<>, Problem> {
+    let new = NewUser {
+        user,
+        password_hash,
+    };
+    match app.backends.records.create_user(&new).await {
+        Ok(()) => {}
+        Err(CreateUserError::Taken(field)) => {
+            return Err(Problem::conflict(format!("This {field} is taken.")).at(field));
+        }
+        Err(CreateUserError::Port(error)) => return Err(error.into()),
+    }
+    let login = app.identity.begin_login(new.user.id).await?;
+    tokens(app, new.user, login, StatusCode::CREATED)
+}
+
+fn tokens(
+    app: &App,
+    user: User,
+    login: LoginTokens,
+    status: StatusCode,
+) -> Result<impl IntoResponse + use<>, Problem> {
+    let access = app.identity.issue(&user, &login.family)?;
+    let tokens = Tokens {
+        access_token: access.token,
+        refresh_token: login.refresh_token,
+        token_type: "Bearer",
+        expires_in: (access.expires_at - Utc::now()).num_seconds().max(0),
+        user: user.into(),
+    };
+    Ok((status, NO_STORE, Json(tokens)))
+}
+
+async fn throttle_registration(app: &App, address: &ClientAddress) -> Result<(), Problem> {
+    throttle(
+        app,
+        &format!("register:{}", address.0),
+        app.config.registrations_per_address,
+        REGISTRATION_WINDOW,
+    )
+    .await
+}
+
+async fn throttle(app: &App, key: &str, limit: u32, window: Duration) -> Result<(), Problem> {
+    match app.backends.vault.throttle(key, limit, window).await? {
+        Throttle::Allowed => Ok(()),
+        Throttle::Wait(wait) => Err(Problem::rate_limited(wait).policy(limit, window)),
+    }
+}
+
+fn check_password(password: &str) -> Result<(), Problem> {
+    if password.chars().count() < PASSWORD_MIN_CHARS {
+        return Err(Problem::invalid(
+            "password",
+            format!("must have at least {PASSWORD_MIN_CHARS} characters"),
+        ));
+    }
+    if password.len() > PASSWORD_MAX_BYTES {
+        return Err(too_long());
+    }
+    Ok(())
+}
+
+fn too_long() -> Problem {
+    Problem::invalid(
+        "password",
+        format!("must have at most {PASSWORD_MAX_BYTES} bytes"),
+    )
+}
+
+/// Only the shape; that somebody reads it is known when they do.
+fn check_email(text: &str) -> Result<String, Problem> {
+    let text = text.trim();
+    let shaped = text.rsplit_once('@').is_some_and(|(local, domain)| {
+        !local.is_empty()
+            && domain.contains('.')
+            && !domain.starts_with('.')
+            && !domain.ends_with('.')
+    });
+    let clean = !text.chars().any(|c| c.is_whitespace() || c.is_control());
+    if shaped && clean && text.len() <= EMAIL_MAX_BYTES {
+        return Ok(text.to_owned());
+    }
+    Err(Problem::invalid("email", "is not an e-mail address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_and_addresses_are_checked_by_shape() {
+        assert!(check_password("12345678").is_ok());
+        for bad in ["1234567".to_owned(), "x".repeat(1025)] {
+            assert_eq!(
+                check_password(&bad).unwrap_err().field.as_deref(),
+                Some("password")
+            );
+        }
+        assert_eq!(check_email(" a@b.example ").unwrap(), "a@b.example");
+        for bad in ["", "a", "a@b", "@b.c", "a b@c.d", "a@.b", "a@b."] {
+            assert!(check_email(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Bodies, queries and path parameters, refused as problems that name the field.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::problem::{Kind, Problem};
+use super::state::App;
+
+/// A JSON body of at most `MAX_BODY` bytes.
+#[derive(Debug)]
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(
+                Kind::UnsupportedMediaType,
+                "Send JSON, with Content-Type: application/json.",
+            ));
+        }
+        let limit = app.config.max_body as usize;
+        let bytes = axum::body::to_bytes(request.into_body(), limit)
+            .await
+            .map_err(|error| unreadable(&error, limit))?;
+        parse_json(&bytes).map(Self)
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return false;
+    };
+    let essence = value
+        .to_str()
+        .unwrap_or("")
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .to_ascii_lowercase();
+    essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn unreadable(error: &axum::Error, limit: usize) -> Problem {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(current) = source {
+        if current.to_string() == "length limit exceeded" {
+            return Problem::new(
+                Kind::TooLarge,
+                format!("A body may have at most {limit} bytes."),
+            );
+        }
+        source = current.source();
+    }
+    Problem::new(Kind::Malformed, "The body ended before it was whole.")
+}
+
+fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        if inner.is_data() {
+            invalid(&path, &inner)
+        } else {
+            Problem::new(Kind::Malformed, format!("Not JSON: {inner}"))
+        }
+    })?;
+    deserializer
+        .end()
+        .map_err(|error| Problem::new(Kind::Malformed, format!("Not JSON: {error}")))?;
+    Ok(value)
+}
+
+/// A value of the wrong shape. Where serde names the field only in its words (missing and unknown ones), it is taken
+/// from there.
+fn invalid(path: &str, error: &impl Display) -> Problem {
+    let words = error.to_string();
+    let words = words
+        .rsplit_once(" at line ")
+        .map_or(words.as_str(), |(words, _)| words);
+    let named = ["missing field `", "unknown field `"]
+        .iter()
+        .find_map(|start| words.strip_prefix(start)?.split('`').next());
+    let parent = if path == "." { "" } else { path };
+    let field = match named {
+        Some(name) if parent.is_empty() || parent.ends_with(name) => name.to_owned(),
+        Some(name) => format!("{parent}.{name}"),
+        None => parent.to_owned(),
+    };
+    let problem = Problem::new(Kind::Invalid, words);
+    if field.is_empty() {
+        problem
+    } else {
+        problem.at(field)
+    }
+}
+
+/// The query string.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        parse_query(parts.uri.query().unwrap_or("")).map(Self)
+    }
+}
+
+fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    let pairs = url::form_urlencoded::parse(query.as_bytes());
+    let deserializer = serde_urlencoded::Deserializer::new(pairs);
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        invalid(&path, &error.into_inner())
+    })
+}
+
+/// One path parameter. What can't be one is a resource that does not exist.
+#[derive(Debug)]
+pub struct Id<T>(pub T);
+
+/// Two path parameters.
+#[derive(Debug)]
+pub struct Ids<A, B>(pub A, pub B);
+
+impl<T: FromStr> FromRequestParts<App> for Id<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, app)
+            .await
+            .map_err(|_| missing())?;
+        text.parse().map(Self).map_err(|_| missing())
+    }
+}
+
+impl<A: FromStr, B: FromStr> FromRequestParts<App> for Ids<A, B> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let Path((a, b)) = Path::<(String, String)>::from_request_parts(parts, app)
+            .await
+            .map_err(|_| missing())?;
+        match (a.parse(), b.parse()) {
+            (Ok(a), Ok(b)) => Ok(Self(a, b)),
+            _ => Err(missing()),
+        }
+    }
+}
+
+fn missing() -> Problem {
+    Problem::new(Kind::NotFound, "There is nothing here by that id.")
+}
+
+/// Tells an absent field from `null`: with `#[serde(default, deserialize_with = "present")]` on `Option<Option<T>>`.
+pub fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[expect(dead_code, reason = "only parsed")]
+        name: String,
+        #[serde(default)]
+        #[expect(dead_code, reason = "only parsed")]
+        limits: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[expect(dead_code, reason = "only parsed")]
+        wall_ms: u64,
+    }
+
+    fn refusal(json: &str) -> (Kind, Option<String>) {
+        let problem = parse_json::<Outer>(json.as_bytes()).unwrap_err();
+        (problem.kind, problem.field)
+    }
+
+    #[test]
+    fn a_refused_body_names_the_field() {
+        let invalid = |field: &str| (Kind::Invalid, Some(field.to_owned()));
+        assert_eq!(refusal("{}"), invalid("name"));
+        assert_eq!(refusal(r#"{"name":1}"#), invalid("name"));
+        assert_eq!(refusal(r#"{"name":"a","nmae":1}"#), invalid("nmae"));
+        assert_eq!(
+            refusal(r#"{"name":"a","limits":{"wall_ms":"x"}}"#),
+            invalid("limits.wall_ms")
+        );
+        assert_eq!(
+            refusal(r#"{"name":"a","limits":{}}"#),
+            invalid("limits.wall_ms")
+        );
+        assert_eq!(
+            refusal(r#"{"name":"a","limits":{"wall_ms":1,"walls":1}}"#),
+            invalid("limits.walls")
+        );
+        assert_eq!(refusal("[]").0, Kind::Invalid);
+        assert_eq!(refusal("{").0, Kind::Malformed);
+        assert_eq!(refusal(r#"{"name":"a"} x"#).0, Kind::Malformed);
+    }
+
+    #[test]
+    fn a_refused_query_names_the_parameter() {
+        #[derive(Debug, Deserialize)]
+        struct Params {
+            #[expect(dead_code, reason = "only parsed")]
+            limit: Option<u32>,
+        }
+        assert!(parse_query::<Params>("other=1").is_ok());
+        let problem = parse_query::<Params>("limit=many").unwrap_err();
+        assert_eq!(problem.field.as_deref(), Some("limit"));
+    }
+}

@@ -1,0 +1,227 @@
+//! `/rooms/{id}/members` and `/sessions/{id}/participants`: who has which role in a room.
+
+use atelier_shared::domain::entry::{Author, Body as EntryBody, Record};
+use atelier_shared::domain::ids::{ClientId, RoomId, UserId};
+use atelier_shared::domain::room::{Access, Role};
+use atelier_shared::domain::signal::Signal;
+use atelier_shared::ports::Membership;
+use atelier_shared::recovery;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use chrono::Utc;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::client::{MaybePrincipal, may, may_enter};
+use super::extract::{Body, Id, Ids};
+use super::page::Page;
+use super::problem::Problem;
+use super::refusals::{BadBody, Failures, Missing, NeedsRight, Taken};
+use super::state::App;
+use crate::identity::Principal;
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewMember {
+    user_id: Uuid,
+    #[schema(value_type = String, example = "editor")]
+    role: Role,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MemberPatch {
+    #[schema(value_type = String, example = "viewer")]
+    role: Role,
+}
+
+/// Somebody's standing in a room.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MemberView {
+    user_id: Uuid,
+    #[schema(example = "editor")]
+    role: &'static str,
+    name: Option<String>,
+}
+
+impl From<Membership> for MemberView {
+    fn from(membership: Membership) -> Self {
+        Self {
+            user_id: membership.user_id.0,
+            role: membership.role.as_str(),
+            name: membership.name,
+        }
+    }
+}
+
+/// The members of a room, for those who may enter it.
+#[utoipa::path(get, path = "/rooms/{room_id}/members", tag = "rooms", params(("room_id" = String, Path)), security(("bearer" = [])), responses(
+    (status = 200, description = "Everybody with a role, by user id", body = Page<MemberView>), NeedsRight, Missing, Failures,
+))]
+pub async fn list(
+    State(app): State<App>,
+    MaybePrincipal(principal): MaybePrincipal,
+    Id(room): Id<RoomId>,
+) -> Result<Json<Page<MemberView>>, Problem> {
+    may_enter(&app, &room, principal.as_ref()).await?;
+    let members = app.backends.records.members(&room).await?;
+    let items = members.into_iter().map(MemberView::from).collect();
+    Ok(Json(Page::whole(items)))
+}
+
+/// Gives somebody a role; hosts only.
+#[utoipa::path(post, path = "/rooms/{room_id}/members", tag = "rooms", params(("room_id" = String, Path)), request_body = NewMember, security(("bearer" = [])), responses(
+    (status = 201, description = "The member", body = MemberView), NeedsRight, Missing, BadBody, Taken, Failures,
+))]
+pub async fn add(
+    State(app): State<App>,
+    MaybePrincipal(principal): MaybePrincipal,
+    Id(room): Id<RoomId>,
+    Body(asked): Body<NewMember>,
+) -> Result<(StatusCode, Json<MemberView>), Problem> {
+    let by = host(&app, &room, principal).await?;
+    let user_id = UserId(asked.user_id);
+    let user = app.backends.records.user(user_id).await?;
+    let user = user.ok_or_else(|| Problem::invalid("user_id", "there is no such person"))?;
+    if app.backends.records.role(&room, user_id).await?.is_some() {
+        return Err(Problem::conflict("This person is a member already.").at("user_id"));
+    }
+    change_role(&app, &room, &by, user_id, Some(asked.role)).await?;
+    let member = MemberView {
+        user_id: asked.user_id,
+        role: asked.role.as_str(),
+        name: Some(user.name),
+    };
+    Ok((StatusCode::CREATED, Json(member)))
+}
+
+/// Changes somebody's role; hosts only. A room keeps at least one host.
+#[utoipa::path(patch, path = "/rooms/{room_id}/members/{user_id}", tag = "rooms", params(("room_id" = String, Path), ("user_id" = Uuid, Path)), request_body = MemberPatch, security(("bearer" = [])), responses(
+    (status = 200, description = "The member", body = MemberView), NeedsRight, Missing, BadBody, Taken, Failures,
+))]
+pub async fn change(
+    State(app): State<App>,
+    MaybePrincipal(principal): MaybePrincipal,
+    Ids(room, user_id): Ids<RoomId, UserId>,
+    Body(asked): Body<MemberPatch>,
+) -> Result<Json<MemberView>, Problem> {
+    let by = host(&app, &room, principal).await?;
+    let member = member(&app, &room, user_id).await?;
+    if asked.role != Role::Host {
+        keep_a_host(&app, &room, &member).await?;
+    }
+    change_role(&app, &room, &by, user_id, Some(asked.role)).await?;
+    Ok(Json(MemberView {
+        user_id: user_id.0,
+        role: asked.role.as_str(),
+        name: member.name,
+    }))
+}
+
+/// Takes somebody's role away and closes their sockets; hosts, or the member itself. A room keeps at least one host.
+#[utoipa::path(delete, path = "/rooms/{room_id}/members/{user_id}", tag = "rooms", params(("room_id" = String, Path), ("user_id" = Uuid, Path)), security(("bearer" = [])), responses(
+    (status = 204, description = "Not a member any more"), NeedsRight, Missing, Taken, Failures,
+))]
+pub async fn remove(
+    State(app): State<App>,
+    MaybePrincipal(principal): MaybePrincipal,
+    Ids(room, user_id): Ids<RoomId, UserId>,
+) -> Result<StatusCode, Problem> {
+    let by = match principal {
+        Some(principal) if principal.user_id == user_id => {
+            may_enter(&app, &room, Some(&principal)).await?;
+            principal
+        }
+        other => host(&app, &room, other).await?,
+    };
+    let member = member(&app, &room, user_id).await?;
+    keep_a_host(&app, &room, &member).await?;
+    change_role(&app, &room, &by, user_id, None).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn host(
+    app: &App,
+    room: &RoomId,
+    principal: Option<Principal>,
+) -> Result<Principal, Problem> {
+    may(app, room, principal.as_ref(), Role::Host).await?;
+    principal.ok_or_else(Problem::unauthenticated)
+}
+
+async fn member(app: &App, room: &RoomId, user: UserId) -> Result<Membership, Problem> {
+    let members = app.backends.records.members(room).await?;
+    members
+        .into_iter()
+        .find(|member| member.user_id == user)
+        .ok_or_else(|| Problem::not_found("member"))
+}
+
+async fn keep_a_host(app: &App, room: &RoomId, leaving: &Membership) -> Result<(), Problem> {
+    if leaving.role != Role::Host {
+        return Ok(());
+    }
+    let members = app.backends.records.members(room).await?;
+    let others = members
+        .iter()
+        .any(|member| member.role == Role::Host && member.user_id != leaving.user_id);
+    if others {
+        return Ok(());
+    }
+    Err(Problem::conflict(
+        "The last host can't leave; make somebody else host first.",
+    ))
+}
+
+/// Commits the role, fences the log by its version, tells the room, and closes the sockets of one who lost their way in.
+pub async fn change_role(
+    app: &App,
+    room: &RoomId,
+    by: &Principal,
+    user_id: UserId,
+    role: Option<Role>,
+) -> Result<(), Problem> {
+    let b = &app.backends;
+    let version = b.records.set_role(room, user_id, role).await?;
+    let version = version.ok_or_else(|| Problem::not_found("room"))?;
+    // The fence first: from here on a gateway that has not heard of it is refused and looks again.
+    b.log.set_role_version(room, version).await?;
+    if role.is_none() {
+        let settings = b.records.room(room).await?;
+        if settings.is_none_or(|room| room.access != Access::Open) {
+            let removed = Signal::Removed {
+                user_id,
+                reason: "membership ended".to_owned(),
+            };
+            b.log.publish(room, &removed).await?;
+        }
+    }
+    let now_ms = Utc::now().timestamp_millis();
+    let record = Record {
+        ts_ms: now_ms,
+        author: author(by)?,
+        // One per version: told once, however often this is tried.
+        reference: Some(format!("role:{version}").parse()?),
+        audience: None,
+        body: EntryBody::RoleChanged {
+            user_id,
+            role,
+            version,
+        },
+    };
+    recovery::append(&*b.log, &*b.archive, &*b.queue, room, &record, now_ms).await?;
+    Ok(())
+}
+
+/// A person who acts over REST has no connection; the entry names them by their user id.
+fn author(by: &Principal) -> Result<Author, Problem> {
+    Ok(Author {
+        client_id: by.user_id.to_string().parse::<ClientId>()?,
+        user_id: by.user_id,
+        name: by.name.clone().unwrap_or_default(),
+        color: None,
+        avatar_url: None,
+    })
+}

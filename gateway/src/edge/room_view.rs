@@ -1,0 +1,192 @@
+//! A room, and the people in it, as REST shows them.
+
+use std::collections::HashMap;
+
+use atelier_shared::domain::ids::RoomId;
+use atelier_shared::domain::presence::Member;
+use atelier_shared::domain::room::{Role, Room};
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::health::rfc3339;
+use super::problem::Problem;
+use super::state::App;
+
+/// Reads of presence at once, for one list.
+const PRESENCE_READS_AT_ONCE: usize = 16;
+
+/// Somebody in a room, by connection.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UserInRoom {
+    /// `client_id` of the connection
+    id: String,
+    /// The person behind it
+    user_id: Uuid,
+    name: String,
+    #[schema(example = "#3B82F6")]
+    color: String,
+    avatar_url: Option<String>,
+    /// What the client last sent as its cursor's position
+    cursor_position: Option<Value>,
+    selection: Option<Value>,
+    /// `active`, `idle` or `away`
+    status: &'static str,
+    /// `host`, `editor` or `viewer`
+    role: &'static str,
+    simulated: bool,
+}
+
+impl From<Member> for UserInRoom {
+    fn from(member: Member) -> Self {
+        Self {
+            id: member.client_id.to_string(),
+            user_id: member.user_id.0,
+            name: member.name,
+            color: member.color,
+            avatar_url: member.avatar_url,
+            cursor_position: member.cursor_position,
+            selection: member.selection,
+            status: member.status.as_str(),
+            role: member.role.as_str(),
+            simulated: member.simulated,
+        }
+    }
+}
+
+/// A room and its people.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RoomView {
+    #[schema(example = "abc123")]
+    id: String,
+    name: String,
+    /// People who have joined
+    user_count: usize,
+    /// Hex characters of the document's state
+    doc_size: usize,
+    users: Vec<UserInRoom>,
+    #[serde(flatten)]
+    settings: RoomSettings,
+    /// What you are in it
+    #[schema(example = "host")]
+    role: Option<&'static str>,
+}
+
+/// A room in a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RoomSummary {
+    id: String,
+    name: String,
+    user_count: usize,
+    #[serde(flatten)]
+    settings: RoomSettings,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct RoomSettings {
+    /// `open`, `whiteboard`, `session` or `project`
+    kind: &'static str,
+    /// Who may enter without being a member: `open`, `invite` or `members`
+    access: &'static str,
+    listed: bool,
+    /// What becomes of it when it is empty: `keep` or `ephemeral`
+    retention: &'static str,
+    /// `draw`, `chat`, `document`, `code`
+    allows: Vec<&'static str>,
+    project_id: Option<Uuid>,
+    created_by: Option<Uuid>,
+    created_at: String,
+    last_activity_at: String,
+}
+
+impl From<&Room> for RoomSettings {
+    fn from(room: &Room) -> Self {
+        Self {
+            kind: room.kind.as_str(),
+            access: room.access.as_str(),
+            listed: room.listed,
+            retention: room.retention.as_str(),
+            allows: room.allows.iter().map(|a| a.as_str()).collect(),
+            project_id: room.project_id,
+            created_by: room.created_by.map(|id| id.0),
+            created_at: rfc3339(room.created_at),
+            last_activity_at: rfc3339(room.last_activity_at),
+        }
+    }
+}
+
+impl RoomSummary {
+    pub fn new(room: &Room, user_count: usize) -> Self {
+        Self {
+            id: room.id.to_string(),
+            name: room.name.clone(),
+            user_count,
+            settings: room.into(),
+        }
+    }
+}
+
+/// A room as the list of active rooms shows it, to anybody.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ActiveRoom {
+    #[schema(example = "abc123")]
+    id: String,
+    name: String,
+    user_count: usize,
+    doc_size: usize,
+    /// Empty where not everybody may enter
+    users: Vec<UserInRoom>,
+}
+
+impl ActiveRoom {
+    pub fn new(room: Room, users: Vec<UserInRoom>, user_count: usize) -> Self {
+        Self {
+            id: room.id.to_string(),
+            name: room.name,
+            user_count,
+            doc_size: 0,
+            users,
+        }
+    }
+}
+
+/// The people who have joined, by client id.
+pub async fn users_in(app: &App, room: &RoomId) -> Result<Vec<UserInRoom>, Problem> {
+    let members = app.backends.presence.members(room).await?;
+    Ok(members
+        .into_iter()
+        .filter(|member| member.joined)
+        .map(UserInRoom::from)
+        .collect())
+}
+
+/// [`users_in`] for several rooms.
+pub async fn users_in_all(
+    app: &App,
+    rooms: Vec<RoomId>,
+) -> Result<HashMap<RoomId, Vec<UserInRoom>>, Problem> {
+    stream::iter(rooms)
+        .map(|room| async move {
+            let users = users_in(app, &room).await?;
+            Ok((room, users))
+        })
+        .buffer_unordered(PRESENCE_READS_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+/// The whole view of one room for somebody who may enter it.
+pub async fn view(app: &App, room: &Room, role: Role) -> Result<RoomView, Problem> {
+    let users = users_in(app, &room.id).await?;
+    Ok(RoomView {
+        id: room.id.to_string(),
+        name: room.name.clone(),
+        user_count: users.len(),
+        doc_size: 0,
+        users,
+        settings: room.into(),
+        role: Some(role.as_str()),
+    })
+}

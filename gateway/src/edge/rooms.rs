@@ -1,0 +1,322 @@
+//! `/rooms`: made, listed, looked at, changed, deleted.
+
+use atelier_shared::domain::ids::RoomId;
+use atelier_shared::domain::names;
+use atelier_shared::domain::room::{
+    Access, Activity, Retention, Role, Room, RoomChoice, RoomKind,
+};
+use atelier_shared::domain::signal::Signal;
+use atelier_shared::ports::RoomVisibility;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::IntoResponse;
+use chrono::{DateTime, SubsecRound, Utc};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::client::{
+    Authenticated, ClientAddress, MaybePrincipal, make_room, may, may_enter,
+};
+use super::extract::{Body, Id, Query};
+use super::page::{Page, PageParams, cursor};
+use super::problem::Problem;
+use super::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, NeedsToken, Taken};
+use super::room_view::{
+    ActiveRoom, RoomSummary, RoomView, UserInRoom, users_in, users_in_all, view,
+};
+use super::state::App;
+
+/// Rooms that the bare list of active rooms shows.
+const ACTIVE_ROOMS_MAX: usize = 100;
+/// Rows looked through to fill one page of active rooms before it is answered short.
+const ROWS_PER_PAGE_MAX: usize = 1_000;
+
+/// Where a page of rooms starts: behind this one.
+pub(super) type RoomKey = (DateTime<Utc>, RoomId);
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewRoom {
+    /// A label, 1 to 32 characters, not unique; the id where absent
+    #[schema(example = "Design review")]
+    name: Option<String>,
+    /// Sets the defaults of the rest
+    #[schema(value_type = Option<String>, example = "open")]
+    kind: Option<RoomKind>,
+    #[schema(value_type = Option<String>, example = "open")]
+    access: Option<Access>,
+    listed: Option<bool>,
+    #[schema(value_type = Option<String>, example = "keep")]
+    retention: Option<Retention>,
+    #[schema(value_type = Option<Vec<String>>, example = json!(["draw", "chat"]))]
+    allows: Option<Vec<Activity>>,
+    project_id: Option<Uuid>,
+}
+
+/// What is absent stays as it is.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RoomPatch {
+    name: Option<String>,
+    #[schema(value_type = Option<String>, example = "members")]
+    access: Option<Access>,
+    listed: Option<bool>,
+    #[schema(value_type = Option<String>, example = "keep")]
+    retention: Option<Retention>,
+    #[schema(value_type = Option<Vec<String>>, example = json!(["draw", "chat"]))]
+    allows: Option<Vec<Activity>>,
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct RoomFilter {
+    /// Only rooms with people in them
+    active: Option<bool>,
+    /// Most items to answer with, 1 to 200
+    #[param(default = 50, minimum = 1, maximum = 200)]
+    limit: Option<usize>,
+    /// `next_cursor` of the page before
+    cursor: Option<String>,
+}
+
+/// Makes a room; its maker is host.
+#[utoipa::path(post, path = "/rooms", tag = "rooms", request_body = NewRoom, security(("bearer" = [])), responses(
+    (status = 201, description = "The room", body = RoomView, headers(("location" = String, description = "Its path"))),
+    NeedsToken, BadBody, Failures,
+))]
+pub async fn create(
+    State(app): State<App>,
+    address: ClientAddress,
+    Authenticated(principal): Authenticated,
+    Body(asked): Body<NewRoom>,
+) -> Result<impl IntoResponse, Problem> {
+    let choice = choice(asked)?;
+    create_room(&app, &address, &principal, choice, "/api/v1/rooms").await
+}
+
+pub(super) async fn create_room(
+    app: &App,
+    address: &ClientAddress,
+    principal: &crate::identity::Principal,
+    choice: RoomChoice,
+    base: &str,
+) -> Result<(StatusCode, [(HeaderName, String); 1], Json<RoomView>), Problem> {
+    let now = Utc::now().trunc_subsecs(6);
+    let id = RoomId::generate();
+    let room = Room::new(id, choice, principal.row(), Some(address.0.clone()), now);
+    if !make_room(app, &room, address).await? {
+        // A UUID v7 that is taken means the clock and the randomness of this machine can't be trusted.
+        return Err(Problem::internal());
+    }
+    let location = format!("{base}/{}", room.id);
+    let view = view(app, &room, Role::Host).await?;
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        Json(view),
+    ))
+}
+
+fn choice(asked: NewRoom) -> Result<RoomChoice, Problem> {
+    if asked.kind == Some(RoomKind::Project) || asked.project_id.is_some() {
+        return Err(Problem::invalid("project_id", "there is no such project"));
+    }
+    Ok(RoomChoice {
+        name: asked
+            .name
+            .as_deref()
+            .map(|name| names::name("name", name))
+            .transpose()?,
+        kind: asked.kind,
+        access: asked.access,
+        listed: asked.listed,
+        retention: asked.retention,
+        allows: asked.allows.map(check_allows).transpose()?,
+        project_id: None,
+    })
+}
+
+fn check_allows(mut allows: Vec<Activity>) -> Result<Vec<Activity>, Problem> {
+    allows.sort_unstable();
+    allows.dedup();
+    if allows.is_empty() {
+        return Err(Problem::invalid("allows", "must name something"));
+    }
+    Ok(allows)
+}
+
+/// Rooms that are listed, and those you are a member of; newest first.
+#[utoipa::path(get, path = "/rooms", tag = "rooms", params(RoomFilter), security((), ("bearer" = [])), responses(
+    (status = 200, description = "A page of rooms", body = Page<RoomSummary>), NeedsToken, BadQuery, Failures,
+))]
+pub async fn list(
+    State(app): State<App>,
+    MaybePrincipal(principal): MaybePrincipal,
+    Query(filter): Query<RoomFilter>,
+) -> Result<Json<Page<RoomSummary>>, Problem> {
+    let visible = match &principal {
+        Some(principal) if principal.is_admin => RoomVisibility::All,
+        Some(principal) => RoomVisibility::For(principal.user_id),
+        None => RoomVisibility::Listed,
+    };
+    let page = PageParams {
+        limit: filter.limit,
+        cursor: filter.cursor,
+    };
+    let only_active = filter.active.unwrap_or(false);
+    let occupied = app.occupancy.get().await?;
+    summaries(&app, visible, &page, |room| {
+        !only_active || occupied.contains_key(&room.id)
+    })
+    .await
+    .map(Json)
+}
+
+/// A page of the rooms that `wanted` keeps.
+pub(super) async fn summaries(
+    app: &App,
+    visible: RoomVisibility,
+    page: &PageParams,
+    wanted: impl Fn(&Room) -> bool,
+) -> Result<Page<RoomSummary>, Problem> {
+    let limit = page.limit()?;
+    let mut after: Option<RoomKey> = page.after()?;
+    let occupied = app.occupancy.get().await?;
+    let mut items = Vec::new();
+    let mut looked_at = 0;
+    let mut more = true;
+    while more && items.len() < limit && looked_at < ROWS_PER_PAGE_MAX {
+        let rows = app
+            .backends
+            .records
+            .list_rooms(visible, after.clone(), limit)
+            .await?;
+        looked_at += limit;
+        more = rows.more;
+        for room in rows.items {
+            if items.len() == limit {
+                more = true;
+                break;
+            }
+            after = Some((room.created_at, room.id.clone()));
+            if wanted(&room) {
+                let people = occupied.get(&room.id).copied().unwrap_or(0);
+                items.push(RoomSummary::new(&room, people));
+            }
+        }
+    }
+    let next_cursor = more.then_some(after).flatten().and_then(|key| cursor(&key));
+    Ok(Page { items, next_cursor })
+}
+
+/// The listed rooms that have people in them, at most 100, by id. (The paginated list is under `/api/v1`.)
+#[utoipa::path(get, path = "/api/rooms", tag = "rooms", operation_id = "active_rooms", responses(
+    (status = 200, description = "Active rooms", body = Vec<ActiveRoom>), Failures,
+))]
+pub async fn active(State(app): State<App>) -> Result<Json<Vec<ActiveRoom>>, Problem> {
+    let occupied = app.occupancy.get().await?;
+    let mut shown: Vec<Room> = Vec::new();
+    let ids: Vec<RoomId> = occupied.keys().cloned().collect();
+    for chunk in ids.chunks(ACTIVE_ROOMS_MAX) {
+        let mut rooms = app.backends.records.rooms(chunk).await?;
+        rooms.retain(|room| room.listed);
+        rooms.sort_by(|a, b| a.id.cmp(&b.id));
+        shown.extend(rooms);
+        if shown.len() >= ACTIVE_ROOMS_MAX {
+            shown.truncate(ACTIVE_ROOMS_MAX);
+            break;
+        }
+    }
+    let open: Vec<RoomId> = shown
+        .iter()
+        .filter(|room| room.access == Access::Open)
+        .map(|room| room.id.clone())
+        .collect();
+    let mut users = users_in_all(&app, open).await?;
+    let rooms = shown.into_iter().map(|room| {
+        let count = occupied.get(&room.id).copied().unwrap_or(0);
+        let users = users.remove(&room.id);
+        let count = users.as_ref().map_or(count, Vec::len);
+        ActiveRoom::new(room, users.unwrap_or_default(), count)
+    });
+    Ok(Json(rooms.collect()))
+}
+
+/// One room and the people in it.
+#[utoipa::path(get, path = "/rooms/{room_id}", tag = "rooms", params(("room_id" = String, Path)), security((), ("bearer" = [])), responses(
+    (status = 200, description = "The room", body = RoomView), NeedsRight, Missing, Failures,
+))]
+pub async fn get(
+    State(app): State<App>,
+    MaybePrincipal(principal): MaybePrincipal,
+    Id(id): Id<RoomId>,
+) -> Result<Json<RoomView>, Problem> {
+    let (room, role) = may_enter(&app, &id, principal.as_ref()).await?;
+    view(&app, &room, role).await.map(Json)
+}
+
+/// The people in a room, by connection.
+#[utoipa::path(get, path = "/rooms/{room_id}/users", tag = "rooms", params(("room_id" = String, Path)), security((), ("bearer" = [])), responses(
+    (status = 200, description = "Everybody who has joined", body = Vec<UserInRoom>), NeedsRight, Missing, Failures,
+))]
+pub async fn users(
+    State(app): State<App>,
+    MaybePrincipal(principal): MaybePrincipal,
+    Id(id): Id<RoomId>,
+) -> Result<Json<Vec<UserInRoom>>, Problem> {
+    may_enter(&app, &id, principal.as_ref()).await?;
+    users_in(&app, &id).await.map(Json)
+}
+
+/// Changes what a room is; hosts only.
+#[utoipa::path(patch, path = "/rooms/{room_id}", tag = "rooms", params(("room_id" = String, Path)), request_body = RoomPatch, security(("bearer" = [])), responses(
+    (status = 200, description = "The room as it is now", body = RoomView), NeedsRight, Missing, BadBody, Failures,
+))]
+pub async fn patch(
+    State(app): State<App>,
+    MaybePrincipal(principal): MaybePrincipal,
+    Id(id): Id<RoomId>,
+    Body(asked): Body<RoomPatch>,
+) -> Result<Json<RoomView>, Problem> {
+    let (mut room, role) = may(&app, &id, principal.as_ref(), Role::Host).await?;
+    if let Some(name) = &asked.name {
+        room.name = names::name("name", name)?;
+    }
+    if let Some(allows) = asked.allows {
+        room.allows = check_allows(allows)?;
+    }
+    room.access = asked.access.unwrap_or(room.access);
+    room.listed = asked.listed.unwrap_or(room.listed);
+    room.retention = asked.retention.unwrap_or(room.retention);
+    if !app.backends.records.update_room(&room).await? {
+        return Err(Problem::not_found("room"));
+    }
+    view(&app, &room, role).await.map(Json)
+}
+
+/// Deletes a room and closes its sockets (4404); hosts only. Its id stays reserved for 24 h.
+#[utoipa::path(delete, path = "/rooms/{room_id}", tag = "rooms", params(("room_id" = String, Path)), security(("bearer" = [])), responses(
+    (status = 204, description = "Gone"), NeedsRight, Missing, Taken, Failures,
+))]
+pub async fn delete(
+    State(app): State<App>,
+    MaybePrincipal(principal): MaybePrincipal,
+    Id(id): Id<RoomId>,
+) -> Result<StatusCode, Problem> {
+    may(&app, &id, principal.as_ref(), Role::Host).await?;
+    delete_room(&app, &id).await
+}
+
+pub(super) async fn delete_room(app: &App, id: &RoomId) -> Result<StatusCode, Problem> {
+    if !app.backends.records.delete_room(id, Utc::now()).await? {
+        return Err(Problem::not_found("room"));
+    }
+    // After the row: a socket that is closed now and comes again finds the room gone.
+    let closed = Signal::Closed {
+        reason: "the room was deleted".to_owned(),
+    };
+    app.backends.log.publish(id, &closed).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

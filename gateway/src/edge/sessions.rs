@@ -1,0 +1,179 @@
+//! `/sessions`: rooms of kind `session`, and their participants.
+
+use atelier_shared::domain::ids::{RoomId, UserId};
+use atelier_shared::domain::names;
+use atelier_shared::domain::room::{RoomChoice, RoomKind};
+use atelier_shared::ports::RoomVisibility;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::client::{Authenticated, ClientAddress, MaybePrincipal, may_enter};
+use super::extract::{Body, Id, Ids, Query};
+use super::members::{self, MemberPatch, MemberView, NewMember};
+use super::page::{Page, PageParams};
+use super::problem::Problem;
+use super::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, NeedsToken, Taken};
+use super::room_view::{RoomSummary, RoomView, view};
+use super::rooms::{self, RoomPatch, create_room, summaries};
+use super::state::App;
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewSession {
+    /// A label, 1 to 32 characters
+    #[schema(example = "Pairing on the parser")]
+    name: Option<String>,
+}
+
+/// Makes a session; its maker is host.
+#[utoipa::path(post, path = "/sessions", tag = "sessions", request_body = NewSession, security(("bearer" = [])), responses(
+    (status = 201, description = "The session", body = RoomView, headers(("location" = String, description = "Its path"))),
+    NeedsToken, BadBody, Failures,
+))]
+pub async fn create(
+    State(app): State<App>,
+    address: ClientAddress,
+    Authenticated(principal): Authenticated,
+    Body(asked): Body<NewSession>,
+) -> Result<impl IntoResponse, Problem> {
+    let choice = RoomChoice {
+        name: asked
+            .name
+            .as_deref()
+            .map(|name| names::name("name", name))
+            .transpose()?,
+        kind: Some(RoomKind::Session),
+        ..RoomChoice::default()
+    };
+    create_room(&app, &address, &principal, choice, "/api/v1/sessions").await
+}
+
+/// The sessions you take part in, newest first.
+#[utoipa::path(get, path = "/sessions", tag = "sessions", params(PageParams), security(("bearer" = [])), responses(
+    (status = 200, description = "A page of sessions", body = Page<RoomSummary>), NeedsToken, BadQuery, Failures,
+))]
+pub async fn list(
+    State(app): State<App>,
+    Authenticated(principal): Authenticated,
+    Query(page): Query<PageParams>,
+) -> Result<Json<Page<RoomSummary>>, Problem> {
+    let visible = if principal.is_admin {
+        RoomVisibility::All
+    } else {
+        RoomVisibility::For(principal.user_id)
+    };
+    summaries(&app, visible, &page, |room| room.kind == RoomKind::Session)
+        .await
+        .map(Json)
+}
+
+/// One session and the people in it.
+#[utoipa::path(get, path = "/sessions/{session_id}", tag = "sessions", params(("session_id" = String, Path)), security(("bearer" = [])), responses(
+    (status = 200, description = "The session", body = RoomView), NeedsRight, Missing, Failures,
+))]
+pub async fn get(
+    State(app): State<App>,
+    MaybePrincipal(principal): MaybePrincipal,
+    Id(id): Id<RoomId>,
+) -> Result<Json<RoomView>, Problem> {
+    let (room, role) = may_enter(&app, &id, principal.as_ref()).await?;
+    if room.kind != RoomKind::Session {
+        return Err(Problem::not_found("session"));
+    }
+    view(&app, &room, role).await.map(Json)
+}
+
+/// Changes what a session is; hosts only.
+#[utoipa::path(patch, path = "/sessions/{session_id}", tag = "sessions", params(("session_id" = String, Path)), request_body = RoomPatch, security(("bearer" = [])), responses(
+    (status = 200, description = "The session as it is now", body = RoomView), NeedsRight, Missing, BadBody, Failures,
+))]
+pub async fn patch(
+    State(app): State<App>,
+    principal: MaybePrincipal,
+    Id(id): Id<RoomId>,
+    body: Body<RoomPatch>,
+) -> Result<Json<RoomView>, Problem> {
+    is_session(&app, &id).await?;
+    rooms::patch(State(app), principal, Id(id), body).await
+}
+
+/// Deletes a session and closes its sockets; hosts only.
+#[utoipa::path(delete, path = "/sessions/{session_id}", tag = "sessions", params(("session_id" = String, Path)), security(("bearer" = [])), responses(
+    (status = 204, description = "Gone"), NeedsRight, Missing, Failures,
+))]
+pub async fn delete(
+    State(app): State<App>,
+    principal: MaybePrincipal,
+    Id(id): Id<RoomId>,
+) -> Result<StatusCode, Problem> {
+    is_session(&app, &id).await?;
+    rooms::delete(State(app), principal, Id(id)).await
+}
+
+/// Who takes part.
+#[utoipa::path(get, path = "/sessions/{session_id}/participants", tag = "sessions", params(("session_id" = String, Path)), security(("bearer" = [])), responses(
+    (status = 200, description = "Everybody with a role, by user id", body = Page<MemberView>), NeedsRight, Missing, Failures,
+))]
+pub async fn participants(
+    State(app): State<App>,
+    principal: MaybePrincipal,
+    Id(id): Id<RoomId>,
+) -> Result<Json<Page<MemberView>>, Problem> {
+    is_session(&app, &id).await?;
+    members::list(State(app), principal, Id(id)).await
+}
+
+/// Lets somebody take part; hosts only.
+#[utoipa::path(post, path = "/sessions/{session_id}/participants", tag = "sessions", params(("session_id" = String, Path)), request_body = NewMember, security(("bearer" = [])), responses(
+    (status = 201, description = "The participant", body = MemberView), NeedsRight, Missing, BadBody, Taken, Failures,
+))]
+pub async fn add_participant(
+    State(app): State<App>,
+    principal: MaybePrincipal,
+    Id(id): Id<RoomId>,
+    body: Body<NewMember>,
+) -> Result<(StatusCode, Json<MemberView>), Problem> {
+    is_session(&app, &id).await?;
+    members::add(State(app), principal, Id(id), body).await
+}
+
+/// Changes a participant's role; hosts only.
+#[utoipa::path(patch, path = "/sessions/{session_id}/participants/{user_id}", tag = "sessions", params(("session_id" = String, Path), ("user_id" = Uuid, Path)), request_body = MemberPatch, security(("bearer" = [])), responses(
+    (status = 200, description = "The participant", body = MemberView), NeedsRight, Missing, BadBody, Taken, Failures,
+))]
+pub async fn change_participant(
+    State(app): State<App>,
+    principal: MaybePrincipal,
+    Ids(id, user): Ids<RoomId, UserId>,
+    body: Body<MemberPatch>,
+) -> Result<Json<MemberView>, Problem> {
+    is_session(&app, &id).await?;
+    members::change(State(app), principal, Ids(id, user), body).await
+}
+
+/// Ends somebody's part; hosts, or the participant itself.
+#[utoipa::path(delete, path = "/sessions/{session_id}/participants/{user_id}", tag = "sessions", params(("session_id" = String, Path), ("user_id" = Uuid, Path)), security(("bearer" = [])), responses(
+    (status = 204, description = "Not a participant any more"), NeedsRight, Missing, Taken, Failures,
+))]
+pub async fn remove_participant(
+    State(app): State<App>,
+    principal: MaybePrincipal,
+    Ids(id, user): Ids<RoomId, UserId>,
+) -> Result<StatusCode, Problem> {
+    is_session(&app, &id).await?;
+    members::remove(State(app), principal, Ids(id, user)).await
+}
+
+/// A room of another kind is no session. Who may do what in it is asked next.
+async fn is_session(app: &App, id: &RoomId) -> Result<(), Problem> {
+    let room = app.backends.records.room(id).await?;
+    if room.is_some_and(|room| room.kind == RoomKind::Session) {
+        return Ok(());
+    }
+    Err(Problem::not_found("session"))
+}
