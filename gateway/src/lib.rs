@@ -4,4 +4,39 @@ pub mod config;
 pub mod edge;
 pub mod identity;
 pub mod metrics;
+mod process;
 pub mod room;
+
+use atelier_shared::Backends;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{ConfigError, GatewayConfig};
+
+/// Why the gateway did not start, or stopped by itself.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// Serves until `shutdown`, then drains: `/readyz` says no at once, people are told and moved, requests in flight are
+/// answered, and after [`GatewayConfig::drain`] what is still open is cut. Returns when nothing of it runs any more.
+///
+/// `config` must have been [prepared](GatewayConfig::prepare).
+pub async fn serve(
+    backends: Backends,
+    config: GatewayConfig,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let app = edge::App::new(backends, config)?;
+    edge::run(app, listener, shutdown).await;
+    Ok(())
+}
+
+/// The OpenAPI 3.1 document of the REST interface, as JSON.
+pub fn openapi() -> String {
+    edge::document().to_pretty_json().unwrap_or_default()
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atelier_shared::ports::QueueStats;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -10,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::process::Process;
 
 /// From a lookup in memory to a request that is about to time out, seconds.
 const HTTP_SECONDS: [f64; 14] = [
@@ -23,7 +26,7 @@ const APPEND_SECONDS: [f64; 14] = [
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
-    pub method: String,
+    pub method: &'static str,
     /// The route's template, `/api/v1/rooms/{room_id}`.
     pub route: String,
     pub status: u16,
@@ -32,6 +35,13 @@ pub struct RequestLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RouteLabels {
     pub route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct QueueLabels {
+    pub queue: &'static str,
+    /// `waiting`, `delayed`, `in_flight` or `dead`.
+    pub state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -78,6 +88,14 @@ pub struct Counts {
     pub gaps: Counter,
     /// Rooms that were loaded anew because their log was lost or rolled back.
     pub reloads: Counter,
+    /// The cluster's queues as they were at the scrape.
+    queue_jobs: Family<QueueLabels, Gauge>,
+    queue_oldest_ms: Family<QueueName, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QueueName {
+    queue: &'static str,
 }
 
 impl std::ops::Deref for Metrics {
@@ -112,9 +130,12 @@ impl Metrics {
             log_append_seconds: Histogram::new(APPEND_SECONDS),
             gaps: Counter::default(),
             reloads: Counter::default(),
+            queue_jobs: Family::default(),
+            queue_oldest_ms: Family::default(),
         };
-        let mut registry = Registry::with_prefix("atelier");
-        register(&mut registry, &counts);
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Process));
+        register(registry.sub_registry_with_prefix("atelier"), &counts);
         Self(Arc::new(Inner {
             registry: Mutex::new(registry),
             counts,
@@ -126,6 +147,23 @@ impl Metrics {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.0.registry.lock())?;
         Ok(text)
+    }
+
+    /// What a queue holds; the same on every gateway.
+    pub fn queue(&self, queue: &'static str, stats: &QueueStats) {
+        for (state, count) in [
+            ("waiting", stats.waiting),
+            ("delayed", stats.delayed),
+            ("in_flight", stats.in_flight),
+            ("dead", stats.dead),
+        ] {
+            self.queue_jobs
+                .get_or_create(&QueueLabels { queue, state })
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.queue_oldest_ms
+            .get_or_create(&QueueName { queue })
+            .set(i64::try_from(stats.oldest_ms).unwrap_or(i64::MAX));
     }
 
     pub fn request(&self, labels: RequestLabels, took: Duration) {
@@ -214,4 +252,46 @@ fn register(registry: &mut Registry, counts: &Counts) {
         "Rooms loaded anew because their log was lost",
         counts.reloads.clone(),
     );
+    r.register(
+        "queue_jobs",
+        "Jobs in a queue by state",
+        counts.queue_jobs.clone(),
+    );
+    r.register(
+        "queue_oldest_milliseconds",
+        "How long the first in line has waited",
+        counts.queue_oldest_ms.clone(),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_written_down_under_its_name() {
+        let metrics = Metrics::new();
+        let labels = RequestLabels {
+            method: "GET",
+            route: "/api/v1/rooms/{room_id}".to_owned(),
+            status: 200,
+        };
+        metrics.request(labels, Duration::from_millis(3));
+        metrics.queue(
+            "archive",
+            &QueueStats {
+                waiting: 7,
+                ..QueueStats::default()
+            },
+        );
+        let text = metrics.encode().unwrap();
+        for line in [
+            r#"atelier_http_requests_total{method="GET",route="/api/v1/rooms/{room_id}",status="200"} 1"#,
+            r#"atelier_http_request_duration_seconds_bucket{le="0.005",route="/api/v1/rooms/{room_id}"} 1"#,
+            r#"atelier_queue_jobs{queue="archive",state="waiting"} 7"#,
+            "process_resident_memory_bytes ",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
 }

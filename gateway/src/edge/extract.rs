@@ -6,7 +6,6 @@ use std::str::FromStr;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::{Kind, Problem};
@@ -93,7 +92,8 @@ fn invalid(path: &str, error: &impl Display) -> Problem {
         .find_map(|start| words.strip_prefix(start)?.split('`').next());
     let parent = if path == "." { "" } else { path };
     let field = match named {
-        Some(name) if parent.is_empty() || parent.ends_with(name) => name.to_owned(),
+        Some(name) if parent.is_empty() => name.to_owned(),
+        Some(name) if parent.rsplit('.').next() == Some(name) => parent.to_owned(),
         Some(name) => format!("{parent}.{name}"),
         None => parent.to_owned(),
     };
@@ -163,15 +163,10 @@ fn missing() -> Problem {
     Problem::new(Kind::NotFound, "There is nothing here by that id.")
 }
 
-/// Tells an absent field from `null`: with `#[serde(default, deserialize_with = "present")]` on `Option<Option<T>>`.
-pub fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
 
     #[derive(Debug, Deserialize)]

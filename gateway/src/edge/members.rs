@@ -220,6 +220,7 @@ fn author(by: &Principal) -> Result<Author, Problem> {
     Ok(Author {
         client_id: by.user_id.to_string().parse::<ClientId>()?,
         user_id: by.user_id,
+        connection: None,
         name: by.name.clone().unwrap_or_default(),
         color: None,
         avatar_url: None,

@@ -2,16 +2,51 @@
 
 mod auth;
 pub mod client;
+mod docs;
 mod extract;
 mod health;
-mod occupancy;
+mod index;
+mod layers;
 mod members;
+mod occupancy;
 mod page;
 pub mod problem;
+mod prometheus;
 mod refusals;
 mod room_view;
 mod rooms;
+mod routes;
+mod server;
 mod sessions;
 pub mod state;
 pub mod trace;
 pub mod ws;
+
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+pub use routes::document;
+pub use state::App;
+
+/// Serves until `shutdown`, then drains.
+pub(crate) async fn run(app: App, listener: TcpListener, shutdown: CancellationToken) {
+    let router = routes::router(app.clone());
+    let stop = CancellationToken::new();
+    let cut = CancellationToken::new();
+    let drain = async {
+        shutdown.cancelled().await;
+        let deadline = Instant::now() + app.config.drain();
+        tracing::info!(timeout = ?app.config.drain(), "draining");
+        app.begin_drain();
+        stop.cancel();
+        sleep_until(deadline).await;
+        cut.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = server::run(&app, router, listener, &stop, &cut) => {}
+        () = drain => {}
+    }
+    tracing::info!("stopped");
+}

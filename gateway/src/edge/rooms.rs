@@ -2,9 +2,7 @@
 
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::domain::names;
-use atelier_shared::domain::room::{
-    Access, Activity, Retention, Role, Room, RoomChoice, RoomKind,
-};
+use atelier_shared::domain::room::{Access, Activity, Retention, Role, Room, RoomChoice, RoomKind};
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::RoomVisibility;
 use axum::Json;
@@ -16,9 +14,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::client::{
-    Authenticated, ClientAddress, MaybePrincipal, make_room, may, may_enter,
-};
+use super::client::{Authenticated, ClientAddress, MaybePrincipal, make_room, may, may_enter};
 use super::extract::{Body, Id, Query};
 use super::page::{Page, PageParams, cursor};
 use super::problem::Problem;

@@ -10,7 +10,6 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::client::{Authenticated, ClientAddress, MaybePrincipal, may_enter};
 use super::extract::{Body, Id, Ids, Query};
@@ -143,7 +142,7 @@ pub async fn add_participant(
 }
 
 /// Changes a participant's role; hosts only.
-#[utoipa::path(patch, path = "/sessions/{session_id}/participants/{user_id}", tag = "sessions", params(("session_id" = String, Path), ("user_id" = Uuid, Path)), request_body = MemberPatch, security(("bearer" = [])), responses(
+#[utoipa::path(patch, path = "/sessions/{session_id}/participants/{user_id}", tag = "sessions", params(("session_id" = String, Path), ("user_id" = uuid::Uuid, Path)), request_body = MemberPatch, security(("bearer" = [])), responses(
     (status = 200, description = "The participant", body = MemberView), NeedsRight, Missing, BadBody, Taken, Failures,
 ))]
 pub async fn change_participant(
@@ -157,7 +156,7 @@ pub async fn change_participant(
 }
 
 /// Ends somebody's part; hosts, or the participant itself.
-#[utoipa::path(delete, path = "/sessions/{session_id}/participants/{user_id}", tag = "sessions", params(("session_id" = String, Path), ("user_id" = Uuid, Path)), security(("bearer" = [])), responses(
+#[utoipa::path(delete, path = "/sessions/{session_id}/participants/{user_id}", tag = "sessions", params(("session_id" = String, Path), ("user_id" = uuid::Uuid, Path)), security(("bearer" = [])), responses(
     (status = 204, description = "Not a participant any more"), NeedsRight, Missing, Taken, Failures,
 ))]
 pub async fn remove_participant(

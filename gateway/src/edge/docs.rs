@@ -1,0 +1,108 @@
+//! The OpenAPI document, and the pages that show it; nothing on them comes from elsewhere.
+
+use axum::Router;
+use axum::http::{HeaderValue, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::layers::CSP_PAGE;
+use super::problem::ProblemBody;
+use super::state::App;
+
+/// What no handler says.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Atelier",
+        description = "A real-time collaboration server: rooms to draw, chat, edit documents and run code in.\n\n\
+        Every path under /api/v1 answers under /api as well, except that GET /api/rooms is a bare list of active rooms.\n\n\
+        Errors are problem+json (RFC 9457) with a stable type, the offending field where there is one, and a trace id. \
+        Lists are keyset-paginated. Times are RFC 3339, UTC; ids are UUID v7, rooms also accept names of 1 to 64 A-Z a-z 0-9 _ -.",
+        license(name = "MIT OR Apache-2.0"),
+    ),
+    tags(
+        (name = "auth", description = "Accounts, guests, logins and their tokens"),
+        (name = "rooms", description = "Where people meet"),
+        (name = "sessions", description = "Rooms of kind session: for members, with hosts, editors and viewers"),
+        (name = "jobs", description = "Code, run in a sandbox"),
+        (name = "health", description = "Is it alive, is it ready"),
+        (name = "metrics", description = "Figures"),
+    ),
+    components(schemas(ProblemBody)),
+    modifiers(&Bearer),
+)]
+pub struct Base;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut Document) {
+        let mut scheme = Http::new(HttpAuthScheme::Bearer);
+        scheme.bearer_format = Some("JWT".to_owned());
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("bearer", SecurityScheme::Http(scheme));
+    }
+}
+
+/// `/openapi.json`, `/docs`, `/api/docs`, `/redoc` and their files.
+pub fn router(document: &Document) -> Router<App> {
+    let json: &'static str = document
+        .to_json()
+        .map_or("{}", |json| Box::leak(json.into_boxed_str()));
+    let swagger = |path: &'static str| {
+        let config = Config::from("/openapi.json")
+            .persist_authorization(false)
+            .validator_url("none");
+        Router::from(SwaggerUi::new(path).config(config))
+    };
+    let pages = Router::new()
+        .route(
+            "/redoc",
+            get(|| async { Html(include_str!("pages/reference.html")) }),
+        )
+        .route(
+            "/page.css",
+            get(|| async { file("text/css; charset=utf-8", include_str!("pages/page.css")) }),
+        )
+        .route(
+            "/reference.js",
+            get(|| async {
+                let script = include_str!("pages/reference.js");
+                file("text/javascript; charset=utf-8", script)
+            }),
+        )
+        .merge(swagger("/docs"))
+        .merge(swagger("/api/docs"))
+        .layer(axum::middleware::map_response(
+            |mut response: Response| async {
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_SECURITY_POLICY, CSP_PAGE);
+                response
+            },
+        ));
+    pages.route(
+        "/openapi.json",
+        get(move || async move { file("application/json", json) }),
+    )
+}
+
+fn file(kind: &'static str, text: &'static str) -> Response {
+    (
+        [
+            (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+            (
+                header::CACHE_CONTROL,
+                HeaderValue::from_static("public, max-age=60"),
+            ),
+        ],
+        text,
+    )
+        .into_response()
+}

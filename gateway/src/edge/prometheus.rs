@@ -1,0 +1,77 @@
+//! `/metrics` for Prometheus, and the JSON figures at `/api/metrics` and `/ws/stats`.
+
+use std::time::Duration;
+
+use atelier_shared::domain::job::QUEUES;
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use chrono::Utc;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::problem::Problem;
+use super::refusals::Failures;
+use super::state::App;
+
+/// A queue that answers later keeps the figures of the last scrape.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What this gateway counts, in OpenMetrics' text format.
+#[utoipa::path(get, path = "/metrics", tag = "metrics", operation_id = "prometheus", responses(
+    (status = 200, description = "OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text"), Failures,
+))]
+pub async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
+    for queue in QUEUES {
+        match tokio::time::timeout(QUEUE_TIMEOUT, app.backends.queue.stats(queue)).await {
+            Ok(Ok(stats)) => app.metrics.queue(queue, &stats),
+            Ok(Err(error)) => tracing::warn!(queue, %error, "no figures of the queue"),
+            Err(_) => tracing::warn!(queue, "no figures of the queue in time"),
+        }
+    }
+    let text = app.metrics.encode().map_err(|_| Problem::internal())?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text))
+}
+
+/// Figures of the whole cluster, and what this gateway alone has counted.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Figures {
+    /// People in rooms, on all gateways
+    active_connections: usize,
+    /// Rooms with people in them
+    rooms_active: usize,
+    /// Since this gateway started
+    uptime_seconds: i64,
+    gateway: GatewayFigures,
+}
+
+/// Counted by the gateway that answers.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct GatewayFigures {
+    connections: i64,
+    reconnect_count: u64,
+    error_count: u64,
+    deliveries: u64,
+}
+
+/// Usage in figures; names no room.
+#[utoipa::path(get, path = "/api/metrics", tag = "metrics", operation_id = "figures", responses(
+    (status = 200, description = "Figures", body = Figures), Failures,
+))]
+pub async fn figures(State(app): State<App>) -> Result<Json<Figures>, Problem> {
+    let occupied = app.occupancy.get().await?;
+    let m = &app.metrics;
+    Ok(Json(Figures {
+        active_connections: occupied.values().sum(),
+        rooms_active: occupied.len(),
+        uptime_seconds: (Utc::now() - app.started_at).num_seconds(),
+        gateway: GatewayFigures {
+            connections: m.connections.get(),
+            reconnect_count: m.reconnects.get(),
+            error_count: m.messages_refused.get(),
+            deliveries: m.deliveries.get(),
+        },
+    }))
+}

@@ -1,0 +1,110 @@
+//! The one router: which path leads to which handler, and what stands before them all.
+
+use axum::Router;
+use axum::http::{Method, Uri};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa::openapi::OpenApi as Document;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::problem::{Kind, Problem};
+use super::state::App;
+use super::{auth, docs, health, index, layers, members, prometheus, rooms, sessions, trace};
+
+/// What answers under `/api/v1` and `/api` alike.
+fn resources() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(auth::register))
+        .routes(routes!(auth::login))
+        .routes(routes!(auth::refresh))
+        .routes(routes!(auth::logout))
+        .routes(routes!(auth::guest))
+        .routes(routes!(auth::ws_ticket))
+        .routes(routes!(auth::me))
+        .routes(routes!(rooms::create))
+        .routes(routes!(rooms::get, rooms::patch, rooms::delete))
+        .routes(routes!(rooms::users))
+        .routes(routes!(members::list, members::add))
+        .routes(routes!(members::change, members::remove))
+        .routes(routes!(sessions::create, sessions::list))
+        .routes(routes!(sessions::get, sessions::patch, sessions::delete))
+        .routes(routes!(sessions::participants, sessions::add_participant))
+        .routes(routes!(
+            sessions::change_participant,
+            sessions::remove_participant
+        ))
+}
+
+/// What lives at the root, or spells its whole path.
+fn roots() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(index::root))
+        .routes(routes!(index::api))
+        .routes(routes!(health::health))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(auth::jwks))
+        .routes(routes!(rooms::active))
+        .routes(routes!(prometheus::metrics))
+        .routes(routes!(prometheus::figures))
+}
+
+fn documented() -> (Router<App>, Document) {
+    let v1 = resources().routes(routes!(rooms::list));
+    let (router, mut document) = OpenApiRouter::with_openapi(docs::Base::openapi())
+        .nest("/api/v1", v1)
+        .merge(roots())
+        .split_for_parts();
+    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    (router, document)
+}
+
+/// The OpenAPI 3.1 document of every route.
+pub fn document() -> Document {
+    documented().1
+}
+
+/// Paths that lead to handlers documented elsewhere.
+fn aliases() -> Router<App> {
+    let (resources, _) = resources().split_for_parts();
+    Router::new()
+        .nest("/api", resources)
+        .route("/api", get(index::api))
+        .route("/api/v1", get(index::api))
+        .route("/api/v1/", get(index::api))
+        .route("/api/health", get(health::health))
+        .route("/api/v1/health", get(health::health))
+        .route("/api/v1/metrics", get(prometheus::figures))
+        .route("/ws/stats", get(prometheus::figures))
+        .route("/rooms/{room_id}/users", get(rooms::users))
+}
+
+pub fn router(app: App) -> Router {
+    let (router, document) = documented();
+    router
+        .merge(aliases())
+        .merge(docs::router(&document))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(app.clone(), layers::in_time))
+        .layer(CatchPanicLayer::custom(layers::panicked))
+        .layer(layers::cors(&app.config))
+        .layer(from_fn(layers::security_headers))
+        .layer(from_fn_with_state(app.clone(), layers::count))
+        .layer(from_fn(trace::layer))
+        .with_state(app)
+}
+
+async fn unknown_path(uri: Uri) -> Problem {
+    Problem::new(Kind::NotFound, format!("Nothing lives at {}.", uri.path()))
+}
+
+async fn wrong_method(method: Method) -> Problem {
+    Problem::new(
+        Kind::MethodNotAllowed,
+        format!("{method} is not allowed here; see Allow."),
+    )
+}

@@ -1,0 +1,118 @@
+//! The listener: takes connections, speaks HTTP/1.1 on each, and ends them in good order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::state::App;
+
+/// After the system refused a connection (no file descriptors left), how long until the next try.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Serves until `stop`; then takes no more connections, lets each finish the request it is at, and at `cut` ends what
+/// is still open. A connection that was upgraded to a WebSocket is not counted any more: the room ends it.
+pub async fn run(
+    app: &App,
+    router: Router,
+    listener: TcpListener,
+    stop: &CancellationToken,
+    cut: &CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(app.config.max_connections as usize));
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &places) => accepted,
+            () = stop.cancelled() => break,
+        };
+        let (stream, peer, place) = accepted;
+        let connection = serve(app.clone(), router.clone(), stream, peer, stop.clone());
+        let cut = cut.clone();
+        connections.spawn(async move {
+            let _place = place;
+            tokio::select! {
+                () = connection => {}
+                () = cut.cancelled() => {}
+            }
+        });
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+/// One connection and its place. While all places are taken nothing is accepted: newcomers wait in the backlog.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
+    // The semaphore is never closed.
+    let place = places.clone().acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, place),
+            Err(error) if is_of_the_client(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+/// The client was gone before it was accepted.
+fn is_of_the_client(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
+}
+
+async fn serve(
+    app: App,
+    router: Router,
+    stream: TcpStream,
+    peer: SocketAddr,
+    stop: CancellationToken,
+) {
+    // Small frames must leave at once.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    }
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().oneshot(request.map(axum::body::Body::new))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(app.config.header_timeout())
+        .serve_connection(TokioIo::new(stream), service)
+        // Hands the stream out to the WebSocket handshake.
+        .with_upgrades();
+    tokio::pin!(connection);
+    app.metrics.tcp_connections.inc();
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    app.metrics.tcp_connections.dec();
+    if let Err(error) = ended {
+        // The client's doing (it went away, or spoke no HTTP), so no more than a debug line.
+        tracing::debug!(%error, "connection ended");
+    }
+}
