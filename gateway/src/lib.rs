@@ -8,18 +8,13 @@ mod process;
 pub mod room;
 
 use atelier_shared::Backends;
-use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{ConfigError, GatewayConfig};
 
-/// Why the gateway did not start, or stopped by itself.
-#[derive(Debug, Error)]
-pub enum ServeError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-}
+/// Why the gateway did not start.
+pub use edge::state::StartError as ServeError;
 
 /// Serves until `shutdown`, then drains: `/readyz` says no at once, people are told and moved, requests in flight are
 /// answered, and after [`GatewayConfig::drain`] what is still open is cut. Returns when nothing of it runs any more.
@@ -31,7 +26,7 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let app = edge::App::new(backends, config)?;
+    let app = edge::App::start(backends, config).await?;
     edge::run(app, listener, shutdown).await;
     Ok(())
 }

@@ -20,7 +20,7 @@ mod server;
 mod sessions;
 pub mod state;
 pub mod trace;
-pub mod ws;
+mod ws;
 
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep_until};
@@ -38,7 +38,10 @@ pub(crate) async fn run(app: App, listener: TcpListener, shutdown: CancellationT
         shutdown.cancelled().await;
         let deadline = Instant::now() + app.config.drain();
         tracing::info!(timeout = ?app.config.drain(), "draining");
+        // Still listening meanwhile: a client that is sent away must find the other gateways by way of a proxy that
+        // can hear that this one is not ready.
         app.begin_drain();
+        app.rooms.drain(app.config.drain()).await;
         stop.cancel();
         sleep_until(deadline).await;
         cut.cancel();

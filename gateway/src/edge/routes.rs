@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::problem::{Kind, Problem};
 use super::state::App;
-use super::{auth, docs, health, index, layers, members, prometheus, rooms, sessions, trace};
+use super::{auth, docs, health, index, layers, members, prometheus, rooms, sessions, trace, ws};
 
 /// What answers under `/api/v1` and `/api` alike.
 fn resources() -> OpenApiRouter<App> {
@@ -87,6 +87,7 @@ pub fn router(app: App) -> Router {
     router
         .merge(aliases())
         .merge(docs::router(&document))
+        .merge(ws::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), layers::in_time))

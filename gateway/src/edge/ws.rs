@@ -16,7 +16,6 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::conn::auto::upgrade::downcast;
 use tokio::net::TcpStream;
 use tungstenite::handshake::derive_accept_key;
 
@@ -97,7 +96,7 @@ async fn enter(
 
 /// Takes the TCP socket out of hyper; what hyper read behind the handshake comes along, and its buffer goes.
 async fn run(admission: Admission, upgraded: hyper::upgrade::Upgraded) {
-    match downcast::<TokioIo<TcpStream>>(upgraded) {
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => {
             let (stream, early) = (parts.io.into_inner(), parts.read_buf);
             // Boxed: this future lives as long as the connection, and should not carry the handshake's size along.
