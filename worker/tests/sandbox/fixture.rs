@@ -1,47 +1,80 @@
-//! What every test needs: a sandbox of its own, a runtime, and short ways to run code.
+//! What every test needs: a sandbox, a runtime, and short ways to run code.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use atelier_shared::domain::job::{AskedLimits, JobSpec, SourceFile};
 use atelier_worker::sandbox::{
-    NsConfig, NsSandbox, Outcome, OutputSink, Policy, Program, Sandbox as _, SandboxError,
-    StepOutcome, TierLevel,
+    NsConfig, NsSandbox, Outcome, OutputSink, Policy, Program, ProgramFile, Sandbox as _,
+    SandboxError, StepOutcome, TierLevel,
 };
 use libtest_mimic::{Failed, Trial};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 /// No test takes longer, unless the sandbox hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
-
-/// A test that is an async function.
-pub fn test<F>(name: &str, body: impl FnOnce() -> F + Send + 'static) -> Trial
-where
-    F: Future<Output = Result<(), Failed>>,
-{
-    Trial::test(name, move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()?;
-        runtime.block_on(async { tokio::time::timeout(DEADLINE, body()).await? })
-    })
-}
 
 /// Any tier will do: what a test needs it asserts itself.
 pub const ANY: Policy = Policy {
     minimum: TierLevel::Reduced,
 };
 
-pub async fn start() -> Result<NsSandbox, SandboxError> {
-    NsSandbox::start(
-        NsConfig {
-            slots: 2,
-            warm: 1,
-            ..NsConfig::default()
-        },
-        ANY,
-    )
-    .await
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+});
+
+/// The sandbox of all tests that leave it as they found it.
+static SHARED: LazyLock<NsSandbox> = LazyLock::new(|| {
+    let config = NsConfig {
+        slots: 3,
+        warm: 2,
+        ..config()
+    };
+    RUNTIME
+        .block_on(NsSandbox::start(config, ANY))
+        .expect("a sandbox on this machine")
+});
+
+/// A test that is an async function.
+pub fn test<F>(name: &str, body: impl FnOnce() -> F + Send + 'static) -> Trial
+where
+    F: Future<Output = Result<(), Failed>>,
+{
+    Trial::test(name, move || block_on(body()))
+}
+
+/// Runs a test's future, with the deadline of all.
+pub fn block_on<T>(body: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    RUNTIME.block_on(async { tokio::time::timeout(DEADLINE, body).await? })
+}
+
+/// The shared sandbox. Must be taken before entering the runtime the first time, as `main` does.
+pub fn shared() -> &'static NsSandbox {
+    &SHARED
+}
+
+/// Ends the shared sandbox.
+pub fn close_shared() {
+    RUNTIME.block_on(SHARED.shutdown());
+}
+
+/// A configuration whose host users no other test uses.
+pub fn config() -> NsConfig {
+    static NEXT: AtomicU32 = AtomicU32::new(61_000);
+    NsConfig {
+        slots: 2,
+        warm: 1,
+        first_host_user: NEXT.fetch_add(16, Ordering::Relaxed),
+        ..NsConfig::default()
+    }
 }
 
 pub async fn run(sandbox: &NsSandbox, program: Program) -> Result<Outcome, SandboxError> {
@@ -50,10 +83,52 @@ pub async fn run(sandbox: &NsSandbox, program: Program) -> Result<Outcome, Sandb
         .await
 }
 
+/// The run step of a program.
+pub async fn step(sandbox: &NsSandbox, program: Program) -> Result<StepOutcome, Failed> {
+    Ok(run(sandbox, program)
+        .await?
+        .run
+        .ok_or("the run step is missing")?)
+}
+
 /// The run step of a shell script.
 pub async fn shell(sandbox: &NsSandbox, script: &str) -> Result<StepOutcome, Failed> {
-    let outcome = run(sandbox, Program::command(["/bin/sh", "-c", script])).await?;
-    Ok(outcome.run.ok_or("the run step is missing")?)
+    step(sandbox, sh(script)).await
+}
+
+pub fn sh(script: &str) -> Program {
+    Program::command(["/bin/sh", "-c", script])
+}
+
+pub const PYTHON: &str = "/usr/bin/python3";
+
+/// A Python program.
+pub fn python(source: &str) -> Program {
+    let mut program = Program::command([PYTHON, "-B", "main.py"]);
+    program.files.push(ProgramFile {
+        path: "main.py".into(),
+        content: source.to_owned().into(),
+        executable: false,
+    });
+    program
+}
+
+/// A job of one source.
+pub fn job(language: &str, entry: &str, source: &str) -> JobSpec {
+    JobSpec {
+        language: language.into(),
+        version: None,
+        files: vec![SourceFile {
+            path: entry.into(),
+            content: source.into(),
+            encoding: None,
+        }],
+        entrypoint: None,
+        stdin: String::new(),
+        args: Vec::new(),
+        env: BTreeMap::new(),
+        limits: AskedLimits::default(),
+    }
 }
 
 pub fn text(bytes: &[u8]) -> String {

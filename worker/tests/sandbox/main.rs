@@ -3,6 +3,7 @@
 //! The binary is its own helper: `sandbox-init` as first argument makes it one.
 
 mod fixture;
+mod languages;
 mod ordinary;
 
 use libtest_mimic::Arguments;
@@ -14,5 +15,12 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut tests = Vec::new();
     tests.extend(ordinary::tests());
-    libtest_mimic::run(&arguments, tests).exit();
+    tests.extend(languages::tests());
+    if arguments.list {
+        libtest_mimic::run(&arguments, tests).exit();
+    }
+    fixture::shared();
+    let conclusion = libtest_mimic::run(&arguments, tests);
+    fixture::close_shared();
+    conclusion.exit();
 }

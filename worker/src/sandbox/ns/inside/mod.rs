@@ -11,7 +11,7 @@ mod walls;
 mod work;
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,8 +27,6 @@ const SOCKET: RawFd = 3;
 const STDOUT: RawFd = 4;
 const STDERR: RawFd = 5;
 const FIRST_OTHER: RawFd = 6;
-/// Where descriptors wait while the numbers above are filled.
-const ASIDE: RawFd = 64;
 /// How long a box waits for its user to be mapped.
 const ENTER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -94,7 +92,6 @@ fn socket() -> BorrowedFd<'static> {
 
 /// Moves what the box needs to fixed numbers, joins its groups and closes everything else of the helper's.
 fn place_descriptors(birth: &Birth<'_>) -> io::Result<()> {
-    use std::os::fd::AsRawFd as _;
     for file in &birth.join {
         rustix::io::write(sys::descriptor(*file), b"0")?;
     }
@@ -103,20 +100,18 @@ fn place_descriptors(birth: &Birth<'_>) -> io::Result<()> {
         rustix::fs::OFlags::RDWR,
         rustix::fs::Mode::empty(),
     )?;
+    // Copies above the fixed numbers first, at numbers nobody uses, so that filling one place empties no other.
     let sources = [
-        &null.as_raw_fd(),
-        &null.as_raw_fd(),
-        &null.as_raw_fd(),
-        &birth.socket.as_raw_fd(),
-        &birth.stdout.as_raw_fd(),
-        &birth.stderr.as_raw_fd(),
+        null.as_fd(),
+        null.as_fd(),
+        null.as_fd(),
+        birth.socket,
+        birth.stdout.as_fd(),
+        birth.stderr.as_fd(),
     ];
-    // First out of the way of each other, then to their places.
-    for (source, number) in sources.iter().zip(ASIDE..) {
-        sys::place_descriptor(**source, number)?;
-    }
-    for (target, number) in (0..FIRST_OTHER).zip(ASIDE..) {
-        sys::place_descriptor(number, target)?;
+    let copies = sources.map(|source| rustix::io::fcntl_dupfd_cloexec(source, FIRST_OTHER));
+    for (target, copy) in (0..).zip(copies) {
+        sys::place_descriptor(copy?.into_raw_fd(), target)?;
     }
     std::mem::forget(null);
     sys::close_from(FIRST_OTHER)?;

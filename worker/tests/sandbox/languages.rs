@@ -1,0 +1,187 @@
+//! Every language of the table that is on this machine runs; the absent ones say so.
+
+use atelier_shared::domain::job::JobState;
+use atelier_shared::domain::language::LANGUAGES;
+use atelier_worker::sandbox::toolchains::Toolchains;
+use atelier_worker::sandbox::{Limits, OutputSink, Sandbox as _, SandboxError};
+use libtest_mimic::{Completion, Failed, Trial};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use crate::fixture::{block_on, job, run, shared, test, text};
+
+static TOOLCHAINS: OnceCell<Toolchains> = OnceCell::const_new();
+
+async fn toolchains() -> Result<&'static Toolchains, SandboxError> {
+    TOOLCHAINS
+        .get_or_try_init(|| Toolchains::discover(shared()))
+        .await
+}
+
+/// A program per language: reads a number from standard input and prints six times it, an argument, and fails on demand.
+const PROGRAMS: &[(&str, &str)] = &[
+    (
+        "python",
+        "import sys, json, math, asyncio, hashlib\nprint(6 * int(input()), sys.argv[1])\n",
+    ),
+    (
+        "javascript",
+        "const n = require('fs').readFileSync(0, 'utf8');\nconsole.log(6 * Number(n), process.argv[2]);\n",
+    ),
+    (
+        "typescript",
+        "declare const require: any, process: any;\nconst n: string = require('fs').readFileSync(0, 'utf8');\nconsole.log(6 * Number(n), process.argv[2]);\n",
+    ),
+    ("bash", "read n\necho $((6 * n)) \"$1\"\n"),
+    (
+        "c",
+        "#include <stdio.h>\nint main(int c, char **v) { int n; if (scanf(\"%d\", &n) != 1) return 1; printf(\"%d %s\\n\", 6 * n, v[1]); }\n",
+    ),
+    (
+        "cpp",
+        "#include <iostream>\nint main(int c, char **v) { int n; std::cin >> n; std::cout << 6 * n << ' ' << v[1] << std::endl; }\n",
+    ),
+    (
+        "rust",
+        "fn main() { let mut s = String::new(); std::io::stdin().read_line(&mut s).unwrap(); println!(\"{} {}\", 6 * s.trim().parse::<i32>().unwrap(), std::env::args().nth(1).unwrap()); }\n",
+    ),
+    (
+        "go",
+        "package main\nimport (\"fmt\"; \"os\")\nfunc main() { var n int; fmt.Scan(&n); fmt.Println(6*n, os.Args[1]) }\n",
+    ),
+    (
+        "java",
+        "public class Main { public static void main(String[] a) { System.out.println(6 * new java.util.Scanner(System.in).nextInt() + \" \" + a[0]); } }\n",
+    ),
+    ("ruby", "puts \"#{6 * $stdin.gets.to_i} #{ARGV[0]}\"\n"),
+    ("perl", "my $n = <STDIN>; print 6 * $n, \" $ARGV[0]\\n\";\n"),
+    (
+        "lua",
+        "print(6 * math.tointeger(io.read('n')) .. ' ' .. arg[1])\n",
+    ),
+    (
+        "php",
+        "<?php echo 6 * intval(fgets(STDIN)), ' ', $argv[1], \"\\n\";\n",
+    ),
+    ("sql", "select (6 * 7) || ' times';\n"),
+];
+
+pub fn tests() -> Vec<Trial> {
+    let mut tests: Vec<Trial> = LANGUAGES
+        .iter()
+        .map(|language| {
+            let name = language.name;
+            Trial::ignorable_test(
+                format!("{name}_reads_input_and_arguments_and_prints"),
+                move || block_on(runs(name)),
+            )
+        })
+        .collect();
+    tests.push(test(
+        "a_compile_error_is_told_apart_from_a_run",
+        compile_error,
+    ));
+    tests.push(test(
+        "an_unknown_or_absent_language_and_another_version_are_refused_by_field",
+        refusals,
+    ));
+    tests.push(test(
+        "every_row_is_present_with_a_version_or_absent_with_a_reason",
+        every_row,
+    ));
+    tests
+}
+
+async fn runs(name: &str) -> Result<Completion, Failed> {
+    let toolchains = toolchains().await?;
+    let found = toolchains
+        .languages()
+        .iter()
+        .find(|found| found.name == name)
+        .ok_or("no row")?;
+    if let Some(missing) = &found.missing {
+        return Ok(Completion::ignored_with(missing));
+    }
+    let (_, source) = PROGRAMS
+        .iter()
+        .find(|(language, _)| *language == name)
+        .ok_or("no program to try it with")?;
+    let mut job = job(name, found.entry_file, source);
+    job.stdin = "7\n".into();
+    if name != "sql" {
+        job.args = vec!["times".into()];
+    }
+    let program = toolchains.program(&job, &Limits::CEILING)?;
+    let outcome = run(shared(), program).await?;
+    let said = outcome
+        .deciding_step()
+        .map(|step| (text(&step.stdout), text(&step.stderr)));
+    assert_eq!(outcome.state(), JobState::Succeeded, "{outcome:?}");
+    assert_eq!(
+        said,
+        Some(("42 times\n".into(), String::new())),
+        "{outcome:?}"
+    );
+    Ok(Completion::Completed)
+}
+
+async fn compile_error() -> Result<(), Failed> {
+    let program = toolchains()
+        .await?
+        .program(&job("c", "main.c", "int main( {"), &Limits::CEILING)?;
+    let outcome = shared()
+        .run(program, OutputSink::none(), CancellationToken::new())
+        .await?;
+    let compile = outcome.compile.as_ref().ok_or("no compile step")?;
+    assert_eq!(
+        (compile.exit_code, outcome.run.is_some(), outcome.state()),
+        (Some(1), false, JobState::Failed)
+    );
+    assert!(
+        text(&compile.stderr).contains("main.c:1"),
+        "{}",
+        text(&compile.stderr)
+    );
+    Ok(())
+}
+
+async fn refusals() -> Result<(), Failed> {
+    let toolchains = toolchains().await?;
+    let field = |job| match toolchains.program(&job, &Limits::CEILING) {
+        Err(SandboxError::Invalid { field, .. }) => field,
+        other => format!("{other:?}"),
+    };
+    assert_eq!(field(job("cobol", "main.cob", "")), "language");
+    let mut old = job("bash", "main.sh", "");
+    old.version = Some("1".into());
+    assert_eq!(field(old), "version");
+    let mut nowhere = job("bash", "main.sh", "");
+    nowhere.entrypoint = Some("other.sh".into());
+    assert_eq!(field(nowhere), "entrypoint");
+    let mut garbled = job("bash", "main.sh", "***");
+    garbled.files[0].encoding = Some("base64".into());
+    assert_eq!(field(garbled), "files[0].content");
+    Ok(())
+}
+
+async fn every_row() -> Result<(), Failed> {
+    let languages = toolchains().await?.languages();
+    assert_eq!(languages.len(), LANGUAGES.len());
+    for found in languages {
+        eprintln!(
+            "{:<11} {}",
+            found.name,
+            found
+                .version
+                .as_ref()
+                .or(found.missing.as_ref())
+                .map_or("", String::as_str)
+        );
+        assert!(
+            found.version.is_some() != found.missing.is_some(),
+            "{found:?}"
+        );
+        assert!(found.missing.as_deref() != Some(""), "{found:?}");
+    }
+    Ok(())
+}
