@@ -6,6 +6,7 @@ pub mod adapters;
 pub mod backends;
 pub mod config;
 pub mod domain;
+pub mod outbox;
 pub mod ports;
 pub mod recovery;
 
