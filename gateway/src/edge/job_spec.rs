@@ -1,0 +1,382 @@
+//! What a client may ask to be run: every field checked and bounded before anything is stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use atelier_shared::domain::Invalid;
+use atelier_shared::domain::ids::RoomId;
+use atelier_shared::domain::job::{AskedLimits, JobSpec, SourceFile};
+use atelier_shared::domain::language;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+const VERSION_MAX_BYTES: usize = 32;
+const FILES_MAX: usize = 64;
+const PATH_MAX_BYTES: usize = 255;
+const STDIN_MAX_BYTES: usize = 256 * 1024;
+const ARGS_MAX: usize = 64;
+const ARG_MAX_BYTES: usize = 4 * 1024;
+const ENV_MAX: usize = 64;
+const ENV_NAME_MAX_BYTES: usize = 128;
+const ENV_VALUE_MAX_BYTES: usize = 4 * 1024;
+const PRIORITY_MAX: i16 = 100;
+
+/// Name, least and most of each limit that can be asked for. The worker cuts to its own ceilings, which may be lower.
+type Bound = (&'static str, fn(&AskedLimits) -> Option<u64>, u64, u64);
+const MIB: u64 = 1 << 20;
+const LIMITS: [Bound; 6] = [
+    ("limits.wall_ms", |l| l.wall_ms, 100, 300_000),
+    ("limits.cpu_ms", |l| l.cpu_ms, 100, 300_000),
+    (
+        "limits.memory_bytes",
+        |l| l.memory_bytes,
+        16 * MIB,
+        4096 * MIB,
+    ),
+    ("limits.pids", |l| l.pids, 1, 512),
+    ("limits.output_bytes", |l| l.output_bytes, 1, 16 * MIB),
+    ("limits.disk_bytes", |l| l.disk_bytes, MIB, 1024 * MIB),
+];
+
+/// Code to run: `source`, or `files`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewJob {
+    /// A name or alias of `GET /languages`
+    #[schema(example = "python")]
+    language: String,
+    /// A version that a worker has; any where absent
+    version: Option<String>,
+    /// One file's text, instead of `files`
+    #[schema(example = "print(6*7)")]
+    source: Option<String>,
+    files: Option<Vec<FileBody>>,
+    /// Path of the file to run; the language's own (`main.py`, `main.c`, …) where absent
+    entrypoint: Option<String>,
+    #[serde(default)]
+    stdin: String,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    #[serde(default)]
+    #[schema(value_type = LimitsBody)]
+    limits: AskedLimits,
+    /// Only `false`: there is no network in the sandbox
+    #[serde(default)]
+    network: bool,
+    /// A room whose people see it start and finish; needs editor there
+    #[schema(value_type = Option<String>)]
+    pub room_id: Option<RoomId>,
+    /// -100 to 100 among your own jobs, greater first
+    #[serde(default)]
+    priority: i16,
+}
+
+/// A source file.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileBody {
+    /// Relative, without `..`
+    #[schema(example = "main.py")]
+    path: String,
+    #[schema(example = "print(6*7)")]
+    content: String,
+    /// `utf8` or `base64`
+    encoding: Option<String>,
+}
+
+/// Absent limits are the language's own.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "documents AskedLimits")]
+pub struct LimitsBody {
+    /// Milliseconds, 100 to 300000
+    #[schema(example = 15000)]
+    wall_ms: Option<u64>,
+    /// Milliseconds summed over all processes, 100 to 300000
+    cpu_ms: Option<u64>,
+    /// 16 MiB to 4 GiB
+    memory_bytes: Option<u64>,
+    /// 1 to 512
+    pids: Option<u64>,
+    /// 1 to 16 MiB
+    output_bytes: Option<u64>,
+    /// 1 MiB to 1 GiB
+    disk_bytes: Option<u64>,
+}
+
+impl NewJob {
+    /// The job's immutable description and its priority.
+    pub fn check(self) -> Result<(JobSpec, i16), Invalid> {
+        let language = language::find(&self.language).ok_or_else(|| {
+            let known: Vec<&str> = language::LANGUAGES.iter().map(|l| l.name).collect();
+            Invalid::new("language", format!("must be one of: {}", known.join(", ")))
+        })?;
+        if let Some(version) = &self.version {
+            text("version", version, 1, VERSION_MAX_BYTES)?;
+        }
+        let files = match (self.source, self.files) {
+            (Some(source), None) => vec![SourceFile {
+                path: self
+                    .entrypoint
+                    .clone()
+                    .unwrap_or_else(|| language.entry_file.to_owned()),
+                content: source,
+                encoding: None,
+            }],
+            (None, Some(files)) => files.into_iter().map(SourceFile::from).collect(),
+            (Some(_), Some(_)) => {
+                return Err(Invalid::new(
+                    "source",
+                    "give either source or files, not both",
+                ));
+            }
+            (None, None) => return Err(Invalid::new("source", "give source or files")),
+        };
+        check_files(&files)?;
+        if let Some(entry) = &self.entrypoint
+            && !files.iter().any(|file| file.path == *entry)
+        {
+            return Err(Invalid::new("entrypoint", "is none of the files"));
+        }
+        if self.network {
+            return Err(Invalid::new(
+                "network",
+                "must be false: there is no network in the sandbox",
+            ));
+        }
+        if self.stdin.len() > STDIN_MAX_BYTES {
+            return Err(at_most("stdin", STDIN_MAX_BYTES, "bytes"));
+        }
+        check_args(&self.args)?;
+        check_env(&self.env)?;
+        check_limits(&self.limits)?;
+        if !(-PRIORITY_MAX..=PRIORITY_MAX).contains(&self.priority) {
+            return Err(Invalid::new(
+                "priority",
+                format!("must be -{PRIORITY_MAX} to {PRIORITY_MAX}"),
+            ));
+        }
+        let spec = JobSpec {
+            language: language.name.to_owned(),
+            version: self.version,
+            files,
+            entrypoint: self.entrypoint,
+            stdin: self.stdin,
+            args: self.args,
+            env: self.env,
+            limits: self.limits,
+        };
+        Ok((spec, self.priority))
+    }
+}
+
+impl From<FileBody> for SourceFile {
+    fn from(file: FileBody) -> Self {
+        Self {
+            path: file.path,
+            content: file.content,
+            encoding: file.encoding,
+        }
+    }
+}
+
+fn check_files(files: &[SourceFile]) -> Result<(), Invalid> {
+    if files.is_empty() {
+        return Err(Invalid::new("files", "must not be empty"));
+    }
+    if files.len() > FILES_MAX {
+        return Err(at_most("files", FILES_MAX, "files"));
+    }
+    let mut paths = BTreeSet::new();
+    for file in files {
+        check_path(&file.path)?;
+        if !paths.insert(file.path.as_str()) {
+            return Err(Invalid::new(
+                "files.path",
+                format!("\"{}\" stands twice", file.path),
+            ));
+        }
+        match file.encoding.as_deref() {
+            None | Some("utf8") => {}
+            Some("base64") => {
+                STANDARD
+                    .decode(&file.content)
+                    .map_err(|_| Invalid::new("files.content", "is not base64"))?;
+            }
+            Some(_) => return Err(Invalid::new("files.encoding", "must be utf8 or base64")),
+        }
+    }
+    // `a` can't be a file and the folder of `a/b`.
+    let folder_too = paths
+        .iter()
+        .find(|path| paths.iter().any(|other| is_inside(other, path)));
+    if let Some(path) = folder_too {
+        return Err(Invalid::new(
+            "files.path",
+            format!("\"{path}\" is a file and a folder"),
+        ));
+    }
+    Ok(())
+}
+
+fn is_inside(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder)
+        .is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn check_path(path: &str) -> Result<(), Invalid> {
+    if path.is_empty() || path.len() > PATH_MAX_BYTES {
+        return Err(Invalid::new(
+            "files.path",
+            format!("must have 1 to {PATH_MAX_BYTES} bytes"),
+        ));
+    }
+    let plain = path
+        .split('/')
+        .all(|part| !part.is_empty() && part != "." && part != "..");
+    if !plain || path.contains('\\') || path.chars().any(char::is_control) {
+        return Err(Invalid::new(
+            "files.path",
+            "must be relative, with plain names between its slashes",
+        ));
+    }
+    // It may stand first among a tool's arguments.
+    if path.starts_with('-') {
+        return Err(Invalid::new("files.path", "must not begin with -"));
+    }
+    Ok(())
+}
+
+fn check_args(args: &[String]) -> Result<(), Invalid> {
+    if args.len() > ARGS_MAX {
+        return Err(at_most("args", ARGS_MAX, "arguments"));
+    }
+    args.iter().try_for_each(|arg| {
+        if arg.len() > ARG_MAX_BYTES {
+            return Err(at_most("args", ARG_MAX_BYTES, "bytes in each"));
+        }
+        no_nul("args", arg)
+    })
+}
+
+fn check_env(env: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    if env.len() > ENV_MAX {
+        return Err(at_most("env", ENV_MAX, "variables"));
+    }
+    for (name, value) in env {
+        let named = name.len() <= ENV_NAME_MAX_BYTES
+            && name
+                .bytes()
+                .enumerate()
+                .all(|(at, b)| b == b'_' || b.is_ascii_alphabetic() || (at > 0 && b.is_ascii_digit()))
+            && !name.is_empty();
+        if !named {
+            return Err(Invalid::new(
+                "env",
+                "names are A-Z a-z 0-9 _ and don't begin with a digit",
+            ));
+        }
+        if value.len() > ENV_VALUE_MAX_BYTES {
+            return Err(at_most("env", ENV_VALUE_MAX_BYTES, "bytes in each value"));
+        }
+        no_nul("env", value)?;
+    }
+    Ok(())
+}
+
+fn check_limits(limits: &AskedLimits) -> Result<(), Invalid> {
+    for (field, asked, least, most) in LIMITS {
+        if asked(limits).is_some_and(|value| !(least..=most).contains(&value)) {
+            return Err(Invalid::new(field, format!("must be {least} to {most}")));
+        }
+    }
+    Ok(())
+}
+
+fn text(field: &'static str, text: &str, least: usize, most: usize) -> Result<(), Invalid> {
+    if !(least..=most).contains(&text.len()) || text.chars().any(char::is_control) {
+        return Err(Invalid::new(
+            field,
+            format!("must have {least} to {most} plain characters"),
+        ));
+    }
+    Ok(())
+}
+
+fn no_nul(field: &'static str, text: &str) -> Result<(), Invalid> {
+    if text.contains('\0') {
+        return Err(Invalid::new(field, "must not hold a NUL character"));
+    }
+    Ok(())
+}
+
+fn at_most(field: &'static str, most: usize, of: &str) -> Invalid {
+    Invalid::new(field, format!("at most {most} {of}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn check(body: Value) -> Result<(JobSpec, i16), Invalid> {
+        serde_json::from_value::<NewJob>(body).unwrap().check()
+    }
+
+    fn refused(body: Value) -> &'static str {
+        check(body).unwrap_err().field
+    }
+
+    #[test]
+    fn a_source_becomes_the_entry_file_of_its_language() {
+        let (spec, priority) = check(json!({"language": "JS", "source": "1"})).unwrap();
+        assert_eq!(spec.language, "javascript");
+        assert_eq!(spec.files[0].path, "main.js");
+        assert_eq!(priority, 0);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let with = |field: &str, value: Value| {
+            let mut body = json!({"language": "python", "source": "1"});
+            body[field] = value;
+            body
+        };
+        assert_eq!(refused(json!({"language": "cobol", "source": "1"})), "language");
+        assert_eq!(refused(json!({"language": "python"})), "source");
+        assert_eq!(refused(with("files", json!([]))), "source");
+        assert_eq!(refused(with("network", json!(true))), "network");
+        assert_eq!(refused(with("priority", json!(101))), "priority");
+        assert_eq!(refused(with("args", json!(["\0"]))), "args");
+        assert_eq!(refused(with("env", json!({"1A": "x"}))), "env");
+        assert_eq!(refused(with("env", json!({"": "x"}))), "env");
+        assert_eq!(refused(with("stdin", json!("x".repeat(STDIN_MAX_BYTES + 1)))), "stdin");
+        assert_eq!(refused(with("limits", json!({"wall_ms": 0}))), "limits.wall_ms");
+        assert_eq!(
+            refused(with("limits", json!({"memory_bytes": 1_u64 << 40}))),
+            "limits.memory_bytes"
+        );
+        assert_eq!(refused(with("entrypoint", json!("../x.py"))), "files.path");
+    }
+
+    #[test]
+    fn files_stay_inside_and_stand_once() {
+        let files = |files: Value| json!({"language": "python", "files": files});
+        let file = |path: &str| json!({"path": path, "content": "1"});
+        assert!(check(files(json!([file("main.py"), file("lib/a.py")]))).is_ok());
+        for bad in ["", "/a", "a//b", "../a", "a/..", "./a", "a\\b", "a\nb", "-x", &"a".repeat(256)] {
+            assert_eq!(refused(files(json!([file(bad)]))), "files.path", "{bad}");
+        }
+        assert_eq!(refused(files(json!([file("a"), file("a")]))), "files.path");
+        assert_eq!(refused(files(json!([file("a"), file("a/b")]))), "files.path");
+        assert_eq!(refused(files(json!([]))), "files");
+        let encoded = json!({"path": "a", "content": "*", "encoding": "base64"});
+        assert_eq!(refused(files(json!([encoded]))), "files.content");
+        let mut body = files(json!([file("a.py")]));
+        body["entrypoint"] = json!("b.py");
+        assert_eq!(refused(body), "entrypoint");
+    }
+}

@@ -1,0 +1,306 @@
+//! `/jobs`: code taken in, looked at, cancelled.
+
+use std::time::Duration;
+
+use atelier_shared::domain::ids::{JobId, RoomId};
+use atelier_shared::domain::job::{Job, JobResult, JobState, QUEUE_CODE};
+use atelier_shared::domain::room::{Activity, Role};
+use atelier_shared::outbox;
+use atelier_shared::ports::Throttle;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use chrono::{SubsecRound, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::client::{Authenticated, may, role_in};
+use super::extract::{Body, Id, Query};
+use super::health::rfc3339;
+use super::job_spec::NewJob;
+use super::page::{Page, PageParams, cursor};
+use super::problem::Problem;
+use super::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, NeedsToken, Taken};
+use super::state::App;
+use super::trace;
+use crate::identity::Principal;
+
+const SUBMIT_WINDOW: Duration = Duration::from_secs(60);
+
+/// A job in a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobSummary {
+    id: Uuid,
+    /// `queued`, `running`, `succeeded`, `failed`, `timed_out`, `out_of_memory`, `output_limit`, `killed`, `cancelled`,
+    /// `rejected` or `dead`
+    #[schema(example = "queued")]
+    status: &'static str,
+    #[schema(example = "python")]
+    language: String,
+    version: Option<String>,
+    room_id: Option<String>,
+    project_id: Option<Uuid>,
+    priority: i16,
+    attempts: u32,
+    created_at: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+}
+
+/// A job and what came of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobView {
+    #[serde(flatten)]
+    job: JobSummary,
+    /// `null` until it is over, and again after its result was thrown away
+    #[schema(value_type = Option<ResultBody>)]
+    result: Option<JobResult>,
+}
+
+/// What a run left.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "documents JobResult")]
+pub struct ResultBody {
+    status: String,
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    stdout: String,
+    stderr: String,
+    /// Output was cut at `output_bytes`
+    truncated: bool,
+    /// What the compiler said, where there is one
+    compile: Option<Value>,
+    usage: UsageBody,
+    artifacts: Vec<ArtifactBody>,
+    queued_ms: u64,
+    started_at: String,
+    finished_at: String,
+    attempts: u32,
+    trace_id: Option<String>,
+    /// Why it was rejected or is dead
+    message: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "documents Usage")]
+pub struct UsageBody {
+    wall_ms: u64,
+    /// Summed over all processes
+    cpu_ms: u64,
+    max_memory_bytes: u64,
+    pids_max: u64,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "documents Artifact")]
+pub struct ArtifactBody {
+    path: String,
+    size: u64,
+}
+
+impl From<Job> for JobSummary {
+    fn from(job: Job) -> Self {
+        Self {
+            id: job.id.0,
+            status: job.state.as_str(),
+            language: job.spec.language,
+            version: job.spec.version,
+            room_id: job.room_id.map(|id| id.to_string()),
+            project_id: job.project_id,
+            priority: job.priority,
+            attempts: job.attempts,
+            created_at: rfc3339(job.created_at),
+            started_at: job.started_at.map(rfc3339),
+            finished_at: job.finished_at.map(rfc3339),
+        }
+    }
+}
+
+/// Takes code in to be run. With `room_id` the people there see it start and finish.
+#[utoipa::path(post, path = "/jobs", tag = "jobs", request_body = NewJob, security(("bearer" = [])), responses(
+    (status = 202, description = "Accepted", body = JobSummary, headers(("location" = String, description = "Its path"))),
+    NeedsRight, Missing, BadBody, Failures,
+))]
+pub async fn create(
+    State(app): State<App>,
+    Authenticated(principal): Authenticated,
+    Body(asked): Body<NewJob>,
+) -> Result<impl IntoResponse, Problem> {
+    let room_id = asked.room_id.clone();
+    let (spec, priority) = asked.check()?;
+    if let Some(room) = &room_id {
+        may_run_in(&app, room, &principal).await?;
+    }
+    throttle(&app, &principal).await?;
+    let job = Job {
+        id: JobId::generate(),
+        owner: principal.user_id,
+        owner_name: principal.name.unwrap_or_default(),
+        room_id,
+        project_id: None,
+        priority,
+        spec,
+        state: JobState::Queued,
+        attempts: 0,
+        traceparent: trace::current_traceparent(),
+        created_at: Utc::now().trunc_subsecs(6),
+        started_at: None,
+        finished_at: None,
+    };
+    let b = &app.backends;
+    b.records.create_job(&job).await?;
+    // From here on it is accepted: if the queue is away, the sweep of the outbox hands it over later.
+    if let Err(error) = outbox::hand_over(&*b.records, &*b.queue, &job).await {
+        tracing::warn!(job = %job.id, %error, "a job waits in the outbox");
+    }
+    let location = format!("/api/v1/jobs/{}", job.id);
+    Ok((
+        StatusCode::ACCEPTED,
+        [(header::LOCATION, location)],
+        Json(JobSummary::from(job)),
+    ))
+}
+
+async fn may_run_in(app: &App, room: &RoomId, principal: &Principal) -> Result<(), Problem> {
+    let (room, _) = may(app, room, Some(principal), Role::Editor).await?;
+    if room.allows(Activity::Code) {
+        return Ok(());
+    }
+    Err(Problem::forbidden("This room does not allow code to be run.").at("room_id"))
+}
+
+async fn throttle(app: &App, principal: &Principal) -> Result<(), Problem> {
+    let key = format!("jobs:{}", principal.user_id);
+    let limit = app.config.jobs_per_minute;
+    let wait = app.backends.vault.throttle(&key, limit, SUBMIT_WINDOW);
+    match wait.await? {
+        Throttle::Allowed => Ok(()),
+        Throttle::Wait(wait) => Err(Problem::rate_limited(wait).policy(limit, SUBMIT_WINDOW)),
+    }
+}
+
+/// Your jobs, newest first.
+#[utoipa::path(get, path = "/jobs", tag = "jobs", params(PageParams), security(("bearer" = [])), responses(
+    (status = 200, description = "A page of jobs", body = Page<JobSummary>), NeedsToken, BadQuery, Failures,
+))]
+pub async fn list(
+    State(app): State<App>,
+    Authenticated(principal): Authenticated,
+    Query(page): Query<PageParams>,
+) -> Result<Json<Page<JobSummary>>, Problem> {
+    let (limit, before) = (page.limit()?, page.after::<JobId>()?);
+    let records = &app.backends.records;
+    let jobs = records.list_jobs(principal.user_id, before, limit).await?;
+    let last = jobs.items.last().map(|job| job.id);
+    let next_cursor = if jobs.more {
+        last.and_then(|id| cursor(&id))
+    } else {
+        None
+    };
+    let items = jobs.items.into_iter().map(JobSummary::from).collect();
+    Ok(Json(Page { items, next_cursor }))
+}
+
+/// One job and its result, for whoever sent it and for the people of its room.
+#[utoipa::path(get, path = "/jobs/{job_id}", tag = "jobs", params(("job_id" = Uuid, Path)), security((), ("bearer" = [])), responses(
+    (status = 200, description = "The job", body = JobView), NeedsToken, Missing, Failures,
+))]
+pub async fn get(
+    State(app): State<App>,
+    Authenticated(principal): Authenticated,
+    Id(id): Id<JobId>,
+) -> Result<Json<JobView>, Problem> {
+    let job = find(&app, id, &principal, Role::Viewer).await?;
+    view(&app, job).await.map(Json)
+}
+
+/// Stops a job: one that waits is cancelled at once, one that runs a moment later. Cancelling twice is no error.
+#[utoipa::path(post, path = "/jobs/{job_id}/cancel", tag = "jobs", params(("job_id" = Uuid, Path)), security(("bearer" = [])), responses(
+    (status = 200, description = "The job as it is now", body = JobView), NeedsToken, Missing, Taken, Failures,
+))]
+pub async fn cancel(
+    State(app): State<App>,
+    Authenticated(principal): Authenticated,
+    Id(id): Id<JobId>,
+) -> Result<Json<JobView>, Problem> {
+    let job = find(&app, id, &principal, Role::Host).await?;
+    if job.state.is_final() && job.state != JobState::Cancelled {
+        return Err(Problem::conflict(format!(
+            "The job is over: {}.",
+            job.state.as_str()
+        )));
+    }
+    let job = stop(&app, job).await?;
+    view(&app, job).await.map(Json)
+}
+
+/// Cancels a job that is not over; removes one that is.
+#[utoipa::path(delete, path = "/jobs/{job_id}", tag = "jobs", params(("job_id" = Uuid, Path)), security(("bearer" = [])), responses(
+    (status = 204, description = "Cancelled or removed"), NeedsToken, Missing, Failures,
+))]
+pub async fn delete(
+    State(app): State<App>,
+    Authenticated(principal): Authenticated,
+    Id(id): Id<JobId>,
+) -> Result<StatusCode, Problem> {
+    let job = find(&app, id, &principal, Role::Host).await?;
+    if job.state.is_final() {
+        app.backends.records.delete_job(id).await?;
+    } else {
+        stop(&app, job).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The job, if it is this person's, or one of a room where they have at least this role. To all others it does not exist.
+async fn find(app: &App, id: JobId, principal: &Principal, least: Role) -> Result<Job, Problem> {
+    let missing = || Problem::not_found("job");
+    let records = &app.backends.records;
+    let job = records.job(id).await?.ok_or_else(missing)?;
+    if job.owner == principal.user_id || principal.is_admin {
+        return Ok(job);
+    }
+    let Some(room) = &job.room_id else {
+        return Err(missing());
+    };
+    let room = records.room(room).await?.ok_or_else(missing)?;
+    match role_in(app, &room, Some(principal)).await? {
+        Some(role) if role >= least => Ok(job),
+        _ => Err(missing()),
+    }
+}
+
+async fn stop(app: &App, job: Job) -> Result<Job, Problem> {
+    let b = &app.backends;
+    if !job.state.is_final() {
+        b.queue.cancel(QUEUE_CODE, &job.id.to_string()).await?;
+    }
+    if job.state == JobState::Queued {
+        // A worker that has just claimed it sees a final state at its start, and leaves it.
+        b.records
+            .finish_job(job.id, JobState::Cancelled, Utc::now().trunc_subsecs(6))
+            .await?;
+    }
+    let now = b.records.job(job.id).await?;
+    now.ok_or_else(|| Problem::not_found("job"))
+}
+
+async fn view(app: &App, mut job: Job) -> Result<JobView, Problem> {
+    let result = if job.state == JobState::Queued {
+        None
+    } else {
+        app.backends.archive.result(job.id, Utc::now()).await?
+    };
+    // The result is written before the row: between the two, the result is right.
+    if let Some(result) = result.as_ref().filter(|_| !job.state.is_final()) {
+        job.state = result.status;
+        job.finished_at = Some(result.finished_at);
+    }
+    Ok(JobView {
+        job: job.into(),
+        result,
+    })
+}
