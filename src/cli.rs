@@ -1,0 +1,91 @@
+//! The command line: one command, and every setting as a flag or an environment variable.
+
+use std::net::SocketAddr;
+
+use atelier_gateway::GatewayConfig;
+use atelier_shared::config::StoreConfig;
+use atelier_worker::WorkerConfig;
+use clap::{Args, Parser, ValueEnum};
+
+/// A real-time collaboration server: rooms to draw, chat, edit and run code in.
+///
+/// Without settings the whole system runs alone, on SQLite in ./data. With DATABASE_URL, REDIS_URL and MONGO_URL set,
+/// `gateway` and `worker` run as many times as needed.
+#[derive(Debug, Parser)]
+#[command(version, next_line_help = true)]
+pub struct Cli {
+    #[arg(value_enum, default_value_t = Command::All)]
+    pub command: Command,
+    /// For `admin`: `grant NAME` or `revoke NAME`
+    pub arguments: Vec<String>,
+    #[command(flatten)]
+    pub process: ProcessConfig,
+    #[command(flatten)]
+    pub stores: StoreConfig,
+    #[command(flatten)]
+    pub gateway: GatewayConfig,
+    #[command(flatten)]
+    pub worker: WorkerConfig,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Command {
+    /// Gateway and worker in one process
+    All,
+    /// HTTP and WebSockets only; needs distributed mode
+    Gateway,
+    /// Jobs only; needs distributed mode
+    Worker,
+    /// Bring the databases to this version's schema, and end
+    Migrate,
+    /// Print the OpenAPI document, and end
+    Openapi,
+    /// Make an account an administrator (`admin grant NAME`), or not any more (`admin revoke NAME`)
+    Admin,
+    /// The sandbox's helper; started by the worker itself
+    SandboxInit,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Process")]
+pub struct ProcessConfig {
+    /// Address and port to listen on; a worker serves /livez, /readyz and /metrics there
+    #[arg(long, env = "ATELIER_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// What is logged: a level, or directives such as `info,atelier_gateway=debug`
+    #[arg(long, env = "ATELIER_LOG", default_value = "info")]
+    pub log: String,
+    /// How log lines are written, on standard error
+    #[arg(long, env = "ATELIER_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Where traces go (OTLP over gRPC), for instance http://127.0.0.1:4317; none where absent
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// The name under which traces are told apart
+    #[arg(long, env = "OTEL_SERVICE_NAME", default_value = "atelier")]
+    pub service_name: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_flag_or_a_malformed_value_is_named() {
+        let message = |args: &[&str]| Cli::try_parse_from(args).unwrap_err().to_string();
+        assert!(message(&["atelier", "--nope"]).contains("--nope"));
+        assert!(message(&["atelier", "--listen", "x"]).contains("--listen"));
+    }
+}
