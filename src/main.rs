@@ -15,14 +15,23 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // The sandbox's helper must stay single-threaded: nothing may be started before it.
-    if std::env::args_os().nth(1).is_some_and(|arg| arg == "sandbox-init") {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|arg| arg == "sandbox-init")
+    {
         atelier_worker::sandbox::init::main()
     }
     let cli = cli::Cli::parse();
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
         eprintln!("atelier: a TLS provider was installed already");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("atelier: cannot start: {error}");

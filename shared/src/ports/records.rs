@@ -51,6 +51,10 @@ pub trait UserRecords: Send + Sync {
 
     /// An error for a person who is not stored.
     async fn set_password_hash(&self, id: UserId, hash: &str) -> Result<()>;
+
+    /// Makes an account an administrator, or not any more; tokens issued before say what was true then. False: no such
+    /// account.
+    async fn set_admin(&self, username: &str, is_admin: bool) -> Result<bool>;
 }
 
 /// Which rooms a reader may see in a list.

@@ -197,6 +197,24 @@ macro_rules! user_records {
                 };
                 set.await.map_err(|e| failed("set a password", e))
             }
+
+            async fn set_admin(
+                &self,
+                username: &str,
+                is_admin: bool,
+            ) -> crate::ports::Result<bool> {
+                let set = async {
+                    let mut tx = self.write().await?;
+                    let done = statement("UPDATE users SET is_admin = $2 WHERE username_key = $1")
+                        .bind(crate::domain::names::key(username))
+                        .bind(is_admin)
+                        .execute(&mut *tx)
+                        .await?;
+                    tx.commit().await?;
+                    Ok(done.rows_affected() > 0)
+                };
+                set.await.map_err(|e| failed("set an administrator", e))
+            }
         }
     };
 }

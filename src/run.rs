@@ -1,0 +1,145 @@
+//! What each command does, and how it ends: SIGTERM and Ctrl-C drain.
+
+use std::io::Write;
+
+use anyhow::{Context, bail};
+use atelier_shared::config::StoreConfig;
+use atelier_shared::{Backends, Mode};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Command};
+use crate::telemetry::Telemetry;
+use crate::{admin, banner};
+
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let telemetry = Telemetry::start(&cli.process)?;
+    let outcome = command(cli).await;
+    telemetry.stop();
+    outcome
+}
+
+async fn command(cli: Cli) -> anyhow::Result<()> {
+    if cli.command != Command::Admin && !cli.arguments.is_empty() {
+        bail!("unexpected argument \"{}\"", cli.arguments[0]);
+    }
+    match cli.command {
+        Command::Openapi => say(&atelier_gateway::openapi()),
+        Command::Migrate => {
+            Backends::migrate(&cli.stores).await?;
+            say("the databases are at this version's schema\n")
+        }
+        Command::Admin => {
+            let backends = open(&cli.stores).await?;
+            say(&admin::run(&backends, &cli.arguments).await?)
+        }
+        Command::All | Command::Gateway | Command::Worker => serve(cli).await,
+        Command::SandboxInit => bail!("sandbox-init is started by the worker itself"),
+    }
+}
+
+async fn open(stores: &StoreConfig) -> anyhow::Result<Backends> {
+    Backends::open(stores)
+        .await
+        .context("cannot open the stores")
+}
+
+async fn serve(mut cli: Cli) -> anyhow::Result<()> {
+    let mode = Mode::of(&cli.stores)?;
+    if mode == Mode::Embedded && cli.command != Command::All {
+        let word = if cli.command == Command::Gateway {
+            "gateway"
+        } else {
+            "worker"
+        };
+        bail!(
+            "`atelier {word}` alone needs distributed mode: set DATABASE_URL, REDIS_URL and MONGO_URL, or run `atelier` for everything in one process"
+        );
+    }
+    if cli.command != Command::Worker {
+        cli.gateway.prepare(mode, &cli.stores.data_dir)?;
+    }
+    // Bound before the stores are opened: a port that is taken is told at once.
+    let listener = TcpListener::bind(cli.process.listen)
+        .await
+        .with_context(|| format!("ATELIER_LISTEN: cannot listen on {}", cli.process.listen))?;
+    let address = listener.local_addr()?;
+    let backends = open(&cli.stores).await?;
+    let shutdown = CancellationToken::new();
+    let ended = CancellationToken::new();
+    tokio::spawn(stop_on_signal(shutdown.clone(), ended.clone()));
+    let outcome = match cli.command {
+        Command::Gateway => {
+            say(&banner::gateway(address, mode, &cli))?;
+            let gateway = atelier_gateway::serve(backends, cli.gateway, listener, shutdown);
+            gateway.await.map_err(Into::into)
+        }
+        Command::Worker => {
+            let worker =
+                atelier_worker::Worker::prepare(backends.clone(), cli.worker.clone()).await?;
+            say(&banner::worker(address, &worker))?;
+            let operations =
+                atelier_gateway::serve_operations(backends, listener, shutdown.clone());
+            let (worker, operations) = tokio::join!(worker.run(shutdown), operations);
+            worker
+                .map_err(anyhow::Error::from)
+                .and(operations.map_err(Into::into))
+        }
+        _ => {
+            let worker =
+                atelier_worker::Worker::prepare(backends.clone(), cli.worker.clone()).await?;
+            say(&banner::all(address, mode, &cli, &worker))?;
+            let gateway = atelier_gateway::serve(backends, cli.gateway, listener, shutdown.clone());
+            // If one part cannot go on, the other ends in good order too.
+            let together = async {
+                tokio::join!(
+                    stopping(gateway, shutdown.clone()),
+                    stopping(worker.run(shutdown.clone()), shutdown.clone())
+                )
+            };
+            let (gateway, worker) = together.await;
+            gateway
+                .map_err(anyhow::Error::from)
+                .and(worker.map_err(Into::into))
+        }
+    };
+    ended.cancel();
+    outcome
+}
+
+async fn stopping<T>(part: impl Future<Output = T>, shutdown: CancellationToken) -> T {
+    let outcome = part.await;
+    shutdown.cancel();
+    outcome
+}
+
+/// The first signal drains; a second one ends the process at once.
+async fn stop_on_signal(shutdown: CancellationToken, ended: CancellationToken) {
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    );
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        tracing::error!("cannot listen for signals");
+        return;
+    };
+    for first in [true, false] {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = ended.cancelled() => return,
+        }
+        if first {
+            tracing::info!("draining; a second signal ends at once");
+            shutdown.cancel();
+        }
+    }
+    std::process::exit(130);
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush().map_err(Into::into)
+}
