@@ -98,10 +98,9 @@ async fn enter(
 async fn run(admission: Admission, upgraded: hyper::upgrade::Upgraded) {
     match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => {
-            let (stream, early) = (parts.io.into_inner(), parts.read_buf);
-            // Boxed: this future lives as long as the connection, and should not carry the handshake's size along.
-            let connection = Box::pin(admission.run(stream, early));
-            connection.await;
+            admission
+                .connect(parts.io.into_inner(), parts.read_buf)
+                .await;
         }
         Err(_) => {
             tracing::error!("the connection under an upgrade is not a TCP socket");

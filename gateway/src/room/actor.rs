@@ -86,7 +86,6 @@ pub struct Enter {
     pub principal: Principal,
     pub room: Room,
     pub resume: Option<(Epoch, Seq)>,
-    pub resume_token: String,
 }
 
 /// A connection as its room sees it.
@@ -95,7 +94,6 @@ pub struct Local {
     pub connection: Arc<Connection>,
     pub member: Member,
     pub principal: Principal,
-    pub resume_token: String,
     /// Told that its token runs out.
     pub warned: bool,
     /// Silent for so long that others were told it left; it comes back with its next message.

@@ -68,7 +68,6 @@ pub struct Admission {
     principal: Principal,
     room: Room,
     resume: Option<(Epoch, Seq)>,
-    resume_token: String,
 }
 
 impl std::fmt::Debug for Rooms {
@@ -101,14 +100,12 @@ impl Rooms {
         }
         let mut member = self.member_of(&newcomer, *role);
         self.claim(&handle, room, &mut member).await?;
-        let resume_token = self.identity.resume_token(principal, &member.client_id);
         Ok(Admission {
             rooms: self.clone(),
             handle,
             member,
             principal: principal.clone(),
             resume: *resume,
-            resume_token,
             room: newcomer.room,
         })
     }
@@ -224,22 +221,30 @@ impl Rooms {
 }
 
 impl Admission {
-    /// The socket came: runs the connection until it ends. `early` = bytes that came behind the handshake.
-    pub async fn run(self, stream: TcpStream, early: Bytes) {
-        let Self { rooms, handle, .. } = &self;
-        let (rooms, handle) = (rooms.clone(), handle.clone());
+    /// The socket came: starts the connection's own task. `early` = bytes that came behind the handshake.
+    ///
+    /// A task of its own, so that what the handshake needed is not carried along for the connection's life.
+    pub async fn connect(self, stream: TcpStream, early: Bytes) {
+        let Self {
+            rooms,
+            handle,
+            member,
+            principal,
+            room,
+            resume,
+        } = self;
         let now_ms = Utc::now().timestamp_millis();
         let connection = Connection::new(
-            self.member.connection,
-            self.member.client_id.clone(),
-            self.member.user_id,
+            member.connection,
+            member.client_id.clone(),
+            member.user_id,
             stream,
             now_ms,
         );
         let socket = OpenSocket {
             connection: connection.clone(),
-            user_id: self.member.user_id,
-            family: self.principal.family,
+            user_id: member.user_id,
+            family: principal.family,
         };
         rooms.sockets.insert(connection.id, socket);
         rooms.metrics.connections.inc();
@@ -247,47 +252,38 @@ impl Admission {
         if rooms.is_draining() {
             connection.close(4503, "this server is going away; come back to another");
         }
-        let session = Session::new(
-            rooms.clone(),
-            handle.clone(),
-            connection.clone(),
-            self.principal.clone(),
-        );
-        let id = connection.id;
+        let session = Session::new(rooms.clone(), handle.clone(), connection.clone());
         let enter = Command::Enter(Box::new(Enter {
             connection: connection.clone(),
-            member: self.member.clone(),
-            principal: self.principal,
-            room: self.room,
-            resume: self.resume,
-            resume_token: self.resume_token,
+            member,
+            principal,
+            room,
+            resume,
         }));
         if handle.mailbox.send(enter).await.is_err() {
             // The room's task ended between admission and upgrade.
             connection.close(1012, "come back: the room was just being put away");
         }
-        session.run(early).await;
-        rooms.sockets.remove(&id);
-        rooms.metrics.connections.dec();
-        let leave = Command::Leave { connection: id };
-        if handle.mailbox.send(leave).await.is_err() {
-            leave_presence(&rooms, &handle, &self.member).await;
-        }
+        rooms.tasks.spawn(session.run(early));
     }
 
     /// The upgrade failed: gives the place back.
     pub async fn abandon(self) {
-        leave_presence(&self.rooms, &self.handle, &self.member).await;
+        let (client_id, connection) = (&self.member.client_id, self.member.connection);
+        leave_presence(&self.rooms, &self.handle, client_id, connection).await;
     }
 }
 
-async fn leave_presence(rooms: &Rooms, handle: &Handle, member: &Member) {
-    let presence = &rooms.backends.presence;
+/// The room's task did not take the leave: presence must not keep a ghost.
+pub async fn leave_presence(
+    rooms: &Rooms,
+    handle: &Handle,
+    client_id: &ClientId,
+    connection: ConnectionId,
+) {
     let room = &handle.shared.id;
-    let left = presence
-        .leave(room, &member.client_id, member.connection)
-        .await;
-    if let Err(error) = left {
+    let left = rooms.backends.presence.leave(room, client_id, connection);
+    if let Err(error) = left.await {
         tracing::debug!(%room, %error, "a leave is left to the lease");
     }
 }

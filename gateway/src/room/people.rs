@@ -30,7 +30,6 @@ impl Actor {
             principal,
             room,
             resume,
-            resume_token,
         } = enter;
         self.room_changed(room);
         // Held strokes are in the board that the newcomer gets; they must not come a second time.
@@ -54,7 +53,6 @@ impl Actor {
             connection: connection.clone(),
             member: member.clone(),
             principal,
-            resume_token,
             warned: false,
             dropped: false,
             changed: member.joined,
@@ -73,6 +71,8 @@ impl Actor {
     fn start_of(&mut self, id: ConnectionId, resume: Option<(Epoch, Seq)>) -> Start {
         let mut first = Vec::new();
         if let Some(local) = self.locals.get(&id) {
+            let identity = &self.rooms.identity;
+            let resume_token = identity.resume_token(&local.principal, &local.member.client_id);
             let participants = self.members.values().map(outgoing::user).collect();
             first.push(outgoing::connected(&Connected {
                 member: &local.member,
@@ -81,7 +81,7 @@ impl Actor {
                 epoch: self.head.epoch,
                 seq: self.applied,
                 archived: self.head.archived,
-                resume_token: &local.resume_token,
+                resume_token: &resume_token,
                 heartbeat_ms: self.rooms.config.heartbeat_ms.into(),
                 max_frame: self.rooms.config.max_frame(),
                 metadata: &self.state.metadata,

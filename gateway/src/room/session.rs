@@ -16,12 +16,12 @@ use tokio::io::Interest;
 use tokio::time::Instant;
 
 use super::actor::{BoardSnapshot, Command};
+use super::admission::leave_presence;
 use super::connection::{Connection, Phase, Start};
 use super::json::incoming::{self, Join, Request};
 use super::json::outgoing::{self, ErrorFrame};
 use super::registry::{Handle, Rooms};
 use super::websocket::{Message, Reader};
-use crate::identity::Principal;
 
 /// What one read takes at most; one buffer for each thread, not for each connection.
 const READ_BYTES: usize = 64 * 1024;
@@ -68,7 +68,6 @@ pub struct Session {
     rooms: Rooms,
     handle: Handle,
     connection: Arc<Connection>,
-    principal: Principal,
     reader: Reader,
     rate: Rate,
     refusals: u32,
@@ -79,12 +78,7 @@ pub struct Session {
 struct Gone;
 
 impl Session {
-    pub fn new(
-        rooms: Rooms,
-        handle: Handle,
-        connection: Arc<Connection>,
-        principal: Principal,
-    ) -> Self {
+    pub fn new(rooms: Rooms, handle: Handle, connection: Arc<Connection>) -> Self {
         let now = Instant::now();
         #[expect(clippy::cast_precision_loss, reason = "bounded far below 2^24")]
         let tokens = rooms.config.message_burst as f32;
@@ -92,7 +86,6 @@ impl Session {
             rooms,
             handle,
             connection,
-            principal,
             reader: Reader::default(),
             rate: Rate { tokens, at: now },
             refusals: 0,
@@ -100,15 +93,30 @@ impl Session {
         }
     }
 
-    /// Runs until the socket ends. `early` is what came behind the handshake.
+    /// Runs until the socket ends, then leaves the room. `early` is what came behind the handshake.
     pub async fn run(mut self, early: Bytes) {
         let mut outcome = self.feed(&early).await;
         drop(early);
         while outcome.is_ok() {
             outcome = match self.connection.take_start() {
-                Some(start) => self.begin(*start).await,
+                // Boxed: rare and large, where the task's size is paid by every idle connection.
+                Some(start) => Box::pin(self.begin(*start)).await,
                 None => self.turn().await,
             };
+        }
+        let Self {
+            rooms,
+            handle,
+            connection,
+            ..
+        } = self;
+        let id = connection.id;
+        rooms.sockets.remove(&id);
+        rooms.metrics.connections.dec();
+        let leave = Command::Leave { connection: id };
+        if handle.mailbox.send(leave).await.is_err() {
+            let left = leave_presence(&rooms, &handle, &connection.client_id, id);
+            Box::pin(left).await;
         }
     }
 
@@ -119,8 +127,8 @@ impl Session {
             .drain(&self.handle.shared.feed)
             .map_err(|_| Gone)?;
         match connection.phase() {
-            Phase::Closing if all_written => return self.linger().await,
-            Phase::Behind if all_written => return self.catch_up().await,
+            Phase::Closing if all_written => return Box::pin(self.linger()).await,
+            Phase::Behind if all_written => return Box::pin(self.catch_up()).await,
             _ => {}
         }
         let congested = connection.is_congested();
@@ -237,7 +245,7 @@ impl Session {
                 self.connection.send(outgoing::pong(timestamp.as_ref()));
                 Ok(())
             }
-            Request::Auth { token } => self.renew(&token).await,
+            Request::Auth { token } => Box::pin(self.renew(&token)).await,
             Request::Join(join) => self.tell(Command::Join { connection, join }).await,
             Request::Resume { epoch, seq } => {
                 let resume = Command::Resume {
@@ -298,14 +306,13 @@ impl Session {
                 return Ok(());
             }
         };
-        if principal.user_id != self.principal.user_id {
+        if principal.user_id != self.connection.user_id {
             self.refuse(&ErrorFrame::new("token", "this token is somebody else's").field("token"));
             return Ok(());
         }
         if let Some(mut socket) = self.rooms.sockets.get_mut(&self.connection.id) {
             socket.family = principal.family;
         }
-        self.principal = principal.clone();
         let principal = Box::new(principal);
         let connection = self.connection.id;
         self.connection
