@@ -3,6 +3,7 @@
 mod archive;
 pub mod distributed;
 pub mod embedded;
+mod fanout;
 mod files;
 mod migrations;
 mod queries;

@@ -22,7 +22,8 @@ pub use records::{
     Records, RoomRecords, RoomVisibility, UserRecords,
 };
 pub use room_log::{
-    Append, Appended, Delivery, LogHead, Refusal, RoomLog, SUBSCRIPTION_CAPACITY, Subscription,
+    APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Delivery, LogHead, READ_MAX_BYTES, Refusal,
+    RoomLog, SUBSCRIPTION_CAPACITY, Subscription,
 };
 pub use vault::{
     FAMILIES_PER_USER_MAX, Family, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, REVOCATIONS_CAPACITY,

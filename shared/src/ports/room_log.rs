@@ -12,6 +12,15 @@ use crate::domain::signal::Signal;
 /// Deliveries that wait for one subscriber before they collapse into a [`Delivery::Gap`].
 pub const SUBSCRIPTION_CAPACITY: usize = 1024;
 
+/// Records in one append, at most.
+pub const APPEND_MAX: usize = 1024;
+
+/// Bytes of JSON in one append, at most: it travels to every subscriber as one message.
+pub const APPEND_MAX_BYTES: usize = 16 << 20;
+
+/// Bytes of JSON after which a read stops short of its limit.
+pub const READ_MAX_BYTES: usize = 8 << 20;
+
 /// Where a room's log stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogHead {
@@ -136,11 +145,13 @@ pub trait RoomLog: Send + Sync {
         now_ms: i64,
     ) -> Result<LogHead>;
 
-    /// Appends; the answers are in the order of the records. Also says whether the room had nothing waiting to be
+    /// Appends at most [`APPEND_MAX`] records of [`APPEND_MAX_BYTES`] in all (more is a final error); the answers are in
+    /// the order of the records. Also says whether the room had nothing waiting to be
     /// archived before (the caller then wakes the archive).
     async fn append(&self, append: Append<'_>) -> Result<(Vec<Appended>, bool), Refusal>;
 
-    /// Up to `limit` entries after `after`, in order. If `after` lies before the trimmed part the answer starts
+    /// Up to `limit` entries after `after`, in order; fewer, but at least one if there is any, where they come to more
+    /// than [`READ_MAX_BYTES`]. If `after` lies before the trimmed part the answer starts
     /// later than asked: compare the first seq. `None`: not loaded, or in another epoch.
     async fn read(
         &self,

@@ -2,9 +2,13 @@
 
 pub mod archive;
 pub mod files;
+mod keys;
 pub mod mongo;
 pub mod postgres;
+pub mod presence;
 pub mod queue;
 pub mod records;
 pub mod redis;
+pub mod room_log;
+mod script;
 pub mod vault;

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use fred::prelude::*;
+use fred::types::ClusterHash;
+use fred::types::CustomCommand;
 use fred::types::config::UnresponsiveConfig;
 
 use crate::ports::{PortError, Result};
@@ -14,6 +16,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const BUFFERED_COMMANDS: usize = 10_000;
 /// Pub/sub messages that wait for our own reader; beyond it they are lost and we see the lag.
 const BROADCAST_CAPACITY: usize = 8_192;
+
+/// Sharded pub/sub and script flags came with it.
+const OLDEST_MAJOR: u32 = 7;
 
 /// What all Redis adapters share: where, and under which first word of every key.
 #[derive(Debug, Clone)]
@@ -53,11 +58,52 @@ impl Redis {
         pool.init()
             .await
             .map_err(|e| PortError::retry("connect to Redis", e))?;
-        Ok(Self {
+        let redis = Self {
             pool,
             namespace: namespace.to_owned(),
             builder,
-        })
+        };
+        redis.inspect_server().await?;
+        Ok(redis)
+    }
+
+    /// Refuses a Redis that is too old, and warns of one that may throw our data away.
+    async fn inspect_server(&self) -> Result<()> {
+        // INFO and not CONFIG GET, which hosted Redis often forbids.
+        let info: String = self
+            .pool
+            .next()
+            .custom(
+                CustomCommand::new_static("INFO", ClusterHash::Random, false),
+                Vec::<Value>::new(),
+            )
+            .await
+            .map_err(|e| port_error("ask Redis what it is", e))?;
+        let field = |name: &str| {
+            info.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .map(str::trim)
+        };
+        if let Some(version) = field("redis_version")
+            && let Some(Ok(major)) = version.split('.').next().map(str::parse::<u32>)
+            && major < OLDEST_MAJOR
+        {
+            return Err(PortError::fatal(
+                "connect to Redis",
+                format!("REDIS_URL: Redis {OLDEST_MAJOR} or later is needed, this is {version}"),
+            ));
+        }
+        match field("maxmemory_policy") {
+            Some("noeviction") => {}
+            Some(policy) => tracing::error!(
+                policy,
+                "Redis may EVICT room logs, presence and queues: set maxmemory-policy to noeviction"
+            ),
+            None => tracing::warn!(
+                "Redis does not tell its maxmemory-policy: make sure that it is noeviction"
+            ),
+        }
+        Ok(())
     }
 
     /// A connection of its own for subscriptions.
@@ -65,6 +111,21 @@ impl Redis {
         let client = self
             .builder
             .build_subscriber_client()
+            .map_err(|e| PortError::fatal("configure Redis subscriber", e))?;
+        client
+            .init()
+            .await
+            .map_err(|e| PortError::retry("connect to Redis", e))?;
+        Ok(client)
+    }
+
+    /// A connection of its own for sharded subscriptions. It speaks RESP3, in which it can be pinged like any other: only
+    /// so is a connection noticed that is dead and silent.
+    pub async fn sharded_subscriber(&self) -> Result<Client> {
+        let mut builder = self.builder.clone();
+        builder.with_config(|config| config.version = fred::types::RespVersion::RESP3);
+        let client = builder
+            .build()
             .map_err(|e| PortError::fatal("configure Redis subscriber", e))?;
         client
             .init()
@@ -94,26 +155,41 @@ impl Redis {
     }
 }
 
+/// First words of error replies that pass by themselves: memory, loading, failover, a disk that is full.
+const TRANSIENT_REPLIES: [&str; 12] = [
+    "OOM",
+    "LOADING",
+    "READONLY",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MASTERDOWN",
+    "BUSY",
+    "MISCONF",
+    "NOREPLICAS",
+    "MOVED",
+    "ASK",
+    "UNBLOCKED",
+];
+
 /// Is it worth trying again? What Redis itself refused (a script error, a wrong type) is final; OOM, LOADING, READONLY
 /// and everything about connections is not.
 pub fn port_error(operation: &'static str, error: Error) -> PortError {
-    let transient_answer = [
-        "OOM",
-        "LOADING",
-        "READONLY",
-        "CLUSTERDOWN",
-        "TRYAGAIN",
-        "MASTERDOWN",
-    ]
-    .iter()
-    .any(|word| error.details().starts_with(word));
-    let answered = matches!(
-        error.kind(),
-        ErrorKind::InvalidCommand | ErrorKind::InvalidArgument | ErrorKind::Parse | ErrorKind::Auth
-    );
-    if answered && !transient_answer {
+    if is_final(&error) {
         PortError::fatal(operation, error)
     } else {
         PortError::retry(operation, error)
     }
+}
+
+pub fn is_final(error: &Error) -> bool {
+    if matches!(
+        error.kind(),
+        ErrorKind::InvalidCommand | ErrorKind::InvalidArgument | ErrorKind::Parse | ErrorKind::Auth
+    ) {
+        return true;
+    }
+    // An error reply begins with its code in capitals; what fred itself says does not.
+    let code = error.details().split(' ').next().unwrap_or_default();
+    let replied = code.len() > 2 && code.bytes().all(|b| b.is_ascii_uppercase());
+    replied && !TRANSIENT_REPLIES.contains(&code)
 }

@@ -2,8 +2,10 @@
 
 pub mod archive;
 pub mod files;
+pub mod presence;
 pub mod queue;
 pub mod records;
+pub mod room_log;
 pub mod sqlite;
 pub mod vault;
 pub mod vault_memory;

@@ -1,0 +1,194 @@
+//! Presence in memory: one process, which starts empty.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::domain::ids::{ClientId, ConnectionId, PodId, RoomId};
+use crate::domain::presence::Member;
+use crate::ports::{Claim, Presence, Result, RoomOccupancy};
+
+/// See [`Presence`].
+#[derive(Default)]
+pub struct MemoryPresence {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    rooms: BTreeMap<RoomId, BTreeMap<ClientId, Member>>,
+    pods: HashMap<PodId, Lease>,
+}
+
+/// A pod may judge others only while it has itself renewed steadily for a full lease: then neither a process that
+/// was stopped nor a clock that stood still makes the living look dead. The distributed adapter explains it in full.
+struct Lease {
+    length: Duration,
+    renewed: Instant,
+    /// No two renewals since then lie more than half a lease apart.
+    steady_since: Instant,
+    retired: bool,
+}
+
+impl Lease {
+    fn is_steady(&self, now: Instant) -> bool {
+        !self.retired && now - self.renewed <= self.length / 2
+    }
+
+    fn has_lapsed(&self, now: Instant) -> bool {
+        self.retired || now - self.renewed >= self.length
+    }
+
+    fn may_judge(&self, now: Instant) -> bool {
+        self.is_steady(now) && now - self.steady_since >= self.length
+    }
+}
+
+impl State {
+    fn remove(&mut self, room: &RoomId, client_id: &ClientId) -> Option<Member> {
+        let members = self.rooms.get_mut(room)?;
+        let removed = members.remove(client_id);
+        if members.is_empty() {
+            self.rooms.remove(room);
+        }
+        removed
+    }
+}
+
+#[async_trait]
+impl Presence for MemoryPresence {
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn enter(
+        &self,
+        room: &RoomId,
+        member: &Member,
+        take_over: Option<ConnectionId>,
+    ) -> Result<Claim> {
+        let mut state = self.state.lock();
+        let members = state.rooms.entry(room.clone()).or_default();
+        let Some(holder) = members.get_mut(&member.client_id) else {
+            members.insert(member.client_id.clone(), member.clone());
+            return Ok(Claim::Entered);
+        };
+        let again = holder.connection == member.connection;
+        if !again && holder.user_id != member.user_id && take_over != Some(holder.connection) {
+            return Ok(Claim::Held(Box::new(holder.clone())));
+        }
+        let before = std::mem::replace(holder, member.clone());
+        if again {
+            return Ok(Claim::Entered);
+        }
+        Ok(Claim::Replaced(Box::new(before)))
+    }
+
+    async fn update(&self, room: &RoomId, member: &Member) -> Result<bool> {
+        let mut state = self.state.lock();
+        let held = state
+            .rooms
+            .get_mut(room)
+            .and_then(|members| members.get_mut(&member.client_id))
+            .filter(|held| held.connection == member.connection && held.pod == member.pod);
+        Ok(held.map(|held| *held = member.clone()).is_some())
+    }
+
+    async fn leave(
+        &self,
+        room: &RoomId,
+        client_id: &ClientId,
+        connection: ConnectionId,
+    ) -> Result<bool> {
+        let mut state = self.state.lock();
+        let held = state
+            .rooms
+            .get(room)
+            .and_then(|members| members.get(client_id));
+        if held.is_none_or(|held| held.connection != connection) {
+            return Ok(false);
+        }
+        Ok(state.remove(room, client_id).is_some())
+    }
+
+    async fn members(&self, room: &RoomId) -> Result<Vec<Member>> {
+        let state = self.state.lock();
+        Ok(state
+            .rooms
+            .get(room)
+            .map(|members| members.values().cloned().collect())
+            .unwrap_or_default())
+    }
+
+    async fn occupied(&self, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomOccupancy>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.state.lock();
+        let rooms = state.rooms.range::<RoomId, _>((from, Bound::Unbounded));
+        Ok(rooms
+            .take(limit)
+            .map(|(room, members)| RoomOccupancy {
+                room: room.clone(),
+                members: members.len(),
+            })
+            .collect())
+    }
+
+    async fn renew(&self, pod: PodId, lease: Duration) -> Result<()> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let steady_since = state
+            .pods
+            .get(&pod)
+            .filter(|known| known.is_steady(now))
+            .map_or(now, |known| known.steady_since);
+        let renewed = Lease {
+            length: lease,
+            renewed: now,
+            steady_since,
+            retired: false,
+        };
+        state.pods.insert(pod, renewed);
+        Ok(())
+    }
+
+    async fn reap(&self, by: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if !state
+            .pods
+            .get(&by)
+            .is_some_and(|lease| lease.may_judge(now))
+        {
+            return Ok(Vec::new());
+        }
+        let State { rooms, pods } = &*state;
+        let lapsed = |pod: &PodId| pods.get(pod).is_some_and(|lease| lease.has_lapsed(now));
+        let dead: Vec<(RoomId, ClientId)> = rooms
+            .iter()
+            .flat_map(|(room, members)| members.values().map(move |member| (room, member)))
+            .filter(|(_, member)| lapsed(&member.pod))
+            .take(limit)
+            .map(|(room, member)| (room.clone(), member.client_id.clone()))
+            .collect();
+        let all = dead.len() < limit;
+        let reaped = dead
+            .into_iter()
+            .filter_map(|(room, client_id)| Some((room.clone(), state.remove(&room, &client_id)?)))
+            .collect();
+        if all {
+            state.pods.retain(|_, lease| !lease.has_lapsed(now));
+        }
+        Ok(reaped)
+    }
+
+    async fn retire(&self, pod: PodId) -> Result<()> {
+        if let Some(lease) = self.state.lock().pods.get_mut(&pod) {
+            lease.retired = true;
+        }
+        Ok(())
+    }
+}
