@@ -75,42 +75,13 @@ async fn serve(mut cli: Cli) -> anyhow::Result<()> {
             let gateway = atelier_gateway::serve(backends, cli.gateway, listener, shutdown);
             gateway.await.map_err(Into::into)
         }
-        Command::Worker => {
-            let worker =
-                atelier_worker::Worker::prepare(backends.clone(), cli.worker.clone()).await?;
-            say(&banner::worker(address, &worker))?;
-            let operations =
-                atelier_gateway::serve_operations(backends, listener, shutdown.clone());
-            let (worker, operations) = tokio::join!(worker.run(shutdown), operations);
-            worker
-                .map_err(anyhow::Error::from)
-                .and(operations.map_err(Into::into))
-        }
         _ => {
-            let worker =
-                atelier_worker::Worker::prepare(backends.clone(), cli.worker.clone()).await?;
-            say(&banner::all(address, mode, &cli, &worker))?;
-            let gateway = atelier_gateway::serve(backends, cli.gateway, listener, shutdown.clone());
-            // If one part cannot go on, the other ends in good order too.
-            let together = async {
-                tokio::join!(
-                    stopping(gateway, shutdown.clone()),
-                    stopping(worker.run(shutdown.clone()), shutdown.clone())
-                )
-            };
-            let (gateway, worker) = together.await;
-            gateway
-                .map_err(anyhow::Error::from)
-                .and(worker.map_err(Into::into))
+            say(&banner::gateway(address, mode, &cli))?;
+            let gateway = atelier_gateway::serve(backends, cli.gateway, listener, shutdown);
+            gateway.await.map_err(Into::into)
         }
     };
     ended.cancel();
-    outcome
-}
-
-async fn stopping<T>(part: impl Future<Output = T>, shutdown: CancellationToken) -> T {
-    let outcome = part.await;
-    shutdown.cancel();
     outcome
 }
 
