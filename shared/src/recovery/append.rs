@@ -15,8 +15,12 @@ use crate::ports::{
 /// How long a room's first unarchived entry waits for company before the archive moves them.
 pub const ARCHIVE_DELAY: Duration = Duration::from_millis(200);
 
-/// Attempts of one archive job before it is a dead letter; the sweep queues a room that is still dirty anew.
-const ARCHIVE_ATTEMPTS: u32 = 10;
+/// How long nothing must have happened in a room before it is looked at for unloading.
+pub const IDLE_AFTER: Duration = Duration::from_secs(5 * 60);
+
+/// Attempts of one archive job before it is a dead letter: half an hour of an archive that is away. (The sweep queues
+/// a room that is still dirty anew even then.)
+const ARCHIVE_ATTEMPTS: u32 = 1_000;
 
 /// How long refs are remembered by contract.
 const REF_MEMORY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -24,10 +28,13 @@ const REF_MEMORY_MS: i64 = 24 * 60 * 60 * 1_000;
 /// Refused appends before the writer gives up.
 const TRIES: usize = 5;
 
-/// The payload of a job in [`QUEUE_ARCHIVE`]: move this room's tail to the archive.
+/// The payload of a job in [`QUEUE_ARCHIVE`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArchiveRoom {
     pub room: RoomId,
+    /// False: move the room's tail to the archive. True: let it leave the hot store if nobody needs it there.
+    #[serde(default)]
+    pub unload: bool,
 }
 
 /// May the log have forgotten refs that are still to be remembered? Then [`known_refs`] comes before every append of
@@ -135,14 +142,32 @@ async fn wake(queue: &dyn Queue, room: &RoomId) {
 /// Queues the job that moves this room's tail to the archive; one at a time for each room. Called after an append
 /// that made the room dirty.
 pub async fn wake_archive(queue: &dyn Queue, room: &RoomId) -> Result<Enqueued> {
-    let payload = serde_json::to_string(&ArchiveRoom { room: room.clone() })
-        .map_err(|e| PortError::fatal("encode archive job", e))?;
+    enqueue(queue, room, false, ARCHIVE_DELAY).await
+}
+
+/// Queues the job that unloads this room if it is idle by then (with [`IDLE_AFTER`]: at the earliest); it queues itself
+/// again while the room is in use. Called when a room was opened, or emptied.
+pub async fn watch_idle(queue: &dyn Queue, room: &RoomId, after: Duration) -> Result<Enqueued> {
+    enqueue(queue, room, true, after).await
+}
+
+async fn enqueue(
+    queue: &dyn Queue,
+    room: &RoomId,
+    unload: bool,
+    delay: Duration,
+) -> Result<Enqueued> {
+    let work = ArchiveRoom {
+        room: room.clone(),
+        unload,
+    };
     let job = Enqueue {
-        id: format!("archive:{room}"),
-        payload,
+        id: format!("{}:{room}", if unload { "unload" } else { "archive" }),
+        payload: serde_json::to_string(&work)
+            .map_err(|e| PortError::fatal("encode archive job", e))?,
         tenant: room.to_string(),
         priority: 0,
-        delay: ARCHIVE_DELAY,
+        delay,
         max_attempts: ARCHIVE_ATTEMPTS,
         traceparent: None,
         again_if_running: true,

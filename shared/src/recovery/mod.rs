@@ -10,5 +10,8 @@ mod append;
 mod read;
 
 pub use activate::activate;
-pub use append::{ARCHIVE_DELAY, ArchiveRoom, append, known_refs, refs_need_archive, wake_archive};
+pub use append::{
+    ARCHIVE_DELAY, ArchiveRoom, IDLE_AFTER, append, known_refs, refs_need_archive, wake_archive,
+    watch_idle,
+};
 pub use read::{load, read_after};

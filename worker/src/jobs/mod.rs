@@ -1,5 +1,7 @@
 //! One file per job: the struct is its payload, the constants are its policy, `run` is the work.
 
+pub mod archive;
+
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;

@@ -1,0 +1,131 @@
+//! Archiving: moves each room's hot tail to the archive, keeps its checkpoint fresh, and lets idle rooms leave the
+//! hot store.
+//!
+//! A room has at most one of these jobs at work, but nothing rests on that: the archive compares epoch and place, and
+//! what was written by a job that is thought dead is skipped.
+
+mod checkpoint;
+mod idle;
+mod sweep;
+mod tail;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atelier_shared::Backends;
+use atelier_shared::domain::ids::RoomId;
+use atelier_shared::domain::job::QUEUE_ARCHIVE;
+use atelier_shared::ports::{Archive, Presence, Queue, Result, RoomLog};
+use atelier_shared::recovery::{self, ArchiveRoom, IDLE_AFTER};
+
+pub use self::sweep::sweep;
+
+use self::checkpoint::Saved;
+use self::tail::Tail;
+use super::{Attempt, Failure, Job};
+use crate::bridge::Backoff;
+
+/// How much, how long, how often. The defaults serve; tests change them.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// Entries moved at a time.
+    pub batch: usize,
+    /// A room that is written to all the while is left after so long, for the others' sake, and queued again.
+    pub slice: Duration,
+    /// Archived entries younger than this stay in the log: those who reconnect are served from there.
+    pub trim_grace: Duration,
+    /// So many archived entries stay in the log, however old.
+    pub trim_keep: u64,
+    /// Nothing is trimmed for less than this.
+    pub trim_step: u64,
+    /// A checkpoint is due so many entries after the last, and at most once in `checkpoint_pause`: a large board that
+    /// is drawn on fast is not written out all the time.
+    pub checkpoint_every: u64,
+    pub checkpoint_pause: Duration,
+    /// Fewer entries make it due when the room falls quiet, so often at most.
+    pub checkpoint_quiet: Duration,
+    /// A room nobody is in is unloaded so long after its last entry.
+    pub idle_after: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            batch: 1_000,
+            slice: Duration::from_secs(5),
+            trim_grace: Duration::from_secs(60),
+            trim_keep: 1_000,
+            trim_step: 256,
+            checkpoint_every: 500,
+            checkpoint_pause: Duration::from_secs(5),
+            checkpoint_quiet: Duration::from_secs(60),
+            idle_after: IDLE_AFTER,
+        }
+    }
+}
+
+/// What the jobs of [`QUEUE_ARCHIVE`] and the sweep work with.
+pub struct Archiver {
+    log: Arc<dyn RoomLog>,
+    archive: Arc<dyn Archive>,
+    queue: Arc<dyn Queue>,
+    presence: Arc<dyn Presence>,
+    policy: Policy,
+    saved: Saved,
+}
+
+impl Archiver {
+    pub fn new(backends: &Backends, policy: Policy) -> Self {
+        Self {
+            log: backends.log.clone(),
+            archive: backends.archive.clone(),
+            queue: backends.queue.clone(),
+            presence: backends.presence.clone(),
+            policy,
+            saved: Saved::default(),
+        }
+    }
+
+    /// Moves what waits, then sees to the checkpoint and to what comes next.
+    async fn archive(&self, room: &RoomId) -> Result<()> {
+        let tail = self
+            .move_tail(room, Instant::now() + self.policy.slice)
+            .await?;
+        let (head, clean) = match tail {
+            Tail::NotOurs => return Ok(()),
+            Tail::Clean(head) => (head, true),
+            Tail::More(head) => (head, false),
+        };
+        if let Err(error) = self.checkpoint_if_due(room, head, clean).await {
+            // The entries are safe; only loading takes longer until the next.
+            tracing::warn!(%room, %error, "no checkpoint this time");
+        }
+        if clean {
+            recovery::watch_idle(&*self.queue, room, self.policy.idle_after).await?;
+        } else {
+            recovery::wake_archive(&*self.queue, room).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Job for ArchiveRoom {
+    type Services = Arc<Archiver>;
+
+    const QUEUE: &'static str = QUEUE_ARCHIVE;
+    const TIMEOUT: Duration = Duration::from_secs(60);
+    /// Short: when the archive comes back, what waits must not wait much longer.
+    const BACKOFF: Backoff = Backoff {
+        first: Duration::from_millis(100),
+        most: Duration::from_secs(2),
+    };
+
+    async fn run(self, _: Attempt, archiver: Arc<Archiver>) -> std::result::Result<(), Failure> {
+        if self.unload {
+            archiver.unload_if_idle(&self.room).await?;
+        } else {
+            archiver.archive(&self.room).await?;
+        }
+        Ok(())
+    }
+}
