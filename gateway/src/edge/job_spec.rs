@@ -267,10 +267,9 @@ fn check_env(env: &BTreeMap<String, String>) -> Result<(), Invalid> {
     }
     for (name, value) in env {
         let named = name.len() <= ENV_NAME_MAX_BYTES
-            && name
-                .bytes()
-                .enumerate()
-                .all(|(at, b)| b == b'_' || b.is_ascii_alphabetic() || (at > 0 && b.is_ascii_digit()))
+            && name.bytes().enumerate().all(|(at, b)| {
+                b == b'_' || b.is_ascii_alphabetic() || (at > 0 && b.is_ascii_digit())
+            })
             && !name.is_empty();
         if !named {
             return Err(Invalid::new(
@@ -345,7 +344,10 @@ mod tests {
             body[field] = value;
             body
         };
-        assert_eq!(refused(json!({"language": "cobol", "source": "1"})), "language");
+        assert_eq!(
+            refused(json!({"language": "cobol", "source": "1"})),
+            "language"
+        );
         assert_eq!(refused(json!({"language": "python"})), "source");
         assert_eq!(refused(with("files", json!([]))), "source");
         assert_eq!(refused(with("network", json!(true))), "network");
@@ -353,8 +355,14 @@ mod tests {
         assert_eq!(refused(with("args", json!(["\0"]))), "args");
         assert_eq!(refused(with("env", json!({"1A": "x"}))), "env");
         assert_eq!(refused(with("env", json!({"": "x"}))), "env");
-        assert_eq!(refused(with("stdin", json!("x".repeat(STDIN_MAX_BYTES + 1)))), "stdin");
-        assert_eq!(refused(with("limits", json!({"wall_ms": 0}))), "limits.wall_ms");
+        assert_eq!(
+            refused(with("stdin", json!("x".repeat(STDIN_MAX_BYTES + 1)))),
+            "stdin"
+        );
+        assert_eq!(
+            refused(with("limits", json!({"wall_ms": 0}))),
+            "limits.wall_ms"
+        );
         assert_eq!(
             refused(with("limits", json!({"memory_bytes": 1_u64 << 40}))),
             "limits.memory_bytes"
@@ -367,11 +375,25 @@ mod tests {
         let files = |files: Value| json!({"language": "python", "files": files});
         let file = |path: &str| json!({"path": path, "content": "1"});
         assert!(check(files(json!([file("main.py"), file("lib/a.py")]))).is_ok());
-        for bad in ["", "/a", "a//b", "../a", "a/..", "./a", "a\\b", "a\nb", "-x", &"a".repeat(256)] {
+        for bad in [
+            "",
+            "/a",
+            "a//b",
+            "../a",
+            "a/..",
+            "./a",
+            "a\\b",
+            "a\nb",
+            "-x",
+            &"a".repeat(256),
+        ] {
             assert_eq!(refused(files(json!([file(bad)]))), "files.path", "{bad}");
         }
         assert_eq!(refused(files(json!([file("a"), file("a")]))), "files.path");
-        assert_eq!(refused(files(json!([file("a"), file("a/b")]))), "files.path");
+        assert_eq!(
+            refused(files(json!([file("a"), file("a/b")]))),
+            "files.path"
+        );
         assert_eq!(refused(files(json!([]))), "files");
         let encoded = json!({"path": "a", "content": "*", "encoding": "base64"});
         assert_eq!(refused(files(json!([encoded]))), "files.content");

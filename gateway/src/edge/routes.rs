@@ -12,7 +12,10 @@ use utoipa_axum::routes;
 
 use super::problem::{Kind, Problem};
 use super::state::App;
-use super::{auth, docs, health, index, layers, members, prometheus, rooms, sessions, trace, ws};
+use super::{
+    auth, docs, health, index, jobs, languages, layers, members, prometheus, rooms, sessions,
+    trace, ws,
+};
 
 /// What answers under `/api/v1` and `/api` alike.
 fn resources() -> OpenApiRouter<App> {
@@ -36,6 +39,11 @@ fn resources() -> OpenApiRouter<App> {
             sessions::change_participant,
             sessions::remove_participant
         ))
+        .routes(routes!(jobs::create, jobs::list))
+        .routes(routes!(jobs::get, jobs::delete))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(languages::languages))
+        .routes(routes!(languages::queues))
 }
 
 /// What lives at the root, or spells its whole path.
