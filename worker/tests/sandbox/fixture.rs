@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atelier_shared::domain::job::{AskedLimits, JobSpec, SourceFile};
 use atelier_worker::sandbox::{
@@ -133,4 +133,20 @@ pub fn job(language: &str, entry: &str, source: &str) -> JobSpec {
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+/// A sandbox of the test's own.
+pub async fn start() -> Result<NsSandbox, SandboxError> {
+    NsSandbox::start(config(), ANY).await
+}
+
+/// Waits for a condition of the world outside.
+pub async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), Failed> {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        if Instant::now() > until {
+            return Err(format!("{what}: not within 20 s").into());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
