@@ -101,7 +101,11 @@ pub fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     Problem::internal().into_response()
 }
 
-pub fn cors(config: &GatewayConfig) -> CorsLayer {
+/// None where no other origin is allowed.
+pub fn cors(config: &GatewayConfig) -> Option<CorsLayer> {
+    if config.cors_origins.is_empty() {
+        return None;
+    }
     let any = config.cors_origins.iter().any(|origin| origin == "*");
     let origins = if any {
         AllowOrigin::any()
@@ -113,10 +117,10 @@ pub fn cors(config: &GatewayConfig) -> CorsLayer {
                 .filter_map(|origin| HeaderValue::from_str(origin).ok()),
         )
     };
-    CorsLayer::new()
+    let layer = CorsLayer::new()
         .allow_origin(origins)
         // With `*` a browser must not send what it keeps for us.
-        .allow_credentials(!any && !config.cors_origins.is_empty())
+        .allow_credentials(!any)
         .allow_methods([
             Method::GET,
             Method::HEAD,
@@ -142,5 +146,6 @@ pub fn cors(config: &GatewayConfig) -> CorsLayer {
             HeaderName::from_static("ratelimit"),
             HeaderName::from_static("ratelimit-policy"),
         ])
-        .max_age(CORS_MAX_AGE)
+        .max_age(CORS_MAX_AGE);
+    Some(layer)
 }

@@ -5,6 +5,7 @@ pub mod client;
 mod docs;
 mod extract;
 mod health;
+mod history;
 mod index;
 mod job_spec;
 mod jobs;

@@ -4,6 +4,7 @@ use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
@@ -13,8 +14,8 @@ use utoipa_axum::routes;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    auth, docs, health, index, jobs, languages, layers, members, prometheus, rooms, sessions,
-    trace, ws,
+    auth, docs, health, history, index, jobs, languages, layers, members, prometheus, rooms,
+    sessions, trace, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -30,6 +31,9 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(rooms::create))
         .routes(routes!(rooms::get, rooms::patch, rooms::delete))
         .routes(routes!(rooms::users))
+        .routes(routes!(history::messages))
+        .routes(routes!(history::events))
+        .routes(routes!(history::log))
         .routes(routes!(members::list, members::add))
         .routes(routes!(members::change, members::remove))
         .routes(routes!(sessions::create, sessions::list))
@@ -39,6 +43,8 @@ fn resources() -> OpenApiRouter<App> {
             sessions::change_participant,
             sessions::remove_participant
         ))
+        .routes(routes!(sessions::messages))
+        .routes(routes!(sessions::events))
         .routes(routes!(jobs::create, jobs::list))
         .routes(routes!(jobs::get, jobs::delete))
         .routes(routes!(jobs::cancel))
@@ -100,7 +106,7 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), layers::in_time))
         .layer(CatchPanicLayer::custom(layers::panicked))
-        .layer(layers::cors(&app.config))
+        .layer(option_layer(layers::cors(&app.config)))
         .layer(from_fn(layers::security_headers))
         .layer(from_fn_with_state(app.clone(), layers::count))
         .layer(from_fn(trace::layer))

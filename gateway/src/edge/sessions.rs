@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::client::{Authenticated, ClientAddress, MaybePrincipal, may_enter};
 use super::extract::{Body, Id, Ids, Query};
+use super::history::{self, MessageFilter, WireEntry};
 use super::members::{self, MemberPatch, MemberView, NewMember};
 use super::page::{Page, PageParams};
 use super::problem::Problem;
@@ -52,7 +53,7 @@ pub async fn create(
     create_room(&app, &address, &principal, choice, "/api/v1/sessions").await
 }
 
-/// The sessions you take part in, newest first.
+/// The sessions you take part in, and listed ones; newest first.
 #[utoipa::path(get, path = "/sessions", tag = "sessions", params(PageParams), security(("bearer" = [])), responses(
     (status = 200, description = "A page of sessions", body = Page<RoomSummary>), NeedsToken, BadQuery, Failures,
 ))]
@@ -166,6 +167,34 @@ pub async fn remove_participant(
 ) -> Result<StatusCode, Problem> {
     is_session(&app, &id).await?;
     members::remove(State(app), principal, Ids(id, user)).await
+}
+
+/// The session's messages and comments, newest first.
+#[utoipa::path(get, path = "/sessions/{session_id}/messages", tag = "sessions", params(("session_id" = String, Path), MessageFilter), security(("bearer" = [])), responses(
+    (status = 200, description = "A page of messages", body = Page<WireEntry>), NeedsRight, Missing, BadQuery, Failures,
+))]
+pub async fn messages(
+    State(app): State<App>,
+    principal: MaybePrincipal,
+    Id(id): Id<RoomId>,
+    filter: Query<MessageFilter>,
+) -> Result<Json<Page<WireEntry>>, Problem> {
+    is_session(&app, &id).await?;
+    history::messages(State(app), principal, Id(id), filter).await
+}
+
+/// Everything durable that happened in the session, newest first.
+#[utoipa::path(get, path = "/sessions/{session_id}/events", tag = "sessions", params(("session_id" = String, Path), PageParams), security(("bearer" = [])), responses(
+    (status = 200, description = "A page of events", body = Page<WireEntry>), NeedsRight, Missing, BadQuery, Failures,
+))]
+pub async fn events(
+    State(app): State<App>,
+    principal: MaybePrincipal,
+    Id(id): Id<RoomId>,
+    page: Query<PageParams>,
+) -> Result<Json<Page<WireEntry>>, Problem> {
+    is_session(&app, &id).await?;
+    history::events(State(app), principal, Id(id), page).await
 }
 
 /// A room of another kind is no session. Who may do what in it is asked next.

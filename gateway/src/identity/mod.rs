@@ -78,11 +78,11 @@ impl Principal {
 /// Why a token is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TokenError {
-    #[error("the token has expired")]
+    #[error("The token has expired")]
     Expired,
-    #[error("the token is not valid")]
+    #[error("The token is not valid")]
     Invalid,
-    #[error("the login was ended")]
+    #[error("The login was ended")]
     Revoked,
 }
 
@@ -196,3 +196,6 @@ impl Identity {
 #[derive(Debug, Error)]
 #[error("cannot sign an access token: {0}")]
 pub struct IssueError(#[from] jsonwebtoken::errors::Error);
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Password hashes: Argon2id off the async threads, a bounded number at once.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
@@ -12,6 +12,9 @@ use tokio::sync::Semaphore;
 const MEMORY_KIB: u32 = 19_456;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
+/// What a login for an unknown user is verified against, so that it takes as long as any other: the same parameters, and
+/// bytes that no password was hashed to.
+const NOBODYS_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlz$bm9ib2R5J3MgcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXM";
 /// How many may wait for a turn beyond those being computed, for each turn there is.
 const WAITING_PER_TURN: usize = 8;
 
@@ -29,8 +32,6 @@ pub enum PasswordError {
 pub struct Passwords {
     turns: Arc<Semaphore>,
     places: Arc<Semaphore>,
-    /// What a login for an unknown user is verified against, so that it takes as long as any other.
-    dummy: Arc<OnceLock<String>>,
 }
 
 impl Passwords {
@@ -38,7 +39,6 @@ impl Passwords {
         Self {
             turns: Arc::new(Semaphore::new(at_once)),
             places: Arc::new(Semaphore::new(at_once * (1 + WAITING_PER_TURN))),
-            dummy: Arc::default(),
         }
     }
 
@@ -53,20 +53,9 @@ impl Passwords {
         password: String,
         expected: Option<String>,
     ) -> Result<bool, PasswordError> {
-        let dummy = self.dummy.clone();
         self.run(move || {
-            let known = expected.is_some();
-            let expected = match expected {
-                Some(expected) => expected,
-                None => match dummy.get() {
-                    Some(dummy) => dummy.clone(),
-                    None => {
-                        let made = hash("nobody has this password")?;
-                        dummy.get_or_init(|| made).clone()
-                    }
-                },
-            };
-            Ok(verify(&password, &expected)? && known)
+            let right = verify(&password, expected.as_deref().unwrap_or(NOBODYS_HASH))?;
+            Ok(right && expected.is_some())
         })
         .await
     }
@@ -118,5 +107,46 @@ fn verify(password: &str, expected: &str) -> Result<bool, PasswordError> {
         Ok(()) => Ok(true),
         Err(Error::PasswordInvalid) => Ok(false),
         Err(error) => Err(PasswordError::Failed(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_is_verified_and_an_unknown_user_never_is() {
+        let passwords = Passwords::new(1);
+        let hash = passwords.hash("correct horse".into()).await.unwrap();
+        assert!(
+            hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{hash}"
+        );
+        let verify =
+            |password: &str, hash: Option<String>| passwords.verify(password.to_owned(), hash);
+        assert!(verify("correct horse", Some(hash.clone())).await.unwrap());
+        assert!(!verify("wrong horse", Some(hash)).await.unwrap());
+        assert!(!verify("correct horse", None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn beyond_its_places_it_says_so_at_once() {
+        let passwords = Passwords::new(1);
+        let held = passwords.turns.clone().acquire_owned().await.unwrap();
+        let waiting: Vec<_> = (0..=WAITING_PER_TURN)
+            .map(|_| {
+                let passwords = passwords.clone();
+                tokio::spawn(async move { passwords.hash("x".into()).await })
+            })
+            .collect();
+        while passwords.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let refused = passwords.hash("x".into()).await;
+        assert!(matches!(refused, Err(PasswordError::Saturated)));
+        drop(held);
+        for hash in waiting {
+            assert!(hash.await.unwrap().is_ok());
+        }
     }
 }
