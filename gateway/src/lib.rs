@@ -31,6 +31,16 @@ pub async fn serve(
     Ok(())
 }
 
+/// `/livez`, `/readyz`, `/health` and `/metrics` alone, for a process that serves nobody else (a worker). Answers until it
+/// is dropped; from `shutdown` on it is not ready.
+pub async fn serve_operations(
+    backends: Backends,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    edge::operations::serve(backends, listener, shutdown).await
+}
+
 /// The OpenAPI 3.1 document of the REST interface, as JSON.
 pub fn openapi() -> String {
     edge::document().to_pretty_json().unwrap_or_default()

@@ -1,26 +1,25 @@
 //! Is it alive, is it ready, which stores answer.
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use atelier_shared::ports::PortError;
+use atelier_shared::Backends;
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::problem::{Kind, Problem};
 use super::refusals::Unready;
 use super::state::App;
 
-/// A store that takes longer to answer counts as away.
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// However often somebody asks, each store is pinged at most once in this time.
 const FRESH: Duration = Duration::from_millis(500);
 
@@ -35,9 +34,63 @@ pub enum StoreStatus {
 /// Store name (`log`, `presence`, `records`, `archive`, `queue`, `vault`, `files`) to its status.
 type Stores = BTreeMap<&'static str, StoreStatus>;
 
-/// The last look at the stores; single-flight.
-#[derive(Default)]
-pub struct StoreChecks(Mutex<Option<(Instant, Stores)>>);
+/// What health is asked of: the stores, and whether this process is stopping. Cheap to clone.
+#[derive(Clone)]
+pub struct Checks(Arc<Inner>);
+
+struct Inner {
+    backends: Backends,
+    draining: AtomicBool,
+    /// The last look at the stores; single-flight.
+    last: Mutex<Option<(Instant, Stores)>>,
+}
+
+impl Checks {
+    pub fn new(backends: Backends) -> Self {
+        Self(Arc::new(Inner {
+            backends,
+            draining: AtomicBool::new(false),
+            last: Mutex::new(None),
+        }))
+    }
+
+    /// From now on `/readyz` says no.
+    pub fn begin_drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+
+    async fn look(&self) -> Stores {
+        let mut last = self.0.last.lock().await;
+        if let Some((at, stores)) = last.as_ref()
+            && at.elapsed() < FRESH
+        {
+            return stores.clone();
+        }
+        let answers = self.0.backends.health().await;
+        let stores: Stores = answers
+            .into_iter()
+            .map(|(store, answer)| match answer {
+                Ok(()) => (store, StoreStatus::Ok),
+                Err(error) => {
+                    tracing::warn!(store, %error, "store does not answer");
+                    (store, StoreStatus::Away)
+                }
+            })
+            .collect();
+        *last = Some((Instant::now(), stores.clone()));
+        stores
+    }
+}
+
+impl FromRef<App> for Checks {
+    fn from_ref(app: &App) -> Self {
+        app.checks.clone()
+    }
+}
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Health {
@@ -66,10 +119,10 @@ pub fn rfc3339(at: DateTime<Utc>) -> String {
     (status = 200, description = "Every store answers", body = Health),
     (status = 503, description = "A store is away, or the gateway is stopping", body = Health),
 ))]
-pub async fn health(State(app): State<App>) -> Response {
-    let stores = look(&app).await;
+pub async fn health(State(checks): State<Checks>) -> Response {
+    let stores = checks.look().await;
     let whole = stores.values().all(|status| *status == StoreStatus::Ok);
-    let (code, status) = match (whole, app.is_draining()) {
+    let (code, status) = match (whole, checks.is_draining()) {
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
         (true, true) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         (true, false) => (StatusCode::OK, "healthy"),
@@ -90,11 +143,12 @@ pub async fn livez() -> Json<Alive> {
 
 /// May traffic be sent here? Not while the gateway is stopping or a store is gone.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, description = "Ready", body = Alive), Unready))]
-pub async fn readyz(State(app): State<App>) -> Result<Json<Alive>, Problem> {
-    if app.is_draining() {
+pub async fn readyz(State(checks): State<Checks>) -> Result<Json<Alive>, Problem> {
+    if checks.is_draining() {
         return Err(Problem::new(Kind::Draining, "This gateway is stopping."));
     }
-    let away: Vec<&str> = look(&app)
+    let away: Vec<&str> = checks
+        .look()
         .await
         .into_iter()
         .filter(|(_, status)| *status == StoreStatus::Away)
@@ -107,44 +161,4 @@ pub async fn readyz(State(app): State<App>) -> Result<Json<Alive>, Problem> {
         Kind::Unavailable,
         format!("Away: {}.", away.join(", ")),
     ))
-}
-
-async fn look(app: &App) -> Stores {
-    let mut last = app.store_checks.0.lock().await;
-    if let Some((at, stores)) = last.as_ref()
-        && at.elapsed() < FRESH
-    {
-        return stores.clone();
-    }
-    let b = &app.backends;
-    let (log, presence, records, archive, queue, vault, files) = tokio::join!(
-        check("log", b.log.ping()),
-        check("presence", b.presence.ping()),
-        check("records", b.records.ping()),
-        check("archive", b.archive.ping()),
-        check("queue", b.queue.ping()),
-        check("vault", b.vault.ping()),
-        check("files", b.files.ping()),
-    );
-    let stores = Stores::from([log, presence, records, archive, queue, vault, files]);
-    *last = Some((Instant::now(), stores.clone()));
-    stores
-}
-
-async fn check(
-    store: &'static str,
-    ping: impl Future<Output = Result<(), PortError>>,
-) -> (&'static str, StoreStatus) {
-    let status = match timeout(PING_TIMEOUT, ping).await {
-        Ok(Ok(())) => StoreStatus::Ok,
-        Ok(Err(error)) => {
-            tracing::warn!(store, %error, "store does not answer");
-            StoreStatus::Away
-        }
-        Err(_) => {
-            tracing::warn!(store, timeout = ?PING_TIMEOUT, "store does not answer in time");
-            StoreStatus::Away
-        }
-    };
-    (store, status)
 }

@@ -13,6 +13,7 @@ mod languages;
 mod layers;
 mod members;
 mod occupancy;
+pub mod operations;
 mod page;
 pub mod problem;
 mod prometheus;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use atelier_shared::Backends;
 use atelier_shared::domain::job::QUEUES;
 use axum::Json;
 use axum::extract::State;
@@ -14,6 +15,7 @@ use utoipa::ToSchema;
 use super::problem::Problem;
 use super::refusals::Failures;
 use super::state::App;
+use crate::metrics::Metrics;
 
 /// A queue that answers later keeps the figures of the last scrape.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -23,14 +25,22 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
     (status = 200, description = "OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text"), Failures,
 ))]
 pub async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
+    exposition(&app.backends, &app.metrics).await
+}
+
+/// The text, with the queues' present figures.
+pub async fn exposition(
+    backends: &Backends,
+    metrics: &Metrics,
+) -> Result<impl IntoResponse + use<>, Problem> {
     for queue in QUEUES {
-        match tokio::time::timeout(QUEUE_TIMEOUT, app.backends.queue.stats(queue)).await {
-            Ok(Ok(stats)) => app.metrics.queue(queue, &stats),
+        match tokio::time::timeout(QUEUE_TIMEOUT, backends.queue.stats(queue)).await {
+            Ok(Ok(stats)) => metrics.queue(queue, &stats),
             Ok(Err(error)) => tracing::warn!(queue, %error, "no figures of the queue"),
             Err(_) => tracing::warn!(queue, "no figures of the queue in time"),
         }
     }
-    let text = app.metrics.encode().map_err(|_| Problem::internal())?;
+    let text = metrics.encode().map_err(|_| Problem::internal())?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text))
 }

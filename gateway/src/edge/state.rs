@@ -1,14 +1,13 @@
 //! What every handler can reach.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use atelier_shared::Backends;
 use atelier_shared::ports::PortError;
 use chrono::{DateTime, Utc};
 use thiserror::Error;
 
-use super::health::StoreChecks;
+use super::health::Checks;
 use super::occupancy::Occupancy;
 use crate::config::{ConfigError, GatewayConfig};
 use crate::identity::{Identity, Passwords};
@@ -36,9 +35,8 @@ pub struct Inner {
     pub metrics: Metrics,
     pub rooms: Rooms,
     pub occupancy: Occupancy,
-    pub(super) store_checks: StoreChecks,
+    pub checks: Checks,
     pub started_at: DateTime<Utc>,
-    draining: AtomicBool,
     /// Serialises counting an address's rooms with making one more.
     pub(super) making_room: tokio::sync::Mutex<()>,
 }
@@ -67,12 +65,11 @@ impl App {
         Ok(Self(Arc::new(Inner {
             rooms,
             occupancy: Occupancy::new(backends.presence.clone()),
-            store_checks: StoreChecks::default(),
+            checks: Checks::new(backends.clone()),
             identity,
             passwords,
             metrics,
             started_at: Utc::now(),
-            draining: AtomicBool::new(false),
             making_room: tokio::sync::Mutex::new(()),
             backends,
             config,
@@ -81,10 +78,10 @@ impl App {
 
     /// From now on `/readyz` says no.
     pub fn begin_drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.checks.begin_drain();
     }
 
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.checks.is_draining()
     }
 }

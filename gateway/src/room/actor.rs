@@ -19,7 +19,6 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::fanout::HOT_WINDOW;
 use super::json::incoming::{Durable, Ephemeral, Join};
 use super::registry::{Handle, Rooms, Shared};
 use super::ring::{Feed, LatestValues, Ring};
@@ -171,7 +170,8 @@ pub struct Actor {
     pub challenges: Vec<(ConnectionId, oneshot::Sender<()>)>,
     /// The ring's end and the latest version at the last fan-out.
     pub told: (u64, u64),
-    pub last_fan_out: Instant,
+    /// No fan-out before this: the room is hot.
+    pub next_fan_out: Instant,
     pub next_housekeeping: Instant,
     pub beats: u64,
     pub empty_since: Option<Instant>,
@@ -223,7 +223,7 @@ impl Actor {
             publishing: false,
             challenges: Vec::new(),
             told: (0, 0),
-            last_fan_out: now,
+            next_fan_out: now,
             next_housekeeping: now + HOUSEKEEPING,
             beats: 0,
             empty_since: Some(now),
@@ -266,7 +266,7 @@ impl Actor {
             self.repair_holes(now);
             self.release_draws(now);
             self.start_publishing();
-            if self.has_news() && now >= self.last_fan_out + HOT_WINDOW {
+            if self.has_news() && now >= self.next_fan_out {
                 self.fan_out().await;
             }
             if self.is_over(now) {
@@ -371,7 +371,7 @@ impl Actor {
     fn next_due(&self) -> Instant {
         let mut due = self.next_housekeeping;
         if self.has_news() {
-            due = due.min(self.last_fan_out + HOT_WINDOW);
+            due = due.min(self.next_fan_out);
         }
         if !self.draws.is_empty() {
             due = due.min(self.draw_window_until);

@@ -10,8 +10,11 @@ use super::actor::Actor;
 use super::connection::{Tick, Written};
 use super::ring::{Audience, Feed, Frame};
 
-/// While a room is hot, what arrives within so long leaves together. The first message after a pause leaves at once.
-pub const HOT_WINDOW: Duration = Duration::from_millis(1);
+/// While a room is hot, what arrives within at most so long leaves together.
+const HOT_WINDOW_MAX: Duration = Duration::from_millis(2);
+/// A fan-out as short as this (a small room) is never delayed: joining would save nothing, and the timer counts in
+/// milliseconds.
+const ALWAYS_AT_ONCE: Duration = Duration::from_micros(150);
 /// Sockets written before other tasks of this thread get a turn.
 const SOCKETS_AT_ONCE: usize = 512;
 
@@ -32,6 +35,7 @@ impl Actor {
     }
 
     pub async fn fan_out(&mut self) {
+        let started = Instant::now();
         let tick = {
             let feed = self.shared.feed.read();
             tick(&feed, self.told)
@@ -58,7 +62,16 @@ impl Actor {
         if tick.frames > 1 {
             self.rooms.metrics.deliveries_coalesced.inc_by(deliveries);
         }
-        self.last_fan_out = Instant::now();
+        let now = Instant::now();
+        // A room spends at most half of its time writing: what comes meanwhile is joined. The first message after a pause
+        // leaves at once, and so does everything in a small room.
+        let cost = now - started;
+        let pause = if cost < ALWAYS_AT_ONCE {
+            Duration::ZERO
+        } else {
+            cost.min(HOT_WINDOW_MAX)
+        };
+        self.next_fan_out = now + pause;
     }
 }
 

@@ -32,17 +32,6 @@ pub use vault::{
 
 use thiserror::Error;
 
-/// Which store a port stands on, as `/health` names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Store {
-    Log,
-    Records,
-    Archive,
-    Queue,
-    Vault,
-    Files,
-}
-
 /// Is it worth trying again?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
