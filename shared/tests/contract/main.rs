@@ -6,13 +6,17 @@
 mod archive;
 mod files;
 mod fixture;
+mod presence;
 mod queue;
+mod room_log;
 
 fn main() {
     let args = libtest_mimic::Arguments::from_args();
     let mut trials: Vec<libtest_mimic::Trial> = Vec::new();
     archive::trials(&mut trials);
     files::trials(&mut trials);
+    presence::trials(&mut trials);
     queue::trials(&mut trials);
+    room_log::trials(&mut trials);
     libtest_mimic::run(&args, trials).exit();
 }

@@ -12,3 +12,4 @@ pub mod redis;
 pub mod room_log;
 mod script;
 pub mod vault;
+mod watchdog;

@@ -1,12 +1,13 @@
 //! Connections to Redis: every timeout and bound that fred leaves off by default is set here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::prelude::*;
 use fred::types::ClusterHash;
 use fred::types::CustomCommand;
-use fred::types::config::UnresponsiveConfig;
 
+use super::watchdog::Watchdog;
 use crate::ports::{PortError, Result};
 
 /// A command unanswered for so long failed (it may have been carried out).
@@ -28,6 +29,7 @@ pub struct Redis {
     /// First word of every key and channel.
     pub namespace: String,
     builder: Builder,
+    _watchdog: Arc<Watchdog>,
 }
 
 impl Redis {
@@ -45,10 +47,6 @@ impl Redis {
                 c.max_command_buffer_len = BUFFERED_COMMANDS;
                 // An ambiguous failure is the caller's to judge: a script may have run.
                 c.max_command_attempts = 1;
-                c.unresponsive = UnresponsiveConfig {
-                    max_timeout: Some(Duration::from_secs(4)),
-                    interval: Duration::from_secs(1),
-                };
                 c.tcp.nodelay = Some(true);
             })
             .set_policy(ReconnectPolicy::new_exponential(0, 50, 1_000, 2));
@@ -58,10 +56,15 @@ impl Redis {
         pool.init()
             .await
             .map_err(|e| PortError::retry("connect to Redis", e))?;
+        let mut watchdog = Watchdog::default();
+        for client in pool.clients() {
+            watchdog.watch(client.clone());
+        }
         let redis = Self {
             pool,
             namespace: namespace.to_owned(),
             builder,
+            _watchdog: Arc::new(watchdog),
         };
         redis.inspect_server().await?;
         Ok(redis)
@@ -119,8 +122,8 @@ impl Redis {
         Ok(client)
     }
 
-    /// A connection of its own for sharded subscriptions. It speaks RESP3, in which it can be pinged like any other: only
-    /// so is a connection noticed that is dead and silent.
+    /// A connection of its own for sharded subscriptions. It speaks RESP3, in which it can be pinged, and so watched, like
+    /// any other; the caller puts it under a [`Watchdog`].
     pub async fn sharded_subscriber(&self) -> Result<Client> {
         let mut builder = self.builder.clone();
         builder.with_config(|config| config.version = fred::types::RespVersion::RESP3);

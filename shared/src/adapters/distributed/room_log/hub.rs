@@ -12,18 +12,16 @@ use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::{Receiver as BroadcastReceiver, error::RecvError};
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::super::keys::{self, RoomKeys};
 use super::super::redis::{Redis, port_error};
+use super::super::watchdog::Watchdog;
 use super::{failed, wire};
 use crate::adapters::fanout::{Fanout, Place};
 use crate::domain::ids::RoomId;
 use crate::ports::{Delivery, Result, Subscription};
 
-/// How often the connection is asked whether it lives. Without this, one that is dead and silent would stay unnoticed:
-/// a subscriber has no commands in flight that could time out.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Rooms resubscribed at a time after a reconnect.
 const RESUBSCRIBE_WIDTH: usize = 64;
 /// Pause before rooms that could not be resubscribed are tried again.
@@ -32,7 +30,8 @@ const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(100);
 /// Follows rooms; dropping it ends all its subscriptions.
 pub struct Hub {
     shared: Arc<Shared>,
-    tasks: [JoinHandle<()>; 2],
+    _watchdog: Watchdog,
+    _follower: AbortOnDropHandle<()>,
 }
 
 /// The connection life in which Redis confirmed a room's subscription. Whoever subscribes or unsubscribes holds it, so
@@ -67,11 +66,14 @@ impl Hub {
             generation: AtomicU64::new(0),
             runtime: Handle::current(),
         });
-        let tasks = [
-            tokio::spawn(follow(shared.clone(), messages, reconnects)),
-            tokio::spawn(keep_alive(shared.client.clone())),
-        ];
-        Ok(Self { shared, tasks })
+        let mut watchdog = Watchdog::default();
+        watchdog.watch(shared.client.clone());
+        let follower = tokio::spawn(follow(shared.clone(), messages, reconnects));
+        Ok(Self {
+            shared,
+            _watchdog: watchdog,
+            _follower: AbortOnDropHandle::new(follower),
+        })
     }
 
     pub async fn ping(&self) -> Result<()> {
@@ -104,9 +106,6 @@ impl Hub {
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
         self.shared.fanout.close();
         let client = self.shared.client.clone();
         self.shared.runtime.spawn(async move {
@@ -246,16 +245,6 @@ async fn follow(
                 }
                 Err(RecvError::Closed) => return,
             },
-        }
-    }
-}
-
-/// Gives fred a command whose silence it can notice (`unresponsive` in the connection's settings).
-async fn keep_alive(client: Client) {
-    loop {
-        tokio::time::sleep(HEARTBEAT).await;
-        if let Err(error) = client.ping::<()>(None).await {
-            tracing::debug!(%error, "Redis subscriber is silent");
         }
     }
 }

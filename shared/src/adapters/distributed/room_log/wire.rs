@@ -59,10 +59,6 @@ pub fn head(room: &RoomId, fields: Vec<Value>) -> Result<Option<LogHead>, Malfor
 }
 
 /// What `append.lua` answered.
-#[expect(
-    clippy::type_complexity,
-    reason = "the port's own answer inside what can go wrong reading it"
-)]
 pub fn append_reply(
     room: &RoomId,
     reply: Vec<Value>,

@@ -1,0 +1,247 @@
+//! What only Redis can break.
+
+use atelier_shared::domain::signal::Signal;
+
+use super::*;
+use crate::fixture::redis_server::{Proxy, RedisServer, command};
+use crate::fixture::room_logs_at;
+
+async fn opened_at(server: &RedisServer) -> Result<(RoomLogs, RoomId), PortError> {
+    let logs = room_logs_at(&server.url).await;
+    let room = RoomId::generate();
+    logs.here.seed(&room, FIRST, Seq(0), 0, now_ms()).await?;
+    Ok((logs, room))
+}
+
+fn key(logs: &RoomLogs, room: &RoomId, what: &str) -> String {
+    format!(
+        "{}:{{p{}}}:room:{room}{what}",
+        logs.namespace,
+        room.partition()
+    )
+}
+
+/// Appends until the subscriber hears of one again; nothing is lost that no gap stands for.
+async fn goes_on(logs: &RoomLogs, room: &RoomId, live: &mut Subscription, mut seen: Seq) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    let mut gaps = 0;
+    loop {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "nothing arrives any more"
+        );
+        let newest = match add(&*logs.here, room, &messages(1)).await {
+            Ok(seqs) => seqs[0],
+            Err(_) => continue,
+        };
+        let wait = Duration::from_millis(100);
+        while let Ok(delivery) = tokio::time::timeout(wait, live.next()).await {
+            match delivery.expect("an open subscription") {
+                Delivery::Gap => {
+                    gaps += 1;
+                    seen = Seq(0);
+                }
+                Delivery::Entries { entries, .. } => {
+                    for entry in entries {
+                        assert!(
+                            seen == Seq(0) || entry.seq == seen.next(),
+                            "a hole without a gap"
+                        );
+                        seen = entry.seq;
+                    }
+                }
+                Delivery::Signal(signal) => panic!("{signal:?}"),
+            }
+            if seen == newest {
+                assert_eq!(gaps, 1, "gaps for one lost connection");
+                return;
+            }
+        }
+    }
+}
+
+pub async fn a_cut_connection_is_a_gap_and_then_goes_on(_: Mode) -> Outcome {
+    let server = RedisServer::start().await;
+    let (logs, room) = opened_at(&server).await?;
+    let mut live = logs.there.subscribe(&room).await?;
+    let other = RoomId::generate();
+    let mut quiet = logs.there.subscribe(&other).await?;
+    let seq = add(&*logs.here, &room, &messages(1)).await?[0];
+    next(&mut live).await;
+    let killed = command(
+        &server.client().await,
+        &["CLIENT", "KILL", "TYPE", "pubsub"],
+    )
+    .await?;
+    assert_eq!(
+        killed.as_i64(),
+        Some(1),
+        "rooms are followed through one connection"
+    );
+    goes_on(&logs, &room, &mut live, seq).await;
+    assert!(
+        matches!(next(&mut quiet).await, Delivery::Gap),
+        "a quiet room must be told too"
+    );
+    // And whoever comes now is subscribed on the new connection.
+    let mut late = Reader::of(&*logs.there, &other).await?;
+    logs.here.seed(&other, FIRST, Seq(0), 0, now_ms()).await?;
+    add(&*logs.here, &other, &messages(1)).await?;
+    assert_eq!(late.entry().await.seq, Seq(1));
+    DONE
+}
+
+/// The network takes a connection away without a word: nothing is refused, nothing is closed.
+pub async fn a_silent_connection_is_noticed(_: Mode) -> Outcome {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::to(&server.url).await;
+    let logs = room_logs_at(&proxy.url).await;
+    let room = RoomId::generate();
+    logs.here.seed(&room, FIRST, Seq(0), 0, now_ms()).await?;
+    let mut live = logs.there.subscribe(&room).await?;
+    let seq = add(&*logs.here, &room, &messages(1)).await?[0];
+    next(&mut live).await;
+    proxy.silence();
+    goes_on(&logs, &room, &mut live, seq).await;
+    DONE
+}
+
+pub async fn malformed_data_is_an_error_that_names_its_room(_: Mode) -> Outcome {
+    let server = RedisServer::start().await;
+    let by_hand = server.client().await;
+    let fails = |what: &'static str, room: &RoomId, result: Result<(), PortError>| {
+        let error = result.expect_err(what);
+        assert!(error.to_string().contains(room.as_str()), "{what}: {error}");
+        assert!(!error.is_retryable(), "{what}: {error}");
+    };
+    let (logs, room) = opened_at(&server).await?;
+    add(&*logs.here, &room, &messages(1)).await?;
+    for (words, what) in [
+        (vec!["XADD", ":log", "2-1", "r", "{}"], "an entry's id"),
+        (
+            vec!["XADD", ":log", "3-0", "r", "{\"x\""],
+            "an entry's record",
+        ),
+        (vec!["XADD", ":log", "4-0", "r", ""], "an empty record"),
+    ] {
+        let stream = key(&logs, &room, words[1]);
+        command(&by_hand, &["DEL", &stream]).await?;
+        let words = [&[words[0], &stream], &words[2..]].concat();
+        command(&by_hand, &words).await?;
+        let read = logs.here.read(&room, FIRST, Seq(0), 10).await.map(drop);
+        fails(what, &room, read);
+    }
+    let meta = key(&logs, &room, ":meta");
+    for field in ["seq", "archived", "role_version", "epoch"] {
+        command(&by_hand, &["HSET", &meta, field, "many"]).await?;
+        fails(field, &room, logs.here.head(&room).await.map(drop));
+        let appended = logs.here.append(to(&room, &messages(1))).await;
+        match appended {
+            Err(Refusal::Port(error)) => fails(field, &room, Err(error)),
+            other => panic!("{field}: {other:?}"),
+        }
+        command(&by_hand, &["HSET", &meta, field, "1"]).await?;
+    }
+    command(&by_hand, &["DEL", &meta]).await?;
+    command(&by_hand, &["SET", &meta, "a string"]).await?;
+    fails(
+        "a head of the wrong type",
+        &room,
+        logs.here.head(&room).await.map(drop),
+    );
+    DONE
+}
+
+pub async fn a_malformed_message_is_a_gap(mode: Mode) -> Outcome {
+    let (logs, room) = opened(mode).await?;
+    let by_hand = crate::fixture::redis_server::client(&std::env::var("REDIS_URL")?).await;
+    let mut live = logs.there.subscribe(&room).await?;
+    for message in [
+        "",
+        "\u{0}",
+        "1 1\n{",
+        "{\"s\":\"unheard of\"}",
+        "1 99999999999999999999\n{}",
+    ] {
+        command(&by_hand, &["SPUBLISH", &key(&logs, &room, ""), message]).await?;
+        assert!(
+            matches!(next(&mut live).await, Delivery::Gap),
+            "{message:?}"
+        );
+    }
+    logs.here
+        .publish(&room, &Signal::EpochRaised { epoch: FIRST })
+        .await?;
+    assert!(matches!(next(&mut live).await, Delivery::Signal(_)));
+    DONE
+}
+
+pub async fn forgotten_scripts_are_sent_again(_: Mode) -> Outcome {
+    let server = RedisServer::start().await;
+    let (logs, room) = opened_at(&server).await?;
+    let by_hand = server.client().await;
+    for n in 1..=3 {
+        assert_eq!(add(&*logs.here, &room, &messages(1)).await?, [Seq(n)]);
+        command(&by_hand, &["SCRIPT", "FLUSH"]).await?;
+    }
+    DONE
+}
+
+pub async fn a_full_redis_refuses_appends_and_can_be_trimmed(_: Mode) -> Outcome {
+    let server = RedisServer::start().await;
+    let (logs, room) = opened_at(&server).await?;
+    let by_hand = server.client().await;
+    let large = [chat(&author("a"), &"x".repeat(100_000), Some("r"))];
+    add(&*logs.here, &room, &large).await?;
+    add(&*logs.here, &room, &messages(1_000)).await?;
+    logs.here
+        .seed(&RoomId::generate(), FIRST, Seq(0), 0, now_ms())
+        .await?;
+    command(&by_hand, &["CONFIG", "SET", "maxmemory", "1mb"]).await?;
+    let before = head(&*logs.here, &room).await?;
+    let refused = logs.here.append(to(&room, &messages(1))).await;
+    assert!(
+        matches!(refused, Err(Refusal::ArchiveBehind)),
+        "{refused:?}"
+    );
+    assert_eq!(head(&*logs.here, &room).await?, before);
+    // Everything that helps still works.
+    assert_eq!(read_all(&*logs.here, &room).await?.len(), 1_001);
+    logs.here.set_role_version(&room, 1).await?;
+    logs.here
+        .seed(&RoomId::generate(), FIRST, Seq(3), 0, now_ms())
+        .await?;
+    assert!(
+        logs.here
+            .confirm_archived(&room, FIRST, before.seq, before.seq)
+            .await?
+    );
+    assert!(logs.here.unload(&room, FIRST, before.seq).await?);
+    DONE
+}
+
+pub async fn an_emptied_redis_refuses_until_it_is_seeded(_: Mode) -> Outcome {
+    let server = RedisServer::start().await;
+    let (logs, room) = opened_at(&server).await?;
+    let mut live = Reader::of(&*logs.there, &room).await?;
+    add(&*logs.here, &room, &messages(3)).await?;
+    live.entries(3).await;
+    command(&server.client().await, &["FLUSHALL"]).await?;
+    let refused = logs.here.append(to(&room, &messages(1))).await;
+    assert!(matches!(refused, Err(Refusal::NotSeeded)), "{refused:?}");
+    assert_eq!(logs.here.head(&room).await?, None);
+    logs.here.seed(&room, Epoch(2), Seq(2), 0, now_ms()).await?;
+    logs.here
+        .append(Append {
+            epoch: Epoch(2),
+            ..to(&room, &messages(1))
+        })
+        .await?;
+    match next(&mut live.subscription).await {
+        Delivery::Entries { epoch, entries } => {
+            assert_eq!((epoch, seqs(&entries)), (Epoch(2), vec![3]));
+        }
+        other => panic!("{other:?}"),
+    }
+    DONE
+}
