@@ -50,6 +50,25 @@ impl Modify for Bearer {
     }
 }
 
+/// Puts each operation's tag before its id (`rooms_create`), so that ids are unique and generated clients read well.
+pub fn name_operations(document: &mut Document) {
+    for item in document.paths.paths.values_mut() {
+        let operations = [
+            &mut item.get,
+            &mut item.post,
+            &mut item.put,
+            &mut item.patch,
+            &mut item.delete,
+        ];
+        for operation in operations.into_iter().flatten() {
+            let tag = operation.tags.as_ref().and_then(|tags| tags.first());
+            if let (Some(tag), Some(id)) = (tag, &operation.operation_id) {
+                operation.operation_id = Some(format!("{tag}_{id}"));
+            }
+        }
+    }
+}
+
 /// `/openapi.json`, `/docs`, `/api/docs`, `/redoc` and their files.
 pub fn router(document: &Document) -> Router<App> {
     let json: &'static str = document
@@ -105,4 +124,77 @@ fn file(kind: &'static str, text: &'static str) -> Response {
         text,
     )
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    fn document() -> Value {
+        serde_json::to_value(crate::edge::document()).unwrap()
+    }
+
+    fn operations(document: &Value) -> Vec<(&String, &String, &Value)> {
+        let paths = document["paths"].as_object().unwrap();
+        paths
+            .iter()
+            .flat_map(|(path, item)| {
+                let item = item.as_object().unwrap();
+                item.iter()
+                    .map(move |(verb, operation)| (path, verb, operation))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_operation_is_described_once() {
+        let document = document();
+        assert_eq!(document["openapi"], "3.1.0");
+        let mut ids = BTreeSet::new();
+        for (path, verb, operation) in operations(&document) {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(
+                ids.insert(id.to_owned()),
+                "{verb} {path}: {id} stands twice"
+            );
+            assert!(
+                operation["summary"].is_string(),
+                "{verb} {path}: no summary"
+            );
+        }
+    }
+
+    #[test]
+    fn every_failure_is_a_problem() {
+        let document = document();
+        for (path, verb, operation) in operations(&document) {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                // What /health answers is its body, whatever the status.
+                if *status < "400".to_owned() || path == "/health" {
+                    continue;
+                }
+                let schema = &response["content"]["application/problem+json"]["schema"]["$ref"];
+                assert_eq!(
+                    schema, "#/components/schemas/Problem",
+                    "{verb} {path} {status}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_on_our_pages_comes_from_elsewhere() {
+        for page in [
+            include_str!("pages/index.html"),
+            include_str!("pages/reference.html"),
+            include_str!("pages/reference.js"),
+            include_str!("pages/page.css"),
+        ] {
+            for outside in ["https://", "http://", "//cdn", "@import"] {
+                assert!(!page.contains(outside), "{outside}");
+            }
+        }
+    }
 }

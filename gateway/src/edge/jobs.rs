@@ -205,7 +205,7 @@ pub async fn list(
 }
 
 /// One job and its result, for whoever sent it and for the people of its room.
-#[utoipa::path(get, path = "/jobs/{job_id}", tag = "jobs", params(("job_id" = Uuid, Path)), security((), ("bearer" = [])), responses(
+#[utoipa::path(get, path = "/jobs/{job_id}", tag = "jobs", params(("job_id" = Uuid, Path)), security(("bearer" = [])), responses(
     (status = 200, description = "The job", body = JobView), NeedsToken, Missing, Failures,
 ))]
 pub async fn get(

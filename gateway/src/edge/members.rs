@@ -57,7 +57,7 @@ impl From<Membership> for MemberView {
 }
 
 /// The members of a room, for those who may enter it.
-#[utoipa::path(get, path = "/rooms/{room_id}/members", tag = "rooms", params(("room_id" = String, Path)), security(("bearer" = [])), responses(
+#[utoipa::path(get, path = "/rooms/{room_id}/members", operation_id = "members_list", tag = "rooms", params(("room_id" = String, Path)), security(("bearer" = [])), responses(
     (status = 200, description = "Everybody with a role, by user id", body = Page<MemberView>), NeedsRight, Missing, Failures,
 ))]
 pub async fn list(
@@ -72,7 +72,7 @@ pub async fn list(
 }
 
 /// Gives somebody a role; hosts only.
-#[utoipa::path(post, path = "/rooms/{room_id}/members", tag = "rooms", params(("room_id" = String, Path)), request_body = NewMember, security(("bearer" = [])), responses(
+#[utoipa::path(post, path = "/rooms/{room_id}/members", operation_id = "members_add", tag = "rooms", params(("room_id" = String, Path)), request_body = NewMember, security(("bearer" = [])), responses(
     (status = 201, description = "The member", body = MemberView), NeedsRight, Missing, BadBody, Taken, Failures,
 ))]
 pub async fn add(
@@ -98,7 +98,7 @@ pub async fn add(
 }
 
 /// Changes somebody's role; hosts only. A room keeps at least one host.
-#[utoipa::path(patch, path = "/rooms/{room_id}/members/{user_id}", tag = "rooms", params(("room_id" = String, Path), ("user_id" = Uuid, Path)), request_body = MemberPatch, security(("bearer" = [])), responses(
+#[utoipa::path(patch, path = "/rooms/{room_id}/members/{user_id}", operation_id = "members_change", tag = "rooms", params(("room_id" = String, Path), ("user_id" = Uuid, Path)), request_body = MemberPatch, security(("bearer" = [])), responses(
     (status = 200, description = "The member", body = MemberView), NeedsRight, Missing, BadBody, Taken, Failures,
 ))]
 pub async fn change(
@@ -121,7 +121,7 @@ pub async fn change(
 }
 
 /// Takes somebody's role away and closes their sockets; hosts, or the member itself. A room keeps at least one host.
-#[utoipa::path(delete, path = "/rooms/{room_id}/members/{user_id}", tag = "rooms", params(("room_id" = String, Path), ("user_id" = Uuid, Path)), security(("bearer" = [])), responses(
+#[utoipa::path(delete, path = "/rooms/{room_id}/members/{user_id}", operation_id = "members_remove", tag = "rooms", params(("room_id" = String, Path), ("user_id" = Uuid, Path)), security(("bearer" = [])), responses(
     (status = 204, description = "Not a member any more"), NeedsRight, Missing, Taken, Failures,
 ))]
 pub async fn remove(

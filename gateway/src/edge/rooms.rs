@@ -18,7 +18,7 @@ use super::client::{Authenticated, ClientAddress, MaybePrincipal, make_room, may
 use super::extract::{Body, Id, Query};
 use super::page::{Page, PageParams, cursor};
 use super::problem::Problem;
-use super::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, NeedsToken, Taken};
+use super::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, NeedsToken};
 use super::room_view::{
     ActiveRoom, RoomSummary, RoomView, UserInRoom, users_in, users_in_all, view,
 };
@@ -208,7 +208,7 @@ pub(super) async fn summaries(
 }
 
 /// The listed rooms that have people in them, at most 100, by id. (The paginated list is under `/api/v1`.)
-#[utoipa::path(get, path = "/api/rooms", tag = "rooms", operation_id = "active_rooms", responses(
+#[utoipa::path(get, path = "/api/rooms", tag = "rooms", operation_id = "active", responses(
     (status = 200, description = "Active rooms", body = Vec<ActiveRoom>), Failures,
 ))]
 pub async fn active(State(app): State<App>) -> Result<Json<Vec<ActiveRoom>>, Problem> {
@@ -294,7 +294,7 @@ pub async fn patch(
 
 /// Deletes a room and closes its sockets (4404); hosts only. Its id stays reserved for 24 h.
 #[utoipa::path(delete, path = "/rooms/{room_id}", tag = "rooms", params(("room_id" = String, Path)), security(("bearer" = [])), responses(
-    (status = 204, description = "Gone"), NeedsRight, Missing, Taken, Failures,
+    (status = 204, description = "Gone"), NeedsRight, Missing, Failures,
 ))]
 pub async fn delete(
     State(app): State<App>,

@@ -72,6 +72,7 @@ fn documented() -> (Router<App>, Document) {
         .nest("/api/v1", v1)
         .merge(roots())
         .split_for_parts();
+    docs::name_operations(&mut document);
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
     (router, document)
 }
