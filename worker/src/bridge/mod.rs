@@ -60,7 +60,7 @@ pub fn register<J: Job>(monitor: Monitor, lane: Arc<Lane>, services: J::Services
 /// A worker ended by itself.
 pub async fn serve(
     monitor: Monitor,
-    lanes: &[Arc<Lane>],
+    lanes: Vec<Arc<Lane>>,
     stop: CancellationToken,
     drain: Duration,
 ) -> Result<(), MonitorError> {

@@ -65,7 +65,7 @@ impl Bench {
         let work: Work = Arc::new(move |attempt| Box::pin(work(attempt)));
         let monitor = register::<Scripted>(Monitor::new(), lane.clone(), work);
         let signal = stop.clone();
-        let served = tokio::spawn(async move { serve(monitor, &[lane], signal, drain).await });
+        let served = tokio::spawn(async move { serve(monitor, vec![lane], signal, drain).await });
         Self {
             queue,
             stop,

@@ -1,6 +1,7 @@
 //! One file per job: the struct is its payload, the constants are its policy, `run` is the work.
 
 pub mod archive;
+pub mod execute;
 
 use std::fmt;
 use std::future::Future;

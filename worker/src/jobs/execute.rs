@@ -1,0 +1,137 @@
+//! Runs one piece of code in the sandbox and records what came of it, in exactly one final state with one result.
+//!
+//! The order of the steps is what makes a kill between any two of them harmless: the result is stored once, before the
+//! row says it is over, before the room is told, before the queue forgets the job. Whoever comes next begins by looking
+//! for the result and only does what is still undone.
+
+mod live;
+mod record;
+mod result;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atelier_shared::domain::job::{Job as Row, JobState, QUEUE_CODE};
+use atelier_shared::ports::{Archive, ExecuteJob, Queue, Records, RoomLog};
+use chrono::{DateTime, Utc};
+use tracing::Instrument;
+
+use self::record::Recorder;
+use super::{Attempt, Failure, Job};
+use crate::bridge::Backoff;
+use crate::sandbox::toolchains::Toolchains;
+use crate::sandbox::{Limits, Outcome, OutputSink, Sandbox, SandboxError};
+
+/// What running code needs.
+pub struct Execution {
+    pub records: Arc<dyn Records>,
+    pub archive: Arc<dyn Archive>,
+    pub log: Arc<dyn RoomLog>,
+    pub queue: Arc<dyn Queue>,
+    pub sandbox: Arc<dyn Sandbox>,
+    pub toolchains: Toolchains,
+    /// The most a job may ask for.
+    pub ceiling: Limits,
+    /// How long results are kept.
+    pub keep_results: Duration,
+}
+
+impl Job for ExecuteJob {
+    type Services = Arc<Execution>;
+
+    const QUEUE: &'static str = QUEUE_CODE;
+    /// Compiling and running at the highest ceiling (5 minutes each), and patience with stores that are away.
+    const TIMEOUT: Duration = Duration::from_secs(20 * 60);
+    const BACKOFF: Backoff = Backoff {
+        first: Duration::from_secs(1),
+        most: Duration::from_secs(60),
+    };
+
+    async fn run(self, attempt: Attempt, services: Arc<Execution>) -> Result<(), Failure> {
+        let recorder = Recorder::new(&services);
+        let Some(row) = recorder.row(self.job_id).await? else {
+            tracing::info!(job = %self.job_id, "the job was deleted before it ran");
+            return Ok(());
+        };
+        // Run before, and killed before everybody had heard.
+        if let Some(result) = recorder.result(row.id).await? {
+            return recorder.conclude(&row, result).await;
+        }
+        if row.state.is_final() || !recorder.start(&row, attempt.number).await? {
+            return Ok(());
+        }
+        recorder.tell_started(&row).await?;
+        let started_at = Utc::now();
+        match services.run(&row, &attempt).await {
+            Ok(outcome) => {
+                let result = result::of_outcome(&row, &attempt, started_at, outcome);
+                recorder.conclude(&row, result).await
+            }
+            Err(error) if error.is_retryable() && !attempt.is_last() => {
+                Err(Failure::Retry(error.to_string()))
+            }
+            Err(error) => {
+                let state = if error.is_retryable() {
+                    JobState::Dead
+                } else {
+                    JobState::Rejected
+                };
+                let attempts = attempt.number;
+                let result =
+                    result::without_outcome(&row, attempts, started_at, state, error.to_string());
+                recorder.conclude(&row, result).await
+            }
+        }
+    }
+}
+
+impl Execution {
+    /// The program's own span; what the room sees of its output, it sees while it is made.
+    async fn run(&self, row: &Row, attempt: &Attempt) -> Result<Outcome, SandboxError> {
+        let program = self.toolchains.program(&row.spec, &self.ceiling)?;
+        let span = tracing::info_span!(
+            "sandbox",
+            language = row.spec.language,
+            state = tracing::field::Empty
+        );
+        let cancel = attempt.cancel.clone();
+        let ran = match &row.room_id {
+            None => {
+                let run = self.sandbox.run(program, OutputSink::none(), cancel);
+                run.instrument(span.clone()).await
+            }
+            Some(room) => {
+                let (sink, chunks) = live::channel();
+                let run = self.sandbox.run(program, sink, cancel);
+                let tell = live::tell(&*self.log, room, row.id, chunks);
+                // The sink goes with the run, so that the telling ends after its last word.
+                tokio::join!(run.instrument(span.clone()), tell).0
+            }
+        };
+        if let Ok(outcome) = &ran {
+            span.record("state", outcome.state().as_str());
+        }
+        ran
+    }
+
+    /// Records a job whose attempts were all lost (the worker died under each), unless a result says otherwise.
+    ///
+    /// # Errors
+    /// A store is away.
+    pub async fn give_up(
+        &self,
+        row: &Row,
+        attempts: u32,
+        reason: &str,
+        at: DateTime<Utc>,
+    ) -> Result<(), Failure> {
+        let recorder = Recorder::new(self);
+        let result = match recorder.result(row.id).await? {
+            Some(result) => result,
+            None => result::without_outcome(row, attempts, at, JobState::Dead, reason.to_owned()),
+        };
+        recorder.conclude(row, result).await
+    }
+}

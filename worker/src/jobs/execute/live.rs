@@ -1,0 +1,193 @@
+//! A running program's output on its way to the room: the first at once, then joined for a moment, never across a
+//! character.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use atelier_shared::domain::ids::{JobId, RoomId};
+use atelier_shared::domain::signal::Signal;
+use atelier_shared::ports::RoomLog;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::sandbox::{Channel, OutputChunk, OutputSink, StepKind};
+
+/// Pieces (of at most 64 KiB) that may wait; beyond it the program waits.
+const WAITING: usize = 16;
+/// Output that comes within it travels together.
+const WINDOW: Duration = Duration::from_millis(50);
+/// Longest piece of one signal.
+const PIECE_BYTES: usize = 16 * 1024;
+
+pub(super) fn channel() -> (OutputSink, mpsc::Receiver<OutputChunk>) {
+    OutputSink::channel(WAITING)
+}
+
+/// Publishes until the program has ended. What is lost on the way is read again from the job's result, by offset.
+pub(super) async fn tell(
+    log: &dyn RoomLog,
+    room: &RoomId,
+    run_id: JobId,
+    mut chunks: mpsc::Receiver<OutputChunk>,
+) {
+    let mut streams: BTreeMap<&'static str, Pending> = BTreeMap::new();
+    let mut next_send = Instant::now();
+    loop {
+        let something_waits = streams.values().any(|pending| !pending.bytes.is_empty());
+        tokio::select! {
+            chunk = chunks.recv() => {
+                let Some(chunk) = chunk else { break };
+                streams.entry(name(&chunk)).or_default().add(&chunk);
+                // A flood does not wait for its window, or it would grow without bound.
+                if Instant::now() < next_send && streams.values().all(|p| p.bytes.len() < PIECE_BYTES) {
+                    continue;
+                }
+            }
+            () = sleep_until(next_send), if something_waits => {}
+        }
+        next_send = Instant::now() + WINDOW;
+        for (stream, pending) in &mut streams {
+            publish(log, room, run_id, stream, pending, false).await;
+        }
+    }
+    for (stream, pending) in &mut streams {
+        publish(log, room, run_id, stream, pending, true).await;
+    }
+}
+
+async fn publish(
+    log: &dyn RoomLog,
+    room: &RoomId,
+    run_id: JobId,
+    stream: &str,
+    pending: &mut Pending,
+    last: bool,
+) {
+    while let Some((offset, chunk)) = pending.take(last) {
+        let signal = Signal::RunOutput {
+            run_id,
+            stream: stream.to_owned(),
+            chunk,
+            offset,
+        };
+        if let Err(error) = log.publish(room, &signal).await {
+            tracing::debug!(%error, "live output not published");
+        }
+    }
+}
+
+fn name(chunk: &OutputChunk) -> &'static str {
+    match (chunk.step, chunk.channel) {
+        (StepKind::Run, Channel::Stdout) => "stdout",
+        (StepKind::Run, Channel::Stderr) => "stderr",
+        (StepKind::Compile, Channel::Stdout) => "compile_stdout",
+        (StepKind::Compile, Channel::Stderr) => "compile_stderr",
+    }
+}
+
+/// Output of one stream that was not published yet.
+#[derive(Default)]
+struct Pending {
+    /// Of the first byte, in its stream.
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Pending {
+    fn add(&mut self, chunk: &OutputChunk) {
+        if self.bytes.is_empty() {
+            self.offset = chunk.offset;
+        }
+        self.bytes.extend_from_slice(&chunk.bytes);
+    }
+
+    /// The next piece and its offset. A character whose end is still to come is kept back unless `last`.
+    fn take(&mut self, last: bool) -> Option<(u64, String)> {
+        let mut end = self.bytes.len().min(PIECE_BYTES);
+        let whole = whole_characters(&self.bytes[..end]);
+        // A piece that was cut short, or may be continued, ends with a whole character.
+        if whole > 0 && (!last || end < self.bytes.len()) {
+            end = whole;
+        } else if whole == 0 && !last {
+            return None;
+        }
+        if end == 0 {
+            return None;
+        }
+        let rest = self.bytes.split_off(end);
+        let piece = std::mem::replace(&mut self.bytes, rest);
+        let offset = self.offset;
+        self.offset += piece.len() as u64;
+        Some((offset, String::from_utf8_lossy(&piece).into_owned()))
+    }
+}
+
+/// How many bytes there are before a character that is only begun (at most its three first bytes).
+fn whole_characters(bytes: &[u8]) -> usize {
+    let from = bytes.len().saturating_sub(3);
+    for start in (from..bytes.len()).rev() {
+        let needed = match bytes[start] {
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            0x80..=0xbf => continue,
+            _ => 1,
+        };
+        return if start + needed > bytes.len() {
+            start
+        } else {
+            bytes.len()
+        };
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(bytes: &[u8]) -> Pending {
+        Pending {
+            offset: 100,
+            bytes: bytes.to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_character_cut_in_two_waits_for_its_end() {
+        let whole = "aü🦀".as_bytes();
+        let mut pending = pending(&whole[..5]);
+        assert_eq!(pending.take(false), Some((100, "aü".into())));
+        assert_eq!(pending.take(false), None, "two bytes of the crab");
+        pending.bytes.extend_from_slice(&whole[5..]);
+        assert_eq!(pending.take(false), Some((103, "🦀".into())));
+        assert_eq!(pending.take(true), None);
+    }
+
+    #[test]
+    fn what_is_no_character_is_not_waited_for_at_the_end() {
+        let mut broken = pending(b"ok\xf0\x9f");
+        assert_eq!(broken.take(false), Some((100, "ok".into())));
+        assert_eq!(broken.take(true), Some((102, "\u{fffd}".into())));
+        let mut noise = pending(&[0xff, 0x80, 0x80, 0x80]);
+        assert!(
+            noise.take(false).is_some(),
+            "bytes that begin nothing are not kept back"
+        );
+    }
+
+    #[test]
+    fn long_output_is_cut_into_pieces_at_characters() {
+        let text = "ü".repeat(PIECE_BYTES);
+        let mut long = pending(format!("a{text}").as_bytes());
+        let mut all = String::new();
+        let mut at = 100;
+        while let Some((offset, piece)) = long.take(false) {
+            assert_eq!(offset, at);
+            assert!(piece.len() <= PIECE_BYTES);
+            at += piece.len() as u64;
+            all.push_str(&piece);
+        }
+        assert_eq!(all, format!("a{text}"));
+    }
+}

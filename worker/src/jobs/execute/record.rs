@@ -1,0 +1,157 @@
+//! Writes down a run: the row, the result, the room's entries. Every step may be repeated; a store that is away is
+//! waited for, so that its absence costs no attempt.
+
+use std::time::Duration;
+
+use atelier_shared::domain::entry::{Author, Body, Record};
+use atelier_shared::domain::ids::{ClientId, JobId, Ref};
+use atelier_shared::domain::job::{Job as Row, JobResult};
+use atelier_shared::ports::PortError;
+use atelier_shared::recovery;
+use chrono::{TimeDelta, Utc};
+use tokio::time::Instant;
+
+use super::Execution;
+use crate::bridge::Backoff;
+use crate::jobs::Failure;
+
+/// How long one step waits for a store before the attempt fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+const STORE_AWAY: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    most: Duration::from_secs(2),
+};
+
+pub(super) struct Recorder<'a> {
+    services: &'a Execution,
+}
+
+impl<'a> Recorder<'a> {
+    pub fn new(services: &'a Execution) -> Self {
+        Self { services }
+    }
+
+    pub async fn row(&self, id: JobId) -> Result<Option<Row>, Failure> {
+        patiently(|| self.services.records.job(id)).await
+    }
+
+    pub async fn result(&self, id: JobId) -> Result<Option<JobResult>, Failure> {
+        patiently(|| self.services.archive.result(id, Utc::now())).await
+    }
+
+    /// False: it is over already.
+    pub async fn start(&self, row: &Row, attempt: u32) -> Result<bool, Failure> {
+        patiently(|| self.services.records.start_job(row.id, attempt, Utc::now())).await
+    }
+
+    pub async fn tell_started(&self, row: &Row) -> Result<(), Failure> {
+        let body = Body::RunStarted {
+            run_id: row.id,
+            language: row.spec.language.clone(),
+        };
+        self.tell(row, "started", body).await
+    }
+
+    /// Stores the result (or takes the one that was stored before), closes the row, and tells the room.
+    pub async fn conclude(&self, row: &Row, result: JobResult) -> Result<(), Failure> {
+        let archive = &self.services.archive;
+        let keep = TimeDelta::from_std(self.services.keep_results).unwrap_or(TimeDelta::MAX);
+        let expires_at = Utc::now()
+            .checked_add_signed(keep)
+            .unwrap_or(chrono::DateTime::<Utc>::MAX_UTC);
+        let stored = patiently(|| archive.put_result(row.id, &result, expires_at)).await?;
+        let result = if stored {
+            result
+        } else {
+            // Somebody was first: a late holder of this very job. What everybody reads is what is stored.
+            self.result(row.id).await?.unwrap_or(result)
+        };
+        let finished_at = result.finished_at;
+        patiently(|| {
+            self.services
+                .records
+                .finish_job(row.id, result.status, finished_at)
+        })
+        .await?;
+        let body = Body::RunFinished {
+            run_id: row.id,
+            status: result.status,
+            exit_code: result.exit_code,
+            signal: result.signal,
+            wall_ms: result.usage.wall_ms,
+        };
+        self.tell(row, "finished", body).await
+    }
+
+    /// Appends to the job's room, once, in its owner's name. A job without a room, or whose room is gone, tells nobody.
+    async fn tell(&self, row: &Row, what: &str, body: Body) -> Result<(), Failure> {
+        let Some(room) = &row.room_id else {
+            return Ok(());
+        };
+        if patiently(|| self.services.records.room(room))
+            .await?
+            .is_none()
+        {
+            return Ok(());
+        }
+        let now_ms = Utc::now().timestamp_millis();
+        let record = Record {
+            ts_ms: now_ms,
+            author: author(row)?,
+            reference: Some(reference(row.id, what)?),
+            audience: None,
+            body,
+        };
+        let (log, archive, queue) = (
+            &*self.services.log,
+            &*self.services.archive,
+            &*self.services.queue,
+        );
+        patiently(|| recovery::append(log, archive, queue, room, &record, now_ms)).await?;
+        Ok(())
+    }
+}
+
+/// The owner, on a connection of the job's own: refs are remembered per person and client.
+fn author(row: &Row) -> Result<Author, Failure> {
+    let client_id: ClientId = row.id.to_string().parse().map_err(invalid)?;
+    Ok(Author {
+        client_id,
+        user_id: row.owner,
+        connection: None,
+        name: row.owner_name.clone(),
+        color: None,
+        avatar_url: None,
+    })
+}
+
+fn reference(job: JobId, what: &str) -> Result<Ref, Failure> {
+    format!("run:{job}:{what}").parse().map_err(invalid)
+}
+
+fn invalid(error: atelier_shared::domain::Invalid) -> Failure {
+    Failure::Final(error.to_string())
+}
+
+async fn patiently<T, F>(step: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, PortError>>,
+{
+    let patience_ends = Instant::now() + PATIENCE;
+    let mut failures = 0;
+    loop {
+        match step().await {
+            Ok(value) => return Ok(value),
+            Err(error) if error.is_retryable() => {
+                failures += 1;
+                let pause = STORE_AWAY.delay(failures);
+                if Instant::now() + pause >= patience_ends {
+                    return Err(error.into());
+                }
+                tracing::debug!(%error, failures, "a store is away, waiting for it");
+                tokio::time::sleep(pause).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

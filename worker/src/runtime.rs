@@ -1,0 +1,191 @@
+//! A worker process: a lane for each queue it serves, its place in the list of workers, and the sweeps that no job does.
+
+mod announce;
+mod dead_letters;
+mod outbox;
+mod sweep;
+
+use std::sync::Arc;
+
+use apalis_core::monitor::{Monitor, MonitorError};
+use atelier_shared::Backends;
+use atelier_shared::domain::job::{QUEUE_ARCHIVE, QUEUE_CODE};
+use atelier_shared::ports::{ExecuteJob, WorkerInfo};
+use atelier_shared::recovery::ArchiveRoom;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::bridge::{self, Lane};
+use crate::config::WorkerConfig;
+use crate::jobs::archive::{self, Archiver, Policy};
+use crate::jobs::execute::Execution;
+use crate::sandbox::toolchains::Toolchains;
+use crate::sandbox::{NsConfig, NsSandbox, Sandbox, SandboxError};
+
+/// Why the worker could not start, or ended by itself.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    #[error("the queue {QUEUE_CODE} can't be served: {0}")]
+    Sandbox(#[from] SandboxError),
+    #[error("a worker ended: {0}")]
+    Ended(#[from] MonitorError),
+}
+
+/// Serves the configured queues until `shutdown`; see [`Worker`].
+///
+/// # Errors
+/// As [`Worker::prepare`] and [`Worker::run`].
+pub async fn run(
+    backends: Backends,
+    config: WorkerConfig,
+    shutdown: CancellationToken,
+) -> Result<(), WorkerError> {
+    Worker::prepare(backends, config).await?.run(shutdown).await
+}
+
+/// A worker process that has found out what it can do.
+pub struct Worker {
+    backends: Backends,
+    config: WorkerConfig,
+    info: WorkerInfo,
+    code: Option<Code>,
+}
+
+/// What serving [`QUEUE_CODE`] takes.
+struct Code {
+    sandbox: Arc<NsSandbox>,
+    execution: Arc<Execution>,
+}
+
+impl Worker {
+    /// Starts the sandbox and looks for languages, where code is to be run.
+    ///
+    /// # Errors
+    /// [`WorkerError::Sandbox`]: the machine gives no sandbox, or a weaker one than configured.
+    pub async fn prepare(backends: Backends, config: WorkerConfig) -> Result<Self, WorkerError> {
+        let mut info = WorkerInfo {
+            id: Uuid::now_v7().to_string(),
+            queues: config.queues.clone(),
+            languages: Vec::new(),
+            sandbox_tier: "none".into(),
+        };
+        let mut code = None;
+        if config.serves(QUEUE_CODE) {
+            let sandbox = start_sandbox(&config).await?;
+            let execution = execution(&backends, &config, sandbox.clone()).await?;
+            info.languages = execution.toolchains.present();
+            info.sandbox_tier = sandbox.tier().to_string();
+            code = Some(Code { sandbox, execution });
+        }
+        Ok(Self {
+            backends,
+            config,
+            info,
+            code,
+        })
+    }
+
+    /// What it tells of itself: queues, languages, sandbox.
+    pub fn info(&self) -> &WorkerInfo {
+        &self.info
+    }
+
+    /// Serves until `shutdown`; then claims no more, lets running jobs finish for as long as `worker_drain` says, and
+    /// hands the others back.
+    ///
+    /// # Errors
+    /// [`WorkerError::Ended`]: a queue's worker ended by itself.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
+        let Self {
+            backends,
+            config,
+            info,
+            code,
+        } = self;
+        let stop = shutdown.child_token();
+        let queue = backends.queue.clone();
+        let upkeep = TaskTracker::new();
+        let mut lanes = Vec::new();
+        let mut monitor = Monitor::new();
+
+        if let Some(Code { execution, .. }) = &code {
+            let lane = Lane::new(queue.clone(), QUEUE_CODE, config.code_lane(), stop.clone());
+            monitor = bridge::register::<ExecuteJob>(monitor, lane.clone(), execution.clone());
+            lanes.push(lane);
+            upkeep.spawn(outbox::sweep(backends.clone(), stop.clone()));
+            upkeep.spawn(dead_letters::sweep(execution.clone(), stop.clone()));
+        }
+        if config.serves(QUEUE_ARCHIVE) {
+            let archiver = Arc::new(Archiver::new(&backends, Policy::default()));
+            let lane = Lane::new(
+                queue.clone(),
+                QUEUE_ARCHIVE,
+                config.upkeep_lane(),
+                stop.clone(),
+            );
+            monitor = bridge::register::<ArchiveRoom>(monitor, lane.clone(), archiver.clone());
+            lanes.push(lane);
+            upkeep.spawn(archive::sweep(archiver, stop.clone()));
+        }
+        tracing::info!(
+            worker = info.id,
+            queues = ?info.queues,
+            languages = ?info.languages,
+            sandbox = info.sandbox_tier,
+            "worker started"
+        );
+        upkeep.spawn(announce::announce(queue, info, stop.clone()));
+        upkeep.close();
+
+        // On a task of its own: claims, renewals and settling must not wait for whoever polls this future.
+        let served = tokio::spawn(bridge::serve(monitor, lanes, stop.clone(), config.drain()));
+        let served = served.await;
+        stop.cancel();
+        upkeep.wait().await;
+        if let Some(Code { sandbox, .. }) = code {
+            sandbox.shutdown().await;
+        }
+        match served {
+            Ok(served) => Ok(served?),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime itself is ending.
+                Err(_) => Ok(()),
+            },
+        }
+    }
+}
+
+async fn start_sandbox(config: &WorkerConfig) -> Result<Arc<NsSandbox>, SandboxError> {
+    let slots = config.code_slots();
+    let sandbox = NsConfig {
+        slots,
+        warm: slots,
+        first_host_user: config.sandbox_first_user,
+        ceiling: config.ceiling(),
+        ..NsConfig::default()
+    };
+    NsSandbox::start(sandbox, config.policy())
+        .await
+        .map(Arc::new)
+}
+
+async fn execution(
+    backends: &Backends,
+    config: &WorkerConfig,
+    sandbox: Arc<dyn Sandbox>,
+) -> Result<Arc<Execution>, SandboxError> {
+    let toolchains = Toolchains::discover(&*sandbox).await?;
+    Ok(Arc::new(Execution {
+        records: backends.records.clone(),
+        archive: backends.archive.clone(),
+        log: backends.log.clone(),
+        queue: backends.queue.clone(),
+        sandbox,
+        toolchains,
+        ceiling: config.ceiling(),
+        keep_results: config.keep_results(),
+    }))
+}

@@ -1,0 +1,40 @@
+//! The outbox: a job's row is written before the queue hears of it; rows that the queue was never confirmed to have
+//! (the gateway died in between, the queue was away) are queued here.
+
+use std::time::Duration;
+
+use atelier_shared::Backends;
+use atelier_shared::domain::job::QUEUE_CODE;
+use atelier_shared::ports::{Enqueue, PortError};
+use chrono::Utc;
+use tokio_util::sync::CancellationToken;
+
+use super::sweep;
+
+const BEAT: Duration = Duration::from_secs(2);
+/// How long whoever wrote the row has to queue the job itself.
+const GRACE: Duration = Duration::from_secs(3);
+/// Jobs queued in one sweep.
+const BATCH: usize = 200;
+
+pub(super) async fn sweep(backends: Backends, stop: CancellationToken) {
+    let queue = backends.queue.clone();
+    sweep::every(&*queue, "outbox", BEAT, &stop, || once(&backends)).await;
+}
+
+async fn once(backends: &Backends) -> Result<(), PortError> {
+    let jobs = backends
+        .records
+        .unqueued_jobs(Utc::now() - GRACE, BATCH)
+        .await?;
+    for job in jobs {
+        // Known already where only the confirmation was lost: the id is the job's own.
+        backends
+            .queue
+            .enqueue(QUEUE_CODE, &Enqueue::execution(&job)?)
+            .await?;
+        backends.records.mark_queued(job.id).await?;
+        tracing::info!(job = %job.id, "job queued from the outbox");
+    }
+    Ok(())
+}
