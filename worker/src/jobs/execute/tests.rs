@@ -376,7 +376,7 @@ async fn a_cancelled_run_ends_cancelled() {
     let row = bench.submit("bash").await;
     let cancel = CancellationToken::new();
     let (ran, ()) = tokio::join!(bench.run_as(&row, 1, cancel.clone()), async {
-        cancel.cancel()
+        cancel.cancel();
     });
     ran.unwrap();
     assert_eq!(bench.state(&row).await, JobState::Cancelled);
