@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use atelier_gateway::GatewayConfig;
 use atelier_shared::config::StoreConfig;
+use atelier_worker::WorkerConfig;
 use clap::{Args, Parser, ValueEnum};
 
 /// A real-time collaboration server: rooms to draw, chat, edit and run code in.
@@ -23,6 +24,8 @@ pub struct Cli {
     pub stores: StoreConfig,
     #[command(flatten)]
     pub gateway: GatewayConfig,
+    #[command(flatten)]
+    pub worker: WorkerConfig,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
