@@ -3,8 +3,14 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-use crate::cli::Cli;
 use atelier_shared::Mode;
+use atelier_worker::Worker;
+
+use crate::cli::Cli;
+
+pub fn all(address: SocketAddr, mode: Mode, cli: &Cli, worker: &Worker) -> String {
+    gateway(address, mode, cli) + &code(worker)
+}
 
 pub fn gateway(address: SocketAddr, mode: Mode, cli: &Cli) -> String {
     let mut text = format!(
@@ -26,4 +32,33 @@ pub fn gateway(address: SocketAddr, mode: Mode, cli: &Cli) -> String {
         Mode::Distributed => line("mode", "distributed (Postgres, Redis, MongoDB)"),
     }
     text
+}
+
+pub fn worker(address: SocketAddr, worker: &Worker) -> String {
+    let health = format!(
+        "Atelier worker {} answers on http://{address}/readyz\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    health + &code(worker)
+}
+
+fn code(worker: &Worker) -> String {
+    let languages: Vec<String> = worker
+        .info()
+        .languages
+        .iter()
+        .map(|(name, version)| format!("{name} {version}"))
+        .collect();
+    let found = if languages.is_empty() {
+        "none found".to_owned()
+    } else {
+        languages.join(", ")
+    };
+    format!(
+        "  {:<12} {}\n  {:<12} {}\n",
+        "languages",
+        found,
+        "sandbox",
+        worker.info().sandbox_tier
+    )
 }

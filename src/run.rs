@@ -4,7 +4,9 @@ use std::io::Write;
 
 use anyhow::{Context, bail};
 use atelier_shared::config::StoreConfig;
+use atelier_shared::domain::job::QUEUE_CODE;
 use atelier_shared::{Backends, Mode};
+use atelier_worker::{Worker, WorkerConfig, WorkerError};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -75,13 +77,51 @@ async fn serve(mut cli: Cli) -> anyhow::Result<()> {
             let gateway = atelier_gateway::serve(backends, cli.gateway, listener, shutdown);
             gateway.await.map_err(Into::into)
         }
+        Command::Worker => {
+            let worker = Worker::prepare(backends.clone(), cli.worker).await?;
+            say(&banner::worker(address, &worker))?;
+            let operations =
+                atelier_gateway::serve_operations(backends, listener, shutdown.clone());
+            // Health is answered for as long as the worker drains.
+            tokio::select! {
+                worker = worker.run(shutdown) => worker.map_err(Into::into),
+                operations = operations => operations.map_err(Into::into),
+            }
+        }
         _ => {
-            say(&banner::gateway(address, mode, &cli))?;
-            let gateway = atelier_gateway::serve(backends, cli.gateway, listener, shutdown);
-            gateway.await.map_err(Into::into)
+            let worker = worker_of_all(&backends, &cli.worker).await?;
+            say(&banner::all(address, mode, &cli, &worker))?;
+            let gateway = atelier_gateway::serve(backends, cli.gateway, listener, shutdown.clone());
+            // If one part cannot go on, the other ends in good order too.
+            let (gateway, worker) = tokio::join!(
+                stopping(gateway, shutdown.clone()),
+                stopping(worker.run(shutdown.clone()), shutdown.clone())
+            );
+            gateway
+                .map_err(anyhow::Error::from)
+                .and(worker.map_err(Into::into))
         }
     };
     ended.cancel();
+    outcome
+}
+
+/// Where this machine gives no sandbox that may run code, everything else still works; jobs say that nobody takes them.
+async fn worker_of_all(backends: &Backends, config: &WorkerConfig) -> anyhow::Result<Worker> {
+    match Worker::prepare(backends.clone(), config.clone()).await {
+        Err(error @ WorkerError::Sandbox(_)) => {
+            tracing::warn!(%error, "code is not run here");
+            let mut config = config.clone();
+            config.queues.retain(|queue| queue != QUEUE_CODE);
+            Ok(Worker::prepare(backends.clone(), config).await?)
+        }
+        worker => Ok(worker?),
+    }
+}
+
+async fn stopping<T>(part: impl Future<Output = T>, shutdown: CancellationToken) -> T {
+    let outcome = part.await;
+    shutdown.cancel();
     outcome
 }
 
