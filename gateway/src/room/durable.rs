@@ -144,6 +144,16 @@ impl Actor {
         }
     }
 
+    /// Gives back what has waited too long for a log that is away.
+    pub fn give_up_waiting(&mut self) {
+        let now = Instant::now();
+        while let Some(pending) = self.pending.pop_front_if(|p| now >= p.since + PATIENCE) {
+            let text = "the room's log is away; send it again";
+            let error = ErrorFrame::new("unavailable", text).retry_in_ms(1_000);
+            self.give_back(&pending.record, error);
+        }
+    }
+
     fn put_back(&mut self, batch: Vec<Pending>) {
         for pending in batch.into_iter().rev() {
             self.pending.push_front(pending);

@@ -138,6 +138,7 @@ impl Actor {
             Ok(loaded) => *loaded,
             Err(error) => {
                 tracing::warn!(room = %self.room.id, %error, "the room could not be loaded anew yet");
+                self.give_up_waiting();
                 return self.activate();
             }
         };

@@ -137,7 +137,10 @@ impl Session {
             (false, false) => Interest::READABLE | Interest::WRITABLE,
             (false, true) => Interest::WRITABLE,
         };
+        let closing = connection.phase() == Phase::Closing;
         tokio::select! {
+            // A peer that does not even take our close frame is not waited for.
+            () = tokio::time::sleep(CLOSE_PATIENCE), if closing => Err(Gone),
             ready = connection.stream().ready(interest) => {
                 if ready.map_err(|_| Gone)?.is_readable() && !congested {
                     return self.read().await;
@@ -263,7 +266,8 @@ impl Session {
                     let error = ErrorFrame::new("rate_limited", "too many messages; slow down")
                         .retry_in_ms(retry_in_ms)
                         .reference(message.reference);
-                    self.refuse(&error);
+                    // Not counted as refused: a burst is a mistake in pace, not in kind.
+                    self.connection.send(error.bytes());
                     return Ok(());
                 }
                 let message = Box::new(message);
