@@ -10,7 +10,9 @@ use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::domain::state::RoomState;
-use atelier_shared::ports::{Appended, Delivery, LogHead, Refusal, Result, Subscription};
+use atelier_shared::ports::{
+    Appended, Delivery, LogHead, Membership, Refusal, Result, Subscription,
+};
 use atelier_shared::recovery;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -128,7 +130,7 @@ pub enum Done {
     Head(Result<Option<LogHead>>),
     Activated(Result<Box<(LogHead, RoomState, Seq)>>),
     People(Result<Vec<Member>>),
-    RoomRow(Result<Option<Room>>),
+    Roles(Result<(Option<Room>, Vec<Membership>)>),
     Published,
     Nothing,
 }
@@ -152,6 +154,7 @@ pub struct Actor {
     pub work: FuturesUnordered<BoxFuture<'static, Done>>,
     pub pending: VecDeque<Pending>,
     pub appending: bool,
+    pub reading_roles: bool,
     /// No append before this: the store was away.
     pub append_after: Option<Instant>,
     /// Entries that came before their predecessors.
@@ -210,6 +213,7 @@ impl Actor {
             work: FuturesUnordered::new(),
             pending: VecDeque::new(),
             appending: false,
+            reading_roles: false,
             append_after: None,
             ahead: BTreeMap::new(),
             hole_since: None,
@@ -357,10 +361,9 @@ impl Actor {
             Done::Head(result) => self.verified(result),
             Done::Activated(result) => self.activated(result),
             Done::People(Ok(members)) => self.compare_people(members),
-            Done::RoomRow(Ok(Some(room))) => self.room_changed(room),
-            Done::RoomRow(Ok(None)) => self.close_all(4404, "this room is gone"),
+            Done::Roles(read) => self.roles_read(read),
             Done::Published => self.publishing = false,
-            Done::People(Err(error)) | Done::RoomRow(Err(error)) => {
+            Done::People(Err(error)) => {
                 tracing::debug!(room = %self.room.id, %error, "will be tried again");
             }
             Done::Nothing => {}

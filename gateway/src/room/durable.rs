@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use atelier_shared::domain::entry::{Author, Body, Entry, Record};
-use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Ref, Seq};
-use atelier_shared::domain::room::Role;
-use atelier_shared::ports::{Append, Appended, PortError, Refusal};
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Ref, Seq, UserId};
+use atelier_shared::domain::room::{Access, Role, Room};
+use atelier_shared::ports::{Append, Appended, Membership, PortError, Refusal};
 use atelier_shared::recovery;
 use bytes::{Bytes, BytesMut};
 use chrono::Utc;
@@ -79,13 +79,24 @@ impl Actor {
     /// One append is under way at a time; what comes meanwhile makes the next batch.
     pub fn start_append(&mut self, now: Instant) {
         let waits = self.append_after.is_some_and(|after| now < after);
-        if self.appending || self.activating || waits || self.pending.is_empty() {
+        let held = self.appending || self.activating || self.reading_roles || waits;
+        if held || self.pending.is_empty() {
             return;
         }
-        self.appending = true;
         self.append_after = None;
         let count = self.pending.len().min(BATCH_MAX);
         let batch: Vec<Pending> = self.pending.drain(..count).collect();
+        let (batch, barred): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|pending| self.may_write(&pending.record));
+        for pending in barred {
+            let error = ErrorFrame::new("forbidden", outgoing::needs(Role::Editor)).field("type");
+            self.give_back(&pending.record, error);
+        }
+        if batch.is_empty() {
+            return;
+        }
+        self.appending = true;
         let (rooms, room, head, seen) = (
             self.rooms.clone(),
             self.room.id.clone(),
@@ -100,6 +111,12 @@ impl Actor {
             Done::Appended { batch, result }
         };
         self.work.push(append.boxed());
+    }
+
+    /// Roles may have changed while it waited. Somebody who has left meanwhile had the right when they wrote.
+    fn may_write(&self, record: &Record) -> bool {
+        let local = record.author.connection.and_then(|id| self.locals.get(&id));
+        local.is_none_or(|local| local.member.role >= Role::Editor)
     }
 
     pub fn appended(
@@ -130,8 +147,7 @@ impl Actor {
             Err(Refusal::RoleVersion(version)) => {
                 self.put_back(batch);
                 self.head.role_version = version;
-                self.read_room();
-                self.append_after = Some(Instant::now() + RETRY_AFTER);
+                self.read_roles();
             }
             Err(Refusal::ArchiveBehind) => {
                 for pending in batch {
@@ -237,9 +253,7 @@ impl Actor {
                 self.hold_draw(entry);
                 return;
             }
-            Body::RoleChanged { user_id, role, .. } => {
-                self.role_changed(*user_id, *role);
-            }
+            Body::RoleChanged { .. } => self.read_roles(),
             _ => {}
         }
         self.flush_draws();
@@ -262,29 +276,62 @@ impl Actor {
         self.push(frame);
     }
 
-    fn role_changed(&mut self, user: atelier_shared::domain::ids::UserId, role: Option<Role>) {
-        self.read_room();
-        for local in self.locals.values_mut() {
-            if local.member.user_id != user {
-                continue;
+    /// Reads the room's row and roles again; nothing is appended before they are known.
+    pub fn read_roles(&mut self) {
+        if self.reading_roles {
+            return;
+        }
+        self.reading_roles = true;
+        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        let read = async move {
+            let records = &rooms.backends.records;
+            let read = tokio::try_join!(records.room(&room), records.members(&room));
+            if read.is_err() {
+                // The records are away: not in a tight circle.
+                tokio::time::sleep(RETRY_AFTER).await;
             }
-            match role {
-                Some(role) => local.member.role = role,
+            Done::Roles(read)
+        };
+        self.work.push(read.boxed());
+    }
+
+    pub fn roles_read(&mut self, read: Result<(Option<Room>, Vec<Membership>), PortError>) {
+        self.reading_roles = false;
+        let (room, members) = match read {
+            Ok((Some(room), members)) => (room, members),
+            Ok((None, _)) => return self.close_all(4404, "this room is gone"),
+            Err(error) => {
+                tracing::debug!(room = %self.room.id, %error, "roles will be read again");
+                self.give_up_waiting();
+                return self.read_roles();
+            }
+        };
+        self.room_changed(room);
+        let open = self.room.access == Access::Open;
+        let role_of = |user: UserId| {
+            let given = members.iter().find(|m| m.user_id == user).map(|m| m.role);
+            given.or(open.then_some(Role::Editor))
+        };
+        let mut changed = Vec::new();
+        for local in self.locals.values_mut() {
+            match role_of(local.member.user_id) {
+                _ if local.principal.is_admin => {}
+                Some(role) if role == local.member.role => {}
+                Some(role) => {
+                    local.member.role = role;
+                    local.changed = true;
+                    changed.push((local.member.client_id.clone(), role));
+                }
                 None => local
                     .connection
                     .close(4403, "you are no longer a member of this room"),
             }
         }
-        for member in self.members.values_mut().filter(|m| m.user_id == user) {
-            member.role = role.unwrap_or(member.role);
+        for (client_id, role) in changed {
+            if let Some(member) = self.members.get_mut(&client_id) {
+                member.role = role;
+            }
         }
-    }
-
-    /// Reads the room's row again: its roles or rights changed.
-    fn read_room(&mut self) {
-        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
-        let read = async move { Done::RoomRow(rooms.backends.records.room(&room).await) };
-        self.work.push(read.boxed());
     }
 
     /// Draws wait for the end of their window, unless none is open. An `ack` need not wait as long as nobody else's draw
