@@ -20,7 +20,9 @@ impl Telemetry {
     pub fn start(config: &ProcessConfig) -> anyhow::Result<Self> {
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
         let filter = EnvFilter::try_new(&config.log).context("ATELIER_LOG")?;
-        let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let format = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
         let format = match config.log_format {
             LogFormat::Text => format.with_target(false).boxed(),
             LogFormat::Json => format.json().flatten_event(true).boxed(),

@@ -16,7 +16,7 @@ pub const EXECUTE_ATTEMPTS: u32 = 3;
 /// The payload of a job in [`QUEUE_CODE`]: what to run is in its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecuteJob {
-    pub job: JobId,
+    pub job_id: JobId,
 }
 
 /// Queues a job whose row is stored, and notes in the row that the queue has it. Safe to repeat.
@@ -24,7 +24,7 @@ pub struct ExecuteJob {
 /// # Errors
 /// The queue or the records are away; [`sweep`] finds the job later.
 pub async fn hand_over(records: &dyn Records, queue: &dyn Queue, job: &Job) -> Result<()> {
-    let payload = serde_json::to_string(&ExecuteJob { job: job.id })
+    let payload = serde_json::to_string(&ExecuteJob { job_id: job.id })
         .map_err(|error| PortError::fatal("encode job", error))?;
     let enqueue = Enqueue {
         id: job.id.to_string(),

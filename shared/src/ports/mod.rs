@@ -13,9 +13,9 @@ pub use archive::{Archive, ArchiveHead, HistoryPage, HistoryQuery, StaleEpoch};
 pub use files::{FileMeta, Files};
 pub use presence::{Claim, Presence, RoomOccupancy};
 pub use queue::{
-    Claimed, DEAD_MAX, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, ExecuteJob,
-    ID_MAX_BYTES, LEASE_LAPSED, Lease, PAYLOAD_MAX_BYTES, Queue, QueueStats, QueueWaker,
-    REASON_MAX_BYTES, Settled, WorkerInfo,
+    Claimed, DEAD_MAX, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, ID_MAX_BYTES,
+    LEASE_LAPSED, Lease, PAYLOAD_MAX_BYTES, Queue, QueueStats, QueueWaker, REASON_MAX_BYTES,
+    Settled, WorkerInfo,
 };
 pub use records::{
     CreateUserError, DELETED_ID_RESERVED, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page,

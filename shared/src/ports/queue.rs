@@ -8,8 +8,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{PortError, Result};
-use crate::domain::ids::JobId;
-use crate::domain::job::Job;
 
 /// Longest payload of a job, in bytes.
 pub const PAYLOAD_MAX_BYTES: usize = 256 * 1024;
@@ -49,36 +47,7 @@ pub struct Enqueue {
     pub again_if_running: bool,
 }
 
-/// Payload of a job in [`QUEUE_CODE`](crate::domain::job::QUEUE_CODE): run what its row in Records says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecuteJob {
-    pub job_id: JobId,
-}
-
-/// Attempts of a code-execution job before it is dead.
-const EXECUTION_ATTEMPTS: u32 = 3;
-
 impl Enqueue {
-    /// How a code-execution job is queued in [`QUEUE_CODE`](crate::domain::job::QUEUE_CODE): the same whoever does it (the gateway that accepted it, or
-    /// the sweep of the outbox), so that both can't double it.
-    ///
-    /// # Errors
-    /// None in practice: a UUID can always be written as JSON.
-    pub fn execution(job: &Job) -> Result<Self> {
-        let payload = serde_json::to_string(&ExecuteJob { job_id: job.id })
-            .map_err(|e| PortError::fatal("encode job", e))?;
-        Ok(Self {
-            id: job.id.to_string(),
-            payload,
-            tenant: job.tenant(),
-            priority: job.priority,
-            delay: Duration::ZERO,
-            max_attempts: EXECUTION_ATTEMPTS,
-            traceparent: job.traceparent.clone(),
-            again_if_running: false,
-        })
-    }
-
     /// Holds the job to the queue's bounds; adapters call it first.
     ///
     /// # Errors

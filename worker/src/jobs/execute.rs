@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atelier_shared::domain::job::{Job as Row, JobState, QUEUE_CODE};
-use atelier_shared::ports::{Archive, ExecuteJob, Queue, Records, RoomLog};
+use atelier_shared::outbox::ExecuteJob;
+use atelier_shared::ports::{Archive, Queue, Records, RoomLog};
 use chrono::{DateTime, Utc};
 use tracing::Instrument;
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atelier_shared::domain::job::QUEUE_CODE;
-use atelier_shared::ports::{DeadJob, ExecuteJob, PortError};
+use atelier_shared::outbox::ExecuteJob;
+use atelier_shared::ports::{DeadJob, PortError};
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 

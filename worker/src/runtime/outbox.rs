@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use atelier_shared::Backends;
-use atelier_shared::domain::job::QUEUE_CODE;
-use atelier_shared::ports::{Enqueue, PortError};
+use atelier_shared::ports::PortError;
+use atelier_shared::{Backends, outbox};
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
@@ -23,18 +22,10 @@ pub(super) async fn sweep(backends: Backends, stop: CancellationToken) {
 }
 
 async fn once(backends: &Backends) -> Result<(), PortError> {
-    let jobs = backends
-        .records
-        .unqueued_jobs(Utc::now() - GRACE, BATCH)
-        .await?;
-    for job in jobs {
-        // Known already where only the confirmation was lost: the id is the job's own.
-        backends
-            .queue
-            .enqueue(QUEUE_CODE, &Enqueue::execution(&job)?)
-            .await?;
-        backends.records.mark_queued(job.id).await?;
-        tracing::info!(job = %job.id, "job queued from the outbox");
+    let before = Utc::now() - GRACE;
+    let queued = outbox::sweep(&*backends.records, &*backends.queue, before, BATCH).await?;
+    if queued > 0 {
+        tracing::info!(jobs = queued, "jobs queued from the outbox");
     }
     Ok(())
 }
