@@ -25,6 +25,10 @@ pub fn tests() -> Vec<Trial> {
         test("both_outputs_count_together", both_outputs),
         test("a_fork_bomb_meets_the_process_limit", fork_bomb),
         test("threads_count_as_processes", threads),
+        test(
+            "a_program_can_neither_kill_nor_stop_its_box",
+            against_the_box,
+        ),
         test("disk_is_limited", disk),
         test("inodes_are_limited", inodes),
         test("temporary_folders_are_limited", temporary_folders),
@@ -156,6 +160,18 @@ async fn threads() -> Result<(), Failed> {
     assert_eq!(
         (text(&step.stdout).as_str(), step.usage.pids_max),
         ("64\n", 64),
+        "{step:?}"
+    );
+    Ok(())
+}
+
+async fn against_the_box() -> Result<(), Failed> {
+    let script = "for s in KILL STOP TERM SEGV ABRT; do kill -$s 1; done; echo alive; kill -9 -1; sleep 1; echo never";
+    let step = shell(shared(), script).await?;
+    // Everybody but the first process and the one that asked.
+    assert_eq!(
+        (text(&step.stdout).as_str(), step.verdict),
+        ("alive\nnever\n", Verdict::Exited),
         "{step:?}"
     );
     Ok(())

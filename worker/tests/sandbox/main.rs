@@ -3,6 +3,7 @@
 //! The binary is its own helper: `sandbox-init` as first argument makes it one. Two more make it a worker to be killed
 //! and a worker without root.
 
+mod abuse;
 mod fixture;
 mod languages;
 mod life;
@@ -47,6 +48,7 @@ fn main() {
     tests.extend(languages::tests());
     tests.extend(limits::tests());
     tests.extend(life::tests());
+    tests.extend(abuse::tests());
     if arguments.list {
         libtest_mimic::run(&arguments, tests).exit();
     }

@@ -22,6 +22,8 @@ use crate::sandbox::{
 const HEAD: usize = 5;
 /// Most bytes of output or artifact in one frame.
 pub const CHUNK_BYTES: usize = 64 * 1024;
+/// Room made for one reading.
+const READ_BYTES: usize = 16 * 1024;
 /// Most bytes a helper or box may say at once to the one above it.
 pub const MAX_REPORT_BYTES: usize = 1024 * 1024;
 /// Most bytes of a program: contents, and per file what names it.
@@ -339,15 +341,12 @@ impl Inbox {
     /// # Errors
     /// That of `read(2)`; a reset connection is an end.
     pub fn fill(&mut self, socket: impl AsFd) -> io::Result<Filled> {
-        let mut room = [0; CHUNK_BYTES];
+        self.bytes.reserve(READ_BYTES);
         loop {
-            return match rustix::io::read(&socket, &mut room) {
+            return match rustix::io::read(&socket, rustix::buffer::spare_capacity(&mut self.bytes))
+            {
                 Ok(0) | Err(rustix::io::Errno::CONNRESET) => Ok(Filled::End),
-                Ok(length) => {
-                    self.bytes
-                        .extend_from_slice(room.get(..length).unwrap_or_default());
-                    Ok(Filled::Some)
-                }
+                Ok(_) => Ok(Filled::Some),
                 Err(rustix::io::Errno::AGAIN) => Ok(Filled::Nothing),
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => Err(error.into()),

@@ -205,6 +205,26 @@ mod files {
         Ok(text)
     }
 
+    /// Opens a file that [`read_counter`] reads again and again.
+    pub fn open_counter_at(folder: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+        Ok(rustix::fs::openat(
+            folder,
+            name,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?)
+    }
+
+    pub fn read_counter(file: &OwnedFd) -> Option<String> {
+        let mut text = [0; 512];
+        let length = rustix::io::pread(file, &mut text, 0).ok()?;
+        Some(std::str::from_utf8(text.get(..length)?).ok()?.to_owned())
+    }
+
+    pub fn counter(file: &OwnedFd) -> Option<u64> {
+        read_counter(file)?.trim().parse().ok()
+    }
+
     pub fn number_at(folder: BorrowedFd<'_>, name: &str) -> Option<u64> {
         read_at(folder, name).ok()?.trim().parse().ok()
     }

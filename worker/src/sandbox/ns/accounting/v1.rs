@@ -80,12 +80,15 @@ impl Accounting for CgroupV1 {
         let three = |list: Vec<OwnedFd>| {
             <[OwnedFd; 3]>::try_from(list).map_err(|_| io::Error::other("not three hierarchies"))
         };
+        let own = three(own)?;
+        let counters = Counters::open(&own)?;
         Ok(Box::new(GroupV1 {
             name,
             parents: three(parents)?,
-            own: three(own)?,
+            own,
+            counters: Some(counters),
             join,
-            out_of_memory_before: 0,
+            last: Spent::default(),
         }))
     }
 
@@ -96,12 +99,34 @@ impl Accounting for CgroupV1 {
     }
 }
 
+/// The files that are read while a program runs, held open: opening one costs more than reading it.
+struct Counters {
+    cpu: OwnedFd,
+    peak: OwnedFd,
+    kills: OwnedFd,
+    /// Since Linux 6.11.
+    pids_peak: Option<OwnedFd>,
+}
+
+impl Counters {
+    fn open([memory, processes, cpu]: &[OwnedFd; 3]) -> io::Result<Self> {
+        Ok(Self {
+            cpu: files::open_counter_at(cpu.as_fd(), "cpuacct.usage")?,
+            peak: files::open_counter_at(memory.as_fd(), "memory.max_usage_in_bytes")?,
+            kills: files::open_counter_at(memory.as_fd(), "memory.oom_control")?,
+            pids_peak: files::open_counter_at(processes.as_fd(), "pids.peak").ok(),
+        })
+    }
+}
+
 struct GroupV1 {
     name: String,
     parents: [OwnedFd; 3],
     own: [OwnedFd; 3],
     join: Vec<OwnedFd>,
-    out_of_memory_before: u64,
+    /// `None` once the group is being removed.
+    counters: Option<Counters>,
+    last: Spent,
 }
 
 impl Group for GroupV1 {
@@ -135,25 +160,28 @@ impl Group for GroupV1 {
     }
 
     fn spent(&mut self) -> Spent {
-        let [memory, processes, cpu] = &self.own;
-        let kills = files::read_at(memory.as_fd(), "memory.oom_control").ok();
-        let kills = kills
-            .and_then(|text| files::field(&text, "oom_kill"))
-            .unwrap_or(self.out_of_memory_before);
-        self.out_of_memory_before = kills;
-        Spent {
-            cpu_us: files::number_at(cpu.as_fd(), "cpuacct.usage").unwrap_or(0) / 1000,
-            out_of_memory: kills,
-            memory_peak_bytes: files::number_at(memory.as_fd(), "memory.max_usage_in_bytes")
-                .unwrap_or(0),
-            pids_peak: files::number_at(processes.as_fd(), "pids.peak")
-                .unwrap_or(0)
-                .saturating_sub(1),
+        if let Some(counters) = &self.counters {
+            let kills = files::read_counter(&counters.kills);
+            self.last = Spent {
+                cpu_us: files::counter(&counters.cpu).unwrap_or(0) / 1000,
+                out_of_memory: kills
+                    .and_then(|text| files::field(&text, "oom_kill"))
+                    .unwrap_or(self.last.out_of_memory),
+                memory_peak_bytes: files::counter(&counters.peak).unwrap_or(0),
+                pids_peak: counters
+                    .pids_peak
+                    .as_ref()
+                    .and_then(files::counter)
+                    .unwrap_or(0)
+                    .saturating_sub(1),
+            };
         }
+        self.last
     }
 
     fn remove(&mut self) -> io::Result<()> {
         self.join.clear();
+        self.counters = None;
         for parent in &self.parents {
             files::remove_folder_at(parent.as_fd(), &self.name)?;
         }

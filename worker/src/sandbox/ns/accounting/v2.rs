@@ -160,15 +160,7 @@ impl Group for GroupV2 {
         let own = self.own.as_fd();
         let cpu = files::read_at(own, "cpu.stat").unwrap_or_default();
         let events = files::read_at(own, "memory.events").unwrap_or_default();
-        let peak = self.peak.as_ref().and_then(|file| {
-            let mut text = [0; 32];
-            let length = rustix::io::pread(file, &mut text, 0).ok()?;
-            std::str::from_utf8(text.get(..length)?)
-                .ok()?
-                .trim()
-                .parse()
-                .ok()
-        });
+        let peak = self.peak.as_ref().and_then(files::counter);
         Spent {
             cpu_us: files::field(&cpu, "usage_usec").unwrap_or(0),
             out_of_memory: files::field(&events, "oom_kill").unwrap_or(0),

@@ -51,10 +51,13 @@ pub use walls::Namespaces;
 /// The life of a box. Ends when the helper goes away.
 pub fn live(birth: &Birth<'_>) -> ! {
     let code = match settle(birth) {
-        Ok(layers) => match wire::message(Kind::BoxReady, &layers).and_then(|frame| say(&frame)) {
-            Ok(()) => obey(),
-            Err(_) => 1,
-        },
+        Ok(layers) => {
+            process::rehearse();
+            match wire::message(Kind::BoxReady, &layers).and_then(|frame| say(&frame)) {
+                Ok(()) => obey(),
+                Err(_) => 1,
+            }
+        }
         Err(reason) => {
             // The helper may be gone; there is nobody else to tell.
             let _ = fail(None, reason);

@@ -14,7 +14,7 @@ use super::template::BOX_USER;
 use super::watch::{Source, Watch};
 use super::{BIRTH_TIMEOUT, FAILURE_DELAY, REMOVE_DELAY, Supervisor};
 use crate::sandbox::Limits;
-use crate::sandbox::ns::accounting::Group;
+use crate::sandbox::ns::accounting::{Group, Spent};
 use crate::sandbox::ns::inside::{self, Birth};
 use crate::sandbox::ns::wire::{self, Failure, Inbox, Kind, MAX_REPORT_BYTES, Outbox};
 use crate::sandbox::sys::{self, Cloned};
@@ -50,8 +50,12 @@ pub struct Seat {
     pub stderr: Option<Watch>,
     /// Made for the job that waits for it, with disk limits of its own.
     pub made_to_measure: bool,
-    /// How its first process ended.
+    /// Whether its first process has ended.
     pub ended: bool,
+    /// The memory and process limits in force.
+    limited: Option<(u64, u32)>,
+    /// What was spent before the coming step, read ahead of time.
+    before: Option<Spent>,
     end: Option<Watch>,
     number: u32,
     deadline: Option<Instant>,
@@ -60,6 +64,26 @@ pub struct Seat {
 impl Seat {
     pub fn next_time(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// Sets the limits of what may come next. Done while a box waits, it costs the program nothing.
+    fn prepare_for(&mut self, limits: &Limits) -> io::Result<()> {
+        let wanted = (limits.memory_bytes, limits.pids);
+        if self.limited != Some(wanted) {
+            self.group.limit(limits.memory_bytes, limits.pids)?;
+            self.limited = Some(wanted);
+        }
+        if self.before.is_none() {
+            self.group.begin_step();
+            self.before = Some(self.group.spent());
+        }
+        Ok(())
+    }
+
+    /// Sets the limits of a step and says what was spent before it.
+    pub fn begin_step(&mut self, limits: &Limits) -> io::Result<Spent> {
+        self.prepare_for(limits)?;
+        Ok(self.before.take().unwrap_or_default())
     }
 
     /// Kills every process in the box; the end is reported by its pidfd.
@@ -175,6 +199,8 @@ impl Supervisor {
             stderr: Some(watch(stderr, Source::Stderr)?),
             made_to_measure: false,
             ended: false,
+            limited: None,
+            before: None,
             number,
             deadline: Some(Instant::now() + BIRTH_TIMEOUT),
         })
@@ -248,6 +274,8 @@ impl Supervisor {
                 let Ok(layers) = wire::parse(&body) else {
                     return self.discard(id);
                 };
+                // A failure shows again, and is told, when a program comes.
+                let _ = seat.prepare_for(&self.configuration.usual);
                 seat.state = State::Ready;
                 seat.deadline = None;
                 let job = seat.job;

@@ -275,13 +275,12 @@ impl Supervisor {
             limit_data_segment: self.accounting.limits_data_segment(),
         };
         let frame = input.and_then(|input| wire::message_with(Kind::Step, &order, &[&input]));
-        let frame = frame.and_then(|frame| {
-            seat.group
-                .limit(limits.memory_bytes, limits.pids)
-                .map(|()| frame)
+        let before = frame.and_then(|frame| {
+            seat.outbox.push(frame);
+            seat.begin_step(&limits)
         });
-        match frame {
-            Ok(frame) => seat.outbox.push(frame),
+        let before = match before {
+            Ok(before) => before,
             Err(error) => {
                 let reason = format!("limits can't be set: {error}");
                 return self.fail_job(
@@ -292,8 +291,7 @@ impl Supervisor {
                     },
                 );
             }
-        }
-        seat.group.begin_step();
+        };
         let now = Instant::now();
         let tick = if self.accounting.one_at_a_time() {
             UNAIDED_TICK
@@ -306,7 +304,7 @@ impl Supervisor {
             started: now,
             deadline: now + Duration::from_millis(limits.wall_ms),
             next_tick: now + tick,
-            before: seat.group.spent(),
+            before,
             offsets: [0, 0],
             truncated: false,
             verdict: None,
