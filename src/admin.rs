@@ -1,17 +1,16 @@
 //! `atelier admin`: what only somebody with the stores' credentials may do.
 
 use anyhow::{Context, bail};
-use atelier_shared::Backends;
+use atelier_shared::ports::Records;
 
 /// `grant NAME` or `revoke NAME`.
-pub async fn run(backends: &Backends, arguments: &[String]) -> anyhow::Result<String> {
+pub async fn run(records: &dyn Records, arguments: &[String]) -> anyhow::Result<String> {
     let (is_admin, name) = match arguments {
         [verb, name] if verb == "grant" => (true, name),
         [verb, name] if verb == "revoke" => (false, name),
         _ => bail!("usage: atelier admin grant NAME | atelier admin revoke NAME"),
     };
-    let found = backends
-        .records
+    let found = records
         .set_admin(name, is_admin)
         .await
         .context("change the account")?;

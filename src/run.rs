@@ -33,8 +33,10 @@ async fn command(cli: Cli) -> anyhow::Result<()> {
             say("the databases are at this version's schema\n")
         }
         Command::Admin => {
-            let backends = open(&cli.stores).await?;
-            say(&admin::run(&backends, &cli.arguments).await?)
+            let records = Backends::open_records(&cli.stores)
+                .await
+                .context("cannot open the stores")?;
+            say(&admin::run(&*records, &cli.arguments).await?)
         }
         Command::All | Command::Gateway | Command::Worker => serve(cli).await,
         Command::SandboxInit => bail!("sandbox-init is started by the worker itself"),

@@ -1,15 +1,38 @@
 //! The only door to the adapters: configuration in, ports out.
 
+use std::fmt::Display;
+use std::fs::{File, TryLockError};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::adapters::distributed::archive::MongoArchive;
+use crate::adapters::distributed::postgres::{self, Schema};
+use crate::adapters::distributed::presence::RedisPresence;
+use crate::adapters::distributed::queue::RedisQueue;
+use crate::adapters::distributed::records::PostgresRecords;
 use crate::adapters::distributed::redis::Redis;
-use crate::adapters::distributed::{self, mongo, postgres};
+use crate::adapters::distributed::room_log::RedisRoomLog;
+use crate::adapters::distributed::vault::RedisVault;
+use crate::adapters::distributed::{self, mongo};
 use crate::adapters::embedded;
+use crate::adapters::embedded::archive::SqliteArchive;
+use crate::adapters::embedded::presence::MemoryPresence;
+use crate::adapters::embedded::queue::SqliteQueue;
+use crate::adapters::embedded::records::SqliteRecords;
+use crate::adapters::embedded::room_log::SqliteRoomLog;
+use crate::adapters::embedded::vault::SqliteVault;
 use crate::config::StoreConfig;
 use crate::ports::{Archive, Files, PortError, Presence, Queue, Records, RoomLog, Vault};
+
+/// Connections of one process to each Redis, besides those that subscribe or block. Commands are pipelined, so few do.
+const REDIS_CONNECTIONS: usize = 4;
+/// A store that has not answered a ping by then is not healthy.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// In embedded mode one process owns the data folder; it holds a lock on this file in it.
+const LOCK_FILE: &str = "atelier.lock";
 
 /// Decided by configuration alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +55,16 @@ pub enum OpenError {
         setting: &'static str,
         reason: String,
     },
-    #[error("{store} at start: {source}")]
+    /// The store did not open. The cause is told here, not as a source: whoever prints a chain would say it twice.
+    #[error("{store} at start: {cause}")]
     Store {
         store: &'static str,
-        #[source]
-        source: PortError,
+        cause: PortError,
     },
+    #[error(
+        "the Postgres schema is at version {applied} and this program needs {needed}: run `atelier migrate`"
+    )]
+    SchemaBehind { applied: i64, needed: i64 },
 }
 
 /// Every port, opened.
@@ -51,6 +78,8 @@ pub struct Backends {
     pub queue: Arc<dyn Queue>,
     pub vault: Arc<dyn Vault>,
     pub files: Arc<dyn Files>,
+    /// Embedded mode: the lock on the data folder, released with the last clone.
+    _lock: Option<Arc<File>>,
 }
 
 impl Mode {
@@ -63,7 +92,7 @@ impl Mode {
         ];
         let names = |set: bool| -> Vec<&str> {
             urls.iter()
-                .filter(|(_, url)| url.as_ref().is_some_and(|u| !u.is_empty()) == set)
+                .filter(|(_, url)| given(url).is_some() == set)
                 .map(|(name, _)| *name)
                 .collect()
         };
@@ -78,125 +107,50 @@ impl Mode {
     }
 }
 
-/// Connections to Redis for ordinary commands, per process.
-const REDIS_CONNECTIONS: usize = 4;
-/// A store that does not answer a ping for so long is away.
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
-
 impl Backends {
-    /// Opens every store of the mode that the configuration decides.
+    /// Opens every store and makes sure that it can be used. Embedded: the data folder is made, and brought up to date,
+    /// if need be. Distributed: a schema older than this program is refused.
     pub async fn open(config: &StoreConfig) -> Result<Self, OpenError> {
-        match Mode::of(config)? {
-            Mode::Embedded => Self::open_embedded(config).await,
-            Mode::Distributed => Self::open_distributed(config).await,
+        let mode = Mode::of(config)?;
+        config.check()?;
+        match mode {
+            Mode::Embedded => open_embedded(config).await,
+            Mode::Distributed => open_distributed(config).await,
         }
     }
 
-    async fn open_embedded(config: &StoreConfig) -> Result<Self, OpenError> {
-        let folder = &config.data_dir;
-        std::fs::create_dir_all(folder).map_err(|error| OpenError::Setting {
-            setting: "ATELIER_DATA_DIR",
-            reason: format!("cannot make {}: {error}", folder.display()),
-        })?;
-        let log = embedded::room_log::SqliteRoomLog::open(folder, config.room_tail_max);
-        let files: Arc<dyn Files> = match files_url(config) {
-            Some(url) => Arc::new(distributed::files::open(&url).await.map_err(at("files"))?),
-            None => Arc::new(embedded::files::open(folder).await.map_err(at("files"))?),
-        };
-        Ok(Self {
-            mode: Mode::Embedded,
-            log: Arc::new(log.await.map_err(at("room log"))?),
-            presence: Arc::new(embedded::presence::MemoryPresence::default()),
-            records: Arc::new(
-                embedded::records::SqliteRecords::open(folder)
-                    .await
-                    .map_err(at("records"))?,
-            ),
-            archive: Arc::new(
-                embedded::archive::SqliteArchive::open(folder)
-                    .await
-                    .map_err(at("archive"))?,
-            ),
-            queue: Arc::new(
-                embedded::queue::SqliteQueue::open(folder)
-                    .await
-                    .map_err(at("queue"))?,
-            ),
-            vault: Arc::new(
-                embedded::vault::SqliteVault::open(folder)
-                    .await
-                    .map_err(at("vault"))?,
-            ),
-            files,
-        })
-    }
-
-    async fn open_distributed(config: &StoreConfig) -> Result<Self, OpenError> {
-        let files_url = files_url(config).ok_or(OpenError::Setting {
-            setting: "FILES_URL",
-            reason: "distributed mode needs storage that all pods share: file:///folder, s3://bucket or gs://bucket".into(),
-        })?;
-        let url = |url: &Option<String>| url.clone().unwrap_or_default();
-        let redis_url = url(&config.redis_url);
-        let namespace = &config.redis_namespace;
-        let rooms = Redis::connect(&redis_url, namespace, REDIS_CONNECTIONS);
-        let rooms = rooms.await.map_err(at("Redis"))?;
-        let jobs = match &config.redis_queue_url {
-            Some(own) if !own.is_empty() && *own != redis_url => {
-                let jobs = Redis::connect(own, namespace, REDIS_CONNECTIONS);
-                jobs.await.map_err(at("Redis (REDIS_QUEUE_URL)"))?
+    /// Opens the relational data alone, for administration: in embedded mode also while another process runs the system.
+    pub async fn open_records(config: &StoreConfig) -> Result<Arc<dyn Records>, OpenError> {
+        let mode = Mode::of(config)?;
+        config.check()?;
+        match mode {
+            Mode::Embedded => {
+                make_folder(&config.data_dir)?;
+                let records = SqliteRecords::open(&config.data_dir).await;
+                Ok(Arc::new(records.map_err(at_start("SQLite"))?))
             }
-            _ => rooms.clone(),
-        };
-        let database_url = url(&config.database_url);
-        let pool = postgres::connect(&database_url, config.database_pool);
-        let pool = pool.await.map_err(at("Postgres"))?;
-        check_schema(&pool).await?;
-        let mongo_url = url(&config.mongo_url);
-        let mongo = mongo::connect(&mongo_url, &config.db_name);
-        let archive = distributed::archive::MongoArchive::new(mongo.await.map_err(at("MongoDB"))?);
-        archive.ensure_indexes().await.map_err(at("MongoDB"))?;
-        let log = distributed::room_log::RedisRoomLog::open(rooms.clone(), config.room_tail_max);
-        Ok(Self {
-            mode: Mode::Distributed,
-            log: Arc::new(log.await.map_err(at("Redis"))?),
-            presence: Arc::new(distributed::presence::RedisPresence::new(rooms)),
-            records: Arc::new(distributed::records::PostgresRecords::new(pool)),
-            archive: Arc::new(archive),
-            queue: Arc::new(
-                distributed::queue::RedisQueue::open(jobs.clone())
-                    .await
-                    .map_err(at("Redis"))?,
-            ),
-            vault: Arc::new(
-                distributed::vault::RedisVault::open(jobs)
-                    .await
-                    .map_err(at("Redis"))?,
-            ),
-            files: Arc::new(
-                distributed::files::open(&files_url)
-                    .await
-                    .map_err(at("FILES_URL"))?,
-            ),
-        })
-    }
-
-    /// Brings the databases of distributed mode to this version's schema; embedded mode does it when it opens.
-    pub async fn migrate(config: &StoreConfig) -> Result<(), OpenError> {
-        if Mode::of(config)? == Mode::Embedded {
-            return Self::open_embedded(config).await.map(|_| ());
+            Mode::Distributed => Ok(Arc::new(open_records(config).await?)),
         }
-        let database_url = config.database_url.clone().unwrap_or_default();
-        let mongo_url = config.mongo_url.clone().unwrap_or_default();
-        postgres::migrate(&database_url)
-            .await
-            .map_err(at("Postgres"))?;
-        let mongo = mongo::connect(&mongo_url, &config.db_name);
-        let archive = distributed::archive::MongoArchive::new(mongo.await.map_err(at("MongoDB"))?);
-        archive.ensure_indexes().await.map_err(at("MongoDB"))
     }
 
-    /// Asks every store, all at once, for at most two seconds; under the names that `/health` shows.
+    /// Brings the schemas up to date. Any number of processes may do it at once.
+    pub async fn migrate(config: &StoreConfig) -> Result<(), OpenError> {
+        let mode = Mode::of(config)?;
+        config.check()?;
+        match mode {
+            // Opening does it.
+            Mode::Embedded => open_embedded(config).await.map(|_| ()),
+            Mode::Distributed => {
+                postgres::migrate(url(&config.database_url))
+                    .await
+                    .map_err(at_start("Postgres"))?;
+                open_archive(config).await.map(|_| ())
+            }
+        }
+    }
+
+    /// Asks every store at once whether it is there, under the names that `/health` shows; each has [`PING_TIMEOUT`] to
+    /// answer.
     pub async fn health(&self) -> [(&'static str, Result<(), PortError>); 7] {
         let (log, presence, records, archive, queue, vault, files) = tokio::join!(
             answer(self.log.ping()),
@@ -222,29 +176,305 @@ impl Backends {
 async fn answer(ping: impl Future<Output = Result<(), PortError>>) -> Result<(), PortError> {
     tokio::time::timeout(PING_TIMEOUT, ping)
         .await
-        .unwrap_or_else(|_| Err(PortError::retry("ping", "no answer within two seconds")))
+        .unwrap_or_else(|_| {
+            let late = format!("no answer within {} s", PING_TIMEOUT.as_secs());
+            Err(PortError::retry("ping", late))
+        })
 }
 
-/// A binary that is newer than its database would fail in the middle of things: it says so at the start.
-async fn check_schema(pool: &sqlx::PgPool) -> Result<(), OpenError> {
-    match postgres::schema(pool).await.map_err(at("Postgres"))? {
-        postgres::Schema::Ready => Ok(()),
-        postgres::Schema::Behind { applied, needed } => Err(OpenError::Setting {
-            setting: "DATABASE_URL",
-            reason: format!(
-                "the schema is at version {applied}, this program needs {needed}: run `atelier migrate`"
-            ),
-        }),
+/// A variable that is set to nothing is not set.
+fn given(value: &Option<String>) -> Option<&str> {
+    value.as_deref().filter(|text| !text.is_empty())
+}
+
+/// A URL that [`Mode::of`] found.
+fn url(value: &Option<String>) -> &str {
+    given(value).unwrap_or_default()
+}
+
+fn at_start(store: &'static str) -> impl Fn(PortError) -> OpenError {
+    move |cause| OpenError::Store { store, cause }
+}
+
+async fn open_embedded(config: &StoreConfig) -> Result<Backends, OpenError> {
+    let folder = config.data_dir.as_path();
+    make_folder(folder)?;
+    let lock = lock_folder(folder)?;
+    let failed = at_start("SQLite");
+    let files = match config.files_url()? {
+        Some(url) => distributed::files::open(&url).await,
+        None => embedded::files::open(folder).await,
+    };
+    Ok(Backends {
+        mode: Mode::Embedded,
+        log: Arc::new(
+            SqliteRoomLog::open(folder, config.room_tail_max)
+                .await
+                .map_err(&failed)?,
+        ),
+        presence: Arc::new(MemoryPresence::default()),
+        records: Arc::new(SqliteRecords::open(folder).await.map_err(&failed)?),
+        archive: Arc::new(SqliteArchive::open(folder).await.map_err(&failed)?),
+        queue: Arc::new(SqliteQueue::open(folder).await.map_err(&failed)?),
+        vault: Arc::new(SqliteVault::open(folder).await.map_err(&failed)?),
+        files: Arc::new(files.map_err(at_start("files"))?),
+        _lock: Some(Arc::new(lock)),
+    })
+}
+
+fn refuse_folder(folder: &Path, reason: impl Display) -> OpenError {
+    OpenError::Setting {
+        setting: "ATELIER_DATA_DIR",
+        reason: format!("{}: {reason}", folder.display()),
     }
 }
 
-/// `FILES_URL`, or its other spelling.
-fn files_url(config: &StoreConfig) -> Option<String> {
-    let set = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
-    set(&config.files_url)
-        .or_else(|| set(&config.gcp_bucket_name).map(|bucket| format!("gs://{bucket}")))
+/// For the owner's eyes only.
+fn make_folder(folder: &Path) -> Result<(), OpenError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder).map_err(|e| refuse_folder(folder, e))
 }
 
-fn at(store: &'static str) -> impl Fn(PortError) -> OpenError {
-    move |source| OpenError::Store { store, source }
+/// Two processes on one folder would each think that their memory is the whole truth.
+fn lock_folder(folder: &Path) -> Result<File, OpenError> {
+    let lock = File::create(folder.join(LOCK_FILE)).map_err(|e| refuse_folder(folder, e))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(refuse_folder(folder, "another process is using it")),
+        Err(TryLockError::Error(e)) => Err(refuse_folder(folder, e)),
+    }
+}
+
+async fn open_distributed(config: &StoreConfig) -> Result<Backends, OpenError> {
+    let Some(files_url) = config.files_url()? else {
+        return Err(OpenError::Setting {
+            setting: "FILES_URL",
+            reason: "distributed mode needs storage that all processes share: file:///folder, s3://bucket or gs://bucket".to_owned(),
+        });
+    };
+    let (records, redis, archive, files) = tokio::try_join!(
+        open_records(config),
+        open_redis(config),
+        open_archive(config),
+        async {
+            distributed::files::open(&files_url)
+                .await
+                .map_err(at_start("files"))
+        },
+    )?;
+    let (rooms, queues) = redis;
+    let failed = at_start("Redis");
+    Ok(Backends {
+        mode: Mode::Distributed,
+        log: Arc::new(
+            RedisRoomLog::open(rooms.clone(), config.room_tail_max)
+                .await
+                .map_err(&failed)?,
+        ),
+        presence: Arc::new(RedisPresence::new(rooms)),
+        records: Arc::new(records),
+        archive: Arc::new(archive),
+        queue: Arc::new(RedisQueue::open(queues.clone()).await.map_err(&failed)?),
+        vault: Arc::new(RedisVault::open(queues).await.map_err(&failed)?),
+        files: Arc::new(files),
+        _lock: None,
+    })
+}
+
+async fn open_records(config: &StoreConfig) -> Result<PostgresRecords, OpenError> {
+    let failed = at_start("Postgres");
+    let pool = postgres::connect(url(&config.database_url), config.database_pool)
+        .await
+        .map_err(&failed)?;
+    match postgres::schema(&pool).await.map_err(&failed)? {
+        Schema::Ready => Ok(PostgresRecords::new(pool)),
+        Schema::Behind { applied, needed } => Err(OpenError::SchemaBehind { applied, needed }),
+    }
+}
+
+/// For rooms, and for queues and tokens: one and the same unless `REDIS_QUEUE_URL` names another.
+async fn open_redis(config: &StoreConfig) -> Result<(Redis, Redis), OpenError> {
+    let failed = at_start("Redis");
+    let connect = |url| Redis::connect(url, &config.redis_namespace, REDIS_CONNECTIONS);
+    let rooms = connect(url(&config.redis_url)).await.map_err(&failed)?;
+    let queues = match given(&config.redis_queue_url) {
+        Some(own) if own != url(&config.redis_url) => {
+            connect(own).await.map_err(at_start("REDIS_QUEUE_URL"))?
+        }
+        _ => rooms.clone(),
+    };
+    Ok((rooms, queues))
+}
+
+/// Collections and indexes are made where they are missing, which is quick where they are not.
+async fn open_archive(config: &StoreConfig) -> Result<MongoArchive, OpenError> {
+    let failed = at_start("MongoDB");
+    let database = mongo::connect(url(&config.mongo_url), &config.db_name)
+        .await
+        .map_err(&failed)?;
+    let archive = MongoArchive::new(database);
+    archive.ensure_indexes().await.map_err(&failed)?;
+    Ok(archive)
+}
+
+impl StoreConfig {
+    /// Where files live, if it is said. `GCP_BUCKET_NAME` is another spelling of it.
+    fn files_url(&self) -> Result<Option<String>, OpenError> {
+        let bucket = given(&self.gcp_bucket_name).map(|name| format!("gs://{name}"));
+        match (given(&self.files_url), bucket) {
+            (Some(url), Some(bucket)) if url.trim_end_matches('/') != bucket => {
+                Err(OpenError::Setting {
+                    setting: "GCP_BUCKET_NAME",
+                    reason: format!(
+                        "says {bucket}, but FILES_URL is set to something else: set one of them"
+                    ),
+                })
+            }
+            (Some(url), _) => Ok(Some(url.to_owned())),
+            (None, bucket) => Ok(bucket),
+        }
+    }
+
+    /// Refuses what would only fail later, or do harm.
+    fn check(&self) -> Result<(), OpenError> {
+        let refuse = |setting, reason: &str| {
+            Err(OpenError::Setting {
+                setting,
+                reason: reason.to_owned(),
+            })
+        };
+        // Braces would move every key to another slot of a Redis Cluster.
+        let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':');
+        if self.redis_namespace.is_empty()
+            || self.redis_namespace.len() > 64
+            || !self.redis_namespace.bytes().all(word)
+        {
+            return refuse(
+                "REDIS_NAMESPACE",
+                "must have 1 to 64 of A-Z a-z 0-9 _ - . :",
+            );
+        }
+        let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+        if self.db_name.is_empty() || self.db_name.len() > 63 || !self.db_name.bytes().all(word) {
+            return refuse("DB_NAME", "must have 1 to 63 of A-Z a-z 0-9 _ -");
+        }
+        if self.database_pool == 0 {
+            return refuse("DATABASE_POOL", "must be at least 1");
+        }
+        if self.room_tail_max == 0 {
+            return refuse("ROOM_TAIL_MAX", "must be at least 1");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(set: &[&str]) -> StoreConfig {
+        let mut config = StoreConfig::default();
+        for name in set {
+            let url = Some("x://y".to_owned());
+            match *name {
+                "DATABASE_URL" => config.database_url = url,
+                "REDIS_URL" => config.redis_url = url,
+                "MONGO_URL" => config.mongo_url = url,
+                other => panic!("{other}"),
+            }
+        }
+        config
+    }
+
+    #[test]
+    fn none_of_the_urls_is_embedded_and_all_are_distributed() {
+        assert_eq!(Mode::of(&with(&[])).unwrap(), Mode::Embedded);
+        let all = with(&["DATABASE_URL", "REDIS_URL", "MONGO_URL"]);
+        assert_eq!(Mode::of(&all).unwrap(), Mode::Distributed);
+        let mut emptied = all;
+        emptied.database_url = Some(String::new());
+        emptied.redis_url = Some(String::new());
+        emptied.mongo_url = Some(String::new());
+        assert_eq!(Mode::of(&emptied).unwrap(), Mode::Embedded);
+    }
+
+    #[test]
+    fn half_a_configuration_is_refused_and_told_what_is_missing() {
+        for (set, missing) in [
+            (vec!["REDIS_URL"], "DATABASE_URL, MONGO_URL missing"),
+            (vec!["DATABASE_URL", "MONGO_URL"], "REDIS_URL missing"),
+        ] {
+            let error = Mode::of(&with(&set)).unwrap_err().to_string();
+            assert!(error.contains(missing), "{error}");
+            assert!(error.starts_with(&set.join(", ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_name_is_another_spelling_of_files_url() {
+        let mut config = with(&[]);
+        config.gcp_bucket_name = Some("drawings".into());
+        assert_eq!(
+            config.files_url().unwrap().as_deref(),
+            Some("gs://drawings")
+        );
+        config.files_url = Some("gs://drawings/".into());
+        assert!(config.files_url().is_ok());
+        config.files_url = Some("s3://drawings".into());
+        let error = config.files_url().unwrap_err().to_string();
+        assert!(error.starts_with("GCP_BUCKET_NAME"), "{error}");
+    }
+
+    #[test]
+    fn settings_that_would_do_harm_are_refused_by_name() {
+        let refused = |change: fn(&mut StoreConfig)| {
+            let mut config = StoreConfig::default();
+            change(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert!(StoreConfig::default().check().is_ok());
+        assert!(refused(|c| c.redis_namespace = "{a}".into()).starts_with("REDIS_NAMESPACE"));
+        assert!(refused(|c| c.db_name = "a.b".into()).starts_with("DB_NAME"));
+        assert!(refused(|c| c.database_pool = 0).starts_with("DATABASE_POOL"));
+        assert!(refused(|c| c.room_tail_max = 0).starts_with("ROOM_TAIL_MAX"));
+    }
+
+    #[tokio::test]
+    async fn distributed_mode_needs_shared_files() {
+        let config = with(&["DATABASE_URL", "REDIS_URL", "MONGO_URL"]);
+        let Err(error) = Backends::open(&config).await else {
+            panic!("opened without FILES_URL");
+        };
+        assert!(error.to_string().starts_with("FILES_URL"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_data_folder_has_one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StoreConfig {
+            data_dir: folder.path().join("made/here"),
+            ..StoreConfig::default()
+        };
+        let first = Backends::open(&config).await.unwrap();
+        let Err(error) = Backends::open(&config).await else {
+            panic!("opened twice");
+        };
+        let error = error.to_string();
+        assert!(error.starts_with("ATELIER_DATA_DIR"), "{error}");
+        assert!(error.ends_with("another process is using it"), "{error}");
+        for (store, answer) in first.health().await {
+            assert!(answer.is_ok(), "{store}: {answer:?}");
+        }
+        Backends::open_records(&config)
+            .await
+            .unwrap()
+            .ping()
+            .await
+            .unwrap();
+        drop(first);
+        Backends::open(&config).await.unwrap();
+    }
 }

@@ -21,6 +21,13 @@ use atelier_shared::ports::{Archive, Files, Presence, Queue, RoomLog};
 use libtest_mimic::{Failed, Trial};
 use tokio::runtime::Runtime;
 
+pub use crate::stores::{Vaults, records, vault};
+
+/// At the end of the run.
+pub fn remove_stores() {
+    RUNTIME.block_on(crate::stores::remove());
+}
+
 /// One runtime for all tests: store drivers keep tasks on the runtime that opened them.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a tokio runtime"));
 

@@ -8,7 +8,10 @@ mod files;
 mod fixture;
 mod presence;
 mod queue;
+mod records;
 mod room_log;
+mod stores;
+mod vault;
 
 fn main() {
     let args = libtest_mimic::Arguments::from_args();
@@ -18,5 +21,9 @@ fn main() {
     presence::trials(&mut trials);
     queue::trials(&mut trials);
     room_log::trials(&mut trials);
-    libtest_mimic::run(&args, trials).exit();
+    records::trials(&mut trials);
+    vault::trials(&mut trials);
+    let conclusion = libtest_mimic::run(&args, trials);
+    fixture::remove_stores();
+    conclusion.exit();
 }

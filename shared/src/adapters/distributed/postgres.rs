@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use sqlx::Connection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use futures::future::BoxFuture;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::adapters::migrations::migrator;
 use crate::ports::{PortError, Result};
@@ -37,21 +37,26 @@ pub async fn connect(url: &str, connections: u32) -> Result<PgPool> {
 
 /// Brings the schema up to date. Any number of programs may do it at once: one works while the others wait for its
 /// advisory lock, which needs a connection of its own, not one through a pooler. A schema that is newer is left alone.
-pub async fn migrate(url: &str) -> Result<()> {
-    const OPERATION: &str = "migrate Postgres";
-    let mut connection = PgConnection::connect_with(&options(url)?)
-        .await
-        .map_err(|e| port_error("connect to Postgres", e))?;
-    let mut migrator = migrator(&MIGRATIONS);
-    migrator.set_ignore_missing(true);
-    migrator
-        .run(&mut connection)
-        .await
-        .map_err(|e| PortError::fatal(OPERATION, e))?;
-    connection
-        .close()
-        .await
-        .map_err(|e| port_error(OPERATION, e))
+///
+/// Boxed: the compiler can't see everywhere that sqlx's own future is `Send`.
+pub fn migrate(url: &str) -> BoxFuture<'static, Result<()>> {
+    let options = options(url);
+    Box::pin(async move {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options?)
+            .await
+            .map_err(|e| port_error("connect to Postgres", e))?;
+        let mut migrator = migrator(&MIGRATIONS);
+        migrator.set_ignore_missing(true);
+        let migrated = migrator
+            .run(&pool)
+            .await
+            .map_err(|e| PortError::fatal("migrate Postgres", e));
+        pool.close().await;
+        migrated
+    })
 }
 
 /// Where the schema stands against what this program needs.

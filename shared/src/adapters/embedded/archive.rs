@@ -11,7 +11,6 @@ use super::sqlite::{Sqlite, port_error};
 use crate::adapters::archive::{
     Answer, REFS_PER_QUERY, decode_state, encode, from_db, to_db, unwritten,
 };
-use crate::adapters::migrations::migrator;
 use crate::domain::entry::{Entry, RefKey};
 use crate::domain::ids::{Epoch, JobId, Ref, RoomId, Seq, UserId};
 use crate::domain::job::JobResult;
@@ -36,10 +35,7 @@ impl SqliteArchive {
     /// Opens or makes `folder/archive.db` and brings its tables up to date.
     pub async fn open(folder: &Path) -> Result<Self> {
         let file = Sqlite::open(folder, "archive.db").await?;
-        migrator(&MIGRATIONS)
-            .run(&file.write)
-            .await
-            .map_err(|e| PortError::fatal("migrate archive.db", e))?;
+        file.migrate(&MIGRATIONS).await?;
         Ok(Self { file })
     }
 }

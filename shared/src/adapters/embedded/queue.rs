@@ -18,7 +18,6 @@ use tokio::sync::watch;
 use self::steps::Settling;
 use self::writer::{Writer, now_ms};
 use super::sqlite::{Sqlite, port_error};
-use crate::adapters::migrations::migrator;
 use crate::ports::queue::cut_reason;
 use crate::ports::{
     Claimed, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, Lease, PortError, Queue,
@@ -43,10 +42,7 @@ impl SqliteQueue {
     /// Opens or makes `folder/queue.db`. One process at a time: others would not be woken.
     pub async fn open(folder: &Path) -> Result<Self> {
         let file = Sqlite::open(folder, FILE).await?;
-        migrator(&MIGRATIONS)
-            .run(&file.write)
-            .await
-            .map_err(|e| PortError::fatal("migrate queue.db", e))?;
+        file.migrate(&MIGRATIONS).await?;
         let watches = Watches::default();
         Ok(Self {
             writer: Writer::start(file.write, watches.clone()),

@@ -8,11 +8,10 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{FromRow, Sqlite as Db, Transaction};
 
 use super::sqlite::{Sqlite, port_error as failed};
-use crate::adapters::migrations::migrator;
 use crate::adapters::queries::jobs::job_records;
 use crate::adapters::queries::rooms::room_records;
 use crate::adapters::queries::users::user_records;
-use crate::ports::{PortError, Records, Result};
+use crate::ports::{Records, Result};
 
 /// The twins of those of Postgres.
 const MIGRATIONS: [(&str, &str); 1] = [(
@@ -29,10 +28,7 @@ impl SqliteRecords {
     /// Opens or makes `records.db` in `folder` and brings its schema up to date.
     pub async fn open(folder: &Path) -> Result<Self> {
         let file = Sqlite::open(folder, "records.db").await?;
-        migrator(&MIGRATIONS)
-            .run(&file.write)
-            .await
-            .map_err(|e| PortError::fatal("migrate records.db", e))?;
+        file.migrate(&MIGRATIONS).await?;
         Ok(Self { file })
     }
 

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
+use crate::adapters::migrations::migrator;
 use crate::ports::{PortError, Result};
 
 /// A file's two doors. All writes go through `write` (one connection: SQLite has one writer, and queueing in the pool is
@@ -42,6 +44,22 @@ impl Sqlite {
             .await
             .map_err(failed)?;
         Ok(Self { write, read })
+    }
+
+    /// Brings the file's schema up to date with `scripts` (see [`migrator`]). A file that a newer program wrote is refused.
+    ///
+    /// Boxed: the compiler can't see that sqlx's own future is `Send` from where it is awaited through a `OnceCell`.
+    pub fn migrate(
+        &self,
+        scripts: &[(&'static str, &'static str)],
+    ) -> BoxFuture<'static, Result<()>> {
+        let (migrator, pool) = (migrator(scripts), self.write.clone());
+        Box::pin(async move {
+            migrator
+                .run(&pool)
+                .await
+                .map_err(|e| PortError::fatal("migrate SQLite file", e))
+        })
     }
 }
 

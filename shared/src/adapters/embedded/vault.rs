@@ -13,12 +13,11 @@ use uuid::Uuid;
 
 use super::sqlite::{Sqlite, port_error as failed};
 use super::vault_memory::{Tickets, Tries};
-use crate::adapters::migrations::migrator;
 use crate::adapters::revocations::Revocations;
 use crate::domain::ids::{FamilyId, UserId};
 use crate::ports::{
-    FAMILIES_PER_USER_MAX, Family, PortError, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result,
-    Rotation, Throttle, Ticket, Vault,
+    FAMILIES_PER_USER_MAX, Family, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result, Rotation, Throttle,
+    Ticket, Vault,
 };
 
 const MIGRATIONS: [(&str, &str); 1] = [(
@@ -44,10 +43,7 @@ impl SqliteVault {
     /// Opens or makes `vault.db` in `folder`.
     pub async fn open(folder: &Path) -> Result<Self> {
         let file = Sqlite::open(folder, "vault.db").await?;
-        migrator(&MIGRATIONS)
-            .run(&file.write)
-            .await
-            .map_err(|e| PortError::fatal("migrate vault.db", e))?;
+        file.migrate(&MIGRATIONS).await?;
         let rows: Vec<(Uuid, DateTime<Utc>)> =
             sqlx::query_as("SELECT id, until FROM revoked_families WHERE until > $1")
                 .bind(Utc::now() - CLOCK_SLACK)

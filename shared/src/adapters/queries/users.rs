@@ -203,6 +203,10 @@ macro_rules! user_records {
                 username: &str,
                 is_admin: bool,
             ) -> crate::ports::Result<bool> {
+                // As in user_by_login.
+                if username.contains('\0') {
+                    return Ok(false);
+                }
                 let set = async {
                     let mut tx = self.write().await?;
                     let done = statement("UPDATE users SET is_admin = $2 WHERE username_key = $1")

@@ -1,0 +1,258 @@
+//! Jobs: forward only, and the outbox.
+
+use std::time::Duration;
+
+use atelier_shared::Mode;
+use atelier_shared::domain::ids::{JobId, RoomId, UserId};
+use atelier_shared::domain::job::{AskedLimits, Job, JobSpec, JobState, SourceFile};
+use chrono::{DateTime, Utc};
+use libtest_mimic::Trial;
+use uuid::Uuid;
+
+use super::{at_once, now};
+use crate::fixture::{self, Outcome, both};
+
+pub fn trials(trials: &mut Vec<Trial>) {
+    both(trials, "records", "a_job_is_read_back_whole", read_back);
+    both(trials, "records", "a_job_only_moves_forward", forward_only);
+    both(
+        trials,
+        "records",
+        "a_later_attempt_runs_a_job_again",
+        attempts,
+    );
+    both(
+        trials,
+        "records",
+        "of_twenty_who_finish_a_job_one_does",
+        finish_race,
+    );
+    both(
+        trials,
+        "records",
+        "the_outbox_holds_what_the_queue_was_not_seen_to_have",
+        outbox,
+    );
+    both(
+        trials,
+        "records",
+        "a_persons_jobs_are_listed_newest_first_page_by_page",
+        pages,
+    );
+    both(
+        trials,
+        "records",
+        "only_a_finished_job_is_deleted",
+        deletion,
+    );
+}
+
+fn job(owner: UserId) -> Job {
+    Job {
+        id: JobId::generate(),
+        owner,
+        owner_name: "Ada".into(),
+        room_id: None,
+        project_id: None,
+        priority: 0,
+        spec: JobSpec {
+            language: "python".into(),
+            version: None,
+            files: vec![SourceFile {
+                path: "main.py".into(),
+                content: "print(6*7)".into(),
+                encoding: None,
+            }],
+            entrypoint: None,
+            stdin: String::new(),
+            args: vec![],
+            env: Default::default(),
+            limits: AskedLimits::default(),
+        },
+        state: JobState::Queued,
+        attempts: 0,
+        traceparent: None,
+        created_at: now(),
+        started_at: None,
+        finished_at: None,
+    }
+}
+
+async fn read_back(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let mut made = job(UserId::generate());
+    // In no room that is stored: a run outlives its room.
+    made.room_id = Some(RoomId::generate());
+    made.project_id = Some(Uuid::new_v4());
+    made.priority = -7;
+    made.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
+    made.spec.stdin = "nul \0 and \u{feff} and \"quotes\" and 🦊".into();
+    made.spec.env = [("A".to_owned(), "é".to_owned())].into();
+    made.spec.limits.wall_ms = Some(u64::MAX);
+    records.create_job(&made).await?;
+    assert_eq!(records.job(made.id).await?, Some(made));
+    assert_eq!(records.job(JobId::generate()).await?, None);
+    Ok(())
+}
+
+async fn forward_only(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let finals = JobState::WORDS
+        .iter()
+        .map(|word| word.parse::<JobState>().expect("a state"))
+        .filter(|state| state.is_final());
+    for state in finals {
+        let made = job(UserId::generate());
+        records.create_job(&made).await?;
+        let (started, finished) = (
+            now() + Duration::from_secs(1),
+            now() + Duration::from_secs(2),
+        );
+        assert!(records.start_job(made.id, 1, started).await?);
+        assert!(records.finish_job(made.id, state, finished).await?);
+        let expected = Job {
+            state,
+            attempts: 1,
+            started_at: Some(started),
+            finished_at: Some(finished),
+            ..made.clone()
+        };
+        let later = now() + Duration::from_secs(9);
+        assert!(
+            !records.start_job(made.id, 2, later).await?,
+            "start after {state:?}"
+        );
+        for other in [state, JobState::Cancelled, JobState::Succeeded] {
+            assert!(!records.finish_job(made.id, other, later).await?);
+        }
+        assert_eq!(records.job(made.id).await?, Some(expected));
+    }
+    // Straight from the queue to the end.
+    let cancelled = job(UserId::generate());
+    records.create_job(&cancelled).await?;
+    assert!(
+        records
+            .finish_job(cancelled.id, JobState::Cancelled, now())
+            .await?
+    );
+    for state in [JobState::Queued, JobState::Running] {
+        let error = records.finish_job(cancelled.id, state, now()).await;
+        assert!(!error.expect_err("not final").is_retryable());
+    }
+    let unknown = JobId::generate();
+    assert!(!records.start_job(unknown, 1, now()).await?);
+    assert!(!records.finish_job(unknown, JobState::Failed, now()).await?);
+    Ok(())
+}
+
+async fn attempts(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let made = job(UserId::generate());
+    records.create_job(&made).await?;
+    for (attempt, stored) in [(1, 1), (2, 2), (1, 2)] {
+        let at = now();
+        assert!(records.start_job(made.id, attempt, at).await?);
+        let job = records.job(made.id).await?.expect("the job");
+        assert_eq!(
+            (job.state, job.attempts, job.started_at),
+            (JobState::Running, stored, Some(at))
+        );
+    }
+    Ok(())
+}
+
+async fn finish_race(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let made = job(UserId::generate());
+    records.create_job(&made).await?;
+    let states = [JobState::Succeeded, JobState::Cancelled];
+    let answers = at_once(20, |index| {
+        let (records, id) = (records.clone(), made.id);
+        async move { records.finish_job(id, states[index % 2], now()).await }
+    })
+    .await;
+    let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let winners: Vec<usize> = (0..20).filter(|index| answers[*index]).collect();
+    assert_eq!(winners.len(), 1, "{answers:?}");
+    let stored = records.job(made.id).await?.expect("the job");
+    assert_eq!(stored.state, states[winners[0] % 2]);
+    Ok(())
+}
+
+async fn outbox(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    // Other tests' jobs are of today.
+    let age = |seconds| DateTime::<Utc>::UNIX_EPOCH + Duration::from_secs(seconds);
+    let mut jobs = Vec::new();
+    for seconds in [30, 10, 50, 20, 40, 60] {
+        let mut made = job(UserId::generate());
+        made.created_at = age(seconds);
+        records.create_job(&made).await?;
+        jobs.push(made);
+    }
+    jobs.sort_by_key(|job| job.created_at);
+    let waiting = async |before: u64, limit: usize| -> Vec<u64> {
+        let found = records.unqueued_jobs(age(before), limit).await;
+        let seconds = |job: &Job| job.created_at.timestamp().unsigned_abs();
+        found.expect("jobs").iter().map(seconds).collect()
+    };
+    assert_eq!(waiting(60, 100).await, [10, 20, 30, 40, 50]);
+    assert_eq!(waiting(60, 2).await, [10, 20]);
+    records.mark_queued(jobs[0].id).await?;
+    records.mark_queued(jobs[0].id).await?;
+    assert_eq!(waiting(60, 100).await, [20, 30, 40, 50]);
+    // Begun or ended: whether it was marked does not matter any more.
+    records.start_job(jobs[1].id, 1, now()).await?;
+    records
+        .finish_job(jobs[2].id, JobState::Cancelled, now())
+        .await?;
+    assert_eq!(waiting(60, 100).await, [40, 50]);
+    let stored = records.job(jobs[3].id).await?;
+    assert_eq!(stored, Some(jobs[3].clone()), "looking changes nothing");
+    records.mark_queued(JobId::generate()).await?;
+    Ok(())
+}
+
+async fn pages(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let owner = UserId::generate();
+    let mut made = Vec::new();
+    for _ in 0..10 {
+        let each = job(owner);
+        records.create_job(&each).await?;
+        made.push(each.id);
+    }
+    records.create_job(&job(UserId::generate())).await?;
+    let (mut seen, mut before) = (Vec::new(), None);
+    loop {
+        let page = records.list_jobs(owner, before, 3).await?;
+        assert!(page.items.len() <= 3);
+        before = page.items.last().map(|job| job.id);
+        seen.extend(page.items.iter().map(|job| job.id));
+        if !page.more {
+            break;
+        }
+        // Made meanwhile: newer than the cursor, so on no later page.
+        records.create_job(&job(owner)).await?;
+    }
+    made.sort();
+    made.reverse();
+    assert_eq!(seen, made);
+    Ok(())
+}
+
+async fn deletion(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let made = job(UserId::generate());
+    records.create_job(&made).await?;
+    assert!(!records.delete_job(made.id).await?, "queued");
+    records.start_job(made.id, 1, now()).await?;
+    assert!(!records.delete_job(made.id).await?, "running");
+    records
+        .finish_job(made.id, JobState::Succeeded, now())
+        .await?;
+    assert!(records.delete_job(made.id).await?);
+    assert!(!records.delete_job(made.id).await?, "gone");
+    assert_eq!(records.job(made.id).await?, None);
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! Roles: they and the room's role version change together.
+
+use atelier_shared::Mode;
+use atelier_shared::domain::ids::{RoomId, UserId};
+use atelier_shared::domain::room::{Role, Room, RoomChoice};
+use atelier_shared::ports::Membership;
+use libtest_mimic::Trial;
+
+use super::{account, at_once, now, unique};
+use crate::fixture::{self, Outcome, both};
+
+pub fn trials(trials: &mut Vec<Trial>) {
+    both(
+        trials,
+        "records",
+        "twenty_role_changes_at_once_raise_the_version_by_one_each",
+        concurrent_changes,
+    );
+    both(
+        trials,
+        "records",
+        "a_role_is_set_changed_and_taken_away",
+        set_and_taken,
+    );
+    both(
+        trials,
+        "records",
+        "a_room_that_is_gone_has_no_roles_to_set",
+        gone_room,
+    );
+    both(
+        trials,
+        "records",
+        "members_are_listed_with_their_names_if_they_are_stored",
+        member_names,
+    );
+}
+
+fn room() -> Room {
+    let id = RoomId::generate();
+    Room::new(id, RoomChoice::default(), None, None, now())
+}
+
+async fn concurrent_changes(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let room = room();
+    records.create_room(&room).await?;
+    let user = UserId::generate();
+    let answers = at_once(20, |index| {
+        let (records, id) = (records.clone(), room.id.clone());
+        let role = [Some(Role::Viewer), Some(Role::Editor), None][index % 3];
+        async move { (records.set_role(&id, user, role).await, role) }
+    })
+    .await;
+    let mut changes = Vec::new();
+    for (version, role) in answers {
+        changes.push((version?.expect("the room is there"), role));
+    }
+    changes.sort();
+    let versions: Vec<u64> = changes.iter().map(|(version, _)| *version).collect();
+    assert_eq!(versions, (2..=21).collect::<Vec<u64>>());
+    let stored = records.room(&room.id).await?.expect("the room");
+    assert_eq!(stored.role_version, 21);
+    // Who changed last has the last word: version and role went together.
+    let last = changes.last().and_then(|(_, role)| *role);
+    assert_eq!(records.role(&room.id, user).await?, last);
+    Ok(())
+}
+
+async fn set_and_taken(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let room = room();
+    records.create_room(&room).await?;
+    let (user, other) = (UserId::generate(), UserId::generate());
+    assert_eq!(records.role(&room.id, user).await?, None);
+    for (expected, role) in [
+        (2, Some(Role::Viewer)),
+        (3, Some(Role::Host)),
+        (4, Some(Role::Editor)),
+        (5, None),
+    ] {
+        let version = records.set_role(&room.id, user, role).await?;
+        assert_eq!(version, Some(expected));
+        assert_eq!(records.role(&room.id, user).await?, role);
+        assert_eq!(records.role(&room.id, other).await?, None);
+    }
+    Ok(())
+}
+
+async fn gone_room(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let (id, user) = (RoomId::generate(), UserId::generate());
+    assert_eq!(records.set_role(&id, user, Some(Role::Host)).await?, None);
+    assert_eq!(records.role(&id, user).await?, None);
+    Ok(())
+}
+
+async fn member_names(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let room = room();
+    records.create_room(&room).await?;
+    let known = account(&unique("member"));
+    records.create_user(&known).await?;
+    let unknown = UserId::generate();
+    records
+        .set_role(&room.id, known.user.id, Some(Role::Host))
+        .await?;
+    records
+        .set_role(&room.id, unknown, Some(Role::Viewer))
+        .await?;
+    let mut expected = [
+        Membership {
+            user_id: known.user.id,
+            role: Role::Host,
+            name: Some(known.user.name),
+        },
+        Membership {
+            user_id: unknown,
+            role: Role::Viewer,
+            name: None,
+        },
+    ];
+    expected.sort_by_key(|member| member.user_id);
+    assert_eq!(records.members(&room.id).await?, expected);
+    Ok(())
+}
