@@ -1,13 +1,13 @@
-//! Durable messages: into the log in batches, out of it in order, acknowledged at their place.
+//! Durable messages on their way into the log: checked, batched, tried again.
 
 use std::time::Duration;
 
-use atelier_shared::domain::entry::{Author, Body, Entry, Record};
-use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Ref, Seq, UserId};
-use atelier_shared::domain::room::{Access, Role, Room};
-use atelier_shared::ports::{Append, Appended, Membership, PortError, Refusal};
+use atelier_shared::Backends;
+use atelier_shared::domain::entry::{Author, Entry, Record};
+use atelier_shared::domain::ids::{ConnectionId, RoomId, Seq};
+use atelier_shared::domain::room::Role;
+use atelier_shared::ports::{Append, Appended, LogHead, PortError, Refusal};
 use atelier_shared::recovery;
-use bytes::{Bytes, BytesMut};
 use chrono::Utc;
 use futures::FutureExt;
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::actor::{Actor, Done, Pending};
 use super::json::incoming::Durable;
 use super::json::outgoing::{self, ErrorFrame};
-use super::ring::{Audience, Frame, Latest, LatestKey};
+use super::ring::Frame;
 
 /// Records that wait for the log, in one room of one pod; beyond it senders hear `overloaded`.
 const PENDING_MAX: usize = 10_000;
@@ -23,9 +23,7 @@ const PENDING_MAX: usize = 10_000;
 const BATCH_MAX: usize = 256;
 /// A record that could not be logged for so long is given back to its sender as `unavailable`.
 const PATIENCE: Duration = Duration::from_secs(10);
-const RETRY_AFTER: Duration = Duration::from_millis(250);
-/// What is told of drawing: the first batch at once, then at most once in this window.
-const DRAW_WINDOW: Duration = Duration::from_millis(100);
+pub const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Actor {
     /// Checks what only the room knows, and queues the record for the log.
@@ -195,7 +193,7 @@ impl Actor {
         self.append_after = Some(now + RETRY_AFTER);
     }
 
-    fn give_back(&self, record: &Record, error: ErrorFrame) {
+    pub fn give_back(&self, record: &Record, error: ErrorFrame) {
         let local = record.author.connection.and_then(|id| self.locals.get(&id));
         if let Some(local) = local {
             local
@@ -220,227 +218,13 @@ impl Actor {
             }
         });
     }
-
-    /// An entry, from our own append or another pod's. Applied in `seq` order, each once.
-    pub fn receive(&mut self, entry: Entry) {
-        if entry.seq <= self.applied {
-            return;
-        }
-        if entry.seq > self.applied.next() {
-            if self.ahead.len() < super::epoch::AHEAD_MAX {
-                self.ahead.insert(entry.seq, entry);
-            }
-            self.hole_since.get_or_insert_with(Instant::now);
-            return;
-        }
-        self.apply(entry);
-        while let Some(next) = self.ahead.remove(&self.applied.next()) {
-            self.apply(next);
-        }
-        let applied = self.applied;
-        self.ahead.retain(|seq, _| *seq > applied);
-        if self.ahead.is_empty() {
-            self.hole_since = None;
-        }
-    }
-
-    fn apply(&mut self, entry: Entry) {
-        self.applied = entry.seq;
-        self.state.apply(&entry);
-        match &entry.record.body {
-            Body::Draw(_) => {
-                self.board = None;
-                self.hold_draw(entry);
-                return;
-            }
-            Body::RoleChanged { .. } => self.read_roles(),
-            _ => {}
-        }
-        self.flush_draws();
-        let record = &entry.record;
-        let ack = record
-            .reference
-            .as_ref()
-            .map(|r| outgoing::ack(r, entry.seq));
-        let audience = match &record.audience {
-            None => Audience::All,
-            Some(people) => Audience::People(people.clone()),
-        };
-        let frame = Frame {
-            bytes: outgoing::entry(&entry),
-            seq: Some(entry.seq),
-            origin: record.author.connection,
-            instead: ack,
-            audience,
-        };
-        self.push(frame);
-    }
-
-    /// Reads the room's row and roles again; nothing is appended before they are known.
-    pub fn read_roles(&mut self) {
-        if self.reading_roles {
-            return;
-        }
-        self.reading_roles = true;
-        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
-        let read = async move {
-            let records = &rooms.backends.records;
-            let read = tokio::try_join!(records.room(&room), records.members(&room));
-            if read.is_err() {
-                // The records are away: not in a tight circle.
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
-            Done::Roles(read)
-        };
-        self.work.push(read.boxed());
-    }
-
-    pub fn roles_read(&mut self, read: Result<(Option<Room>, Vec<Membership>), PortError>) {
-        self.reading_roles = false;
-        let (room, members) = match read {
-            Ok((Some(room), members)) => (room, members),
-            Ok((None, _)) => return self.close_all(4404, "this room is gone"),
-            Err(error) => {
-                tracing::debug!(room = %self.room.id, %error, "roles will be read again");
-                self.give_up_waiting();
-                return self.read_roles();
-            }
-        };
-        self.room_changed(room);
-        let open = self.room.access == Access::Open;
-        let role_of = |user: UserId| {
-            let given = members.iter().find(|m| m.user_id == user).map(|m| m.role);
-            given.or(open.then_some(Role::Editor))
-        };
-        let mut changed = Vec::new();
-        for local in self.locals.values_mut() {
-            match role_of(local.member.user_id) {
-                _ if local.principal.is_admin => {}
-                Some(role) if role == local.member.role => {}
-                Some(role) => {
-                    local.member.role = role;
-                    local.changed = true;
-                    changed.push((local.member.client_id.clone(), role));
-                }
-                None => local
-                    .connection
-                    .close(4403, "you are no longer a member of this room"),
-            }
-        }
-        for (client_id, role) in changed {
-            if let Some(member) = self.members.get_mut(&client_id) {
-                member.role = role;
-            }
-        }
-    }
-
-    /// Draws wait for the end of their window, unless none is open. An `ack` need not wait as long as nobody else's draw
-    /// is held before it: the sender then has everything up to its seq.
-    fn hold_draw(&mut self, entry: Entry) {
-        let author = entry.record.author.connection;
-        self.draws.push(entry);
-        if Instant::now() >= self.draw_window_until {
-            self.flush_draws();
-            return;
-        }
-        let alone = self
-            .draws
-            .iter()
-            .all(|d| d.record.author.connection == author);
-        if let (true, Some(id)) = (alone, author) {
-            if let Some(entry) = self.draws.last()
-                && let Some(reference) = &entry.record.reference
-            {
-                let ack = outgoing::ack(reference, entry.seq);
-                self.push(Frame::to_origin(ack, id));
-            }
-            self.draws_acked = self.draws.len();
-        }
-    }
-
-    pub fn release_draws(&mut self, now: Instant) {
-        if !self.draws.is_empty() && now >= self.draw_window_until {
-            self.flush_draws();
-        }
-    }
-
-    /// One frame for each author, ordered by their last seq; called before anything else goes out, so that `seq` rises.
-    pub fn flush_draws(&mut self) {
-        if self.draws.is_empty() {
-            return;
-        }
-        let held = std::mem::take(&mut self.draws);
-        let acked = std::mem::take(&mut self.draws_acked);
-        self.draw_window_until = Instant::now() + DRAW_WINDOW;
-        let mut authors: Vec<(&ClientId, Option<ConnectionId>)> = Vec::new();
-        // By last seq: walked from behind, the first sight of an author is their last draw.
-        for entry in held.iter().rev() {
-            let author = (
-                &entry.record.author.client_id,
-                entry.record.author.connection,
-            );
-            if !authors.contains(&author) {
-                authors.push(author);
-            }
-        }
-        for (client_id, connection) in authors.into_iter().rev() {
-            let theirs = || {
-                held.iter().enumerate().filter(move |(_, e)| {
-                    e.record.author.connection == connection
-                        && e.record.author.client_id == *client_id
-                })
-            };
-            let batches: Vec<_> = theirs()
-                .filter_map(|(_, e)| match &e.record.body {
-                    Body::Draw(batch) => Some((e.seq, e.record.ts_ms, batch)),
-                    _ => None,
-                })
-                .collect();
-            let acks: Vec<Bytes> = theirs()
-                .filter(|(i, _)| *i >= acked)
-                .filter_map(|(_, e)| Some(ack_of(e.record.reference.as_ref()?, e.seq)))
-                .collect();
-            let frame = Frame {
-                bytes: outgoing::draw(&batches, client_id),
-                seq: batches.last().map(|(seq, ..)| *seq),
-                origin: connection,
-                instead: (!acks.is_empty()).then(|| joined(&acks)),
-                audience: Audience::All,
-            };
-            self.push(frame);
-        }
-    }
-
-    pub fn archived(&mut self, epoch: Epoch, seq: Seq) {
-        if epoch == self.head.epoch && seq > self.head.archived {
-            self.head.archived = seq;
-            let latest = Latest {
-                bytes: outgoing::archived(seq),
-                origin: None,
-            };
-            let key = LatestKey::Room("archived");
-            self.shared.feed.write().latest.set(key, latest);
-        }
-    }
-}
-
-fn ack_of(reference: &Ref, seq: Seq) -> Bytes {
-    outgoing::ack(reference, seq)
-}
-
-fn joined(frames: &[Bytes]) -> Bytes {
-    let mut all = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
-    for frame in frames {
-        all.extend_from_slice(frame);
-    }
-    all.freeze()
 }
 
 /// Appends a batch; refs that the log may have forgotten are looked up in the archive first.
 async fn append(
-    b: &atelier_shared::Backends,
-    room: &atelier_shared::domain::ids::RoomId,
-    head: &atelier_shared::ports::LogHead,
+    b: &Backends,
+    room: &RoomId,
+    head: &LogHead,
     seen: Seq,
     batch: &[Pending],
 ) -> Result<(Vec<Appended>, bool), Refusal> {

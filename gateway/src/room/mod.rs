@@ -7,13 +7,17 @@ mod actor;
 mod admission;
 mod connection;
 mod durable;
+mod entries;
 mod epoch;
 mod fanout;
 pub mod json;
 mod people;
 mod registry;
 mod ring;
+mod roles;
 mod session;
+mod signals;
+mod upkeep;
 mod websocket;
 
 pub use admission::{Admission, AdmissionError, Newcomer};

@@ -12,8 +12,11 @@ use atelier_shared::domain::signal::EphemeralKind;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
+use super::fields::{
+    AuthFields, ChatFields, CursorFields, DataFields, DirectFields, JoinFields, PingFields,
+    ReceiptFields, ResumeFields, SelectionFields,
+};
 use super::outgoing::ErrorFrame;
 
 /// Longest `data`, `selection` or metadata of one message, as JSON text.
@@ -380,64 +383,6 @@ fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ErrorFrame 
         message = "is missing".into();
     }
     ErrorFrame::new("invalid", format!("{path}: {message}")).field(path)
-}
-
-#[derive(Deserialize)]
-struct JoinFields {
-    name: Option<String>,
-    color: Option<String>,
-    avatar_url: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct ResumeFields {
-    epoch: Epoch,
-    seq: Seq,
-}
-
-#[derive(Deserialize)]
-struct PingFields {
-    timestamp: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct AuthFields {
-    token: String,
-}
-
-#[derive(Deserialize)]
-struct ReceiptFields {
-    seq: Seq,
-}
-
-#[derive(Deserialize)]
-struct CursorFields {
-    position: Value,
-    name: Option<String>,
-    color: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct SelectionFields {
-    selection: Value,
-}
-
-#[derive(Deserialize)]
-struct DataFields<T> {
-    data: T,
-}
-
-#[derive(Deserialize)]
-struct ChatFields {
-    content: String,
-    reply_to: Option<MessageId>,
-    file_id: Option<Uuid>,
-}
-
-#[derive(Deserialize)]
-struct DirectFields {
-    to: UserId,
-    content: String,
 }
 
 #[cfg(test)]

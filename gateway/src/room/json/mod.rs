@@ -1,4 +1,5 @@
 //! The JSON dialect: what clients say ([`incoming`]) and what they are told ([`outgoing`]).
 
+mod fields;
 pub mod incoming;
 pub mod outgoing;

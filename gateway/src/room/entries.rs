@@ -1,0 +1,169 @@
+//! Entries out of the log: folded in `seq` order, each once, and told; drawing in windows.
+
+use std::time::Duration;
+
+use atelier_shared::domain::entry::{Body, Entry};
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
+use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
+
+use super::actor::Actor;
+use super::json::outgoing;
+use super::ring::{Audience, Frame, Latest, LatestKey};
+
+/// What is told of drawing: the first batch at once, then at most once in this window.
+const DRAW_WINDOW: Duration = Duration::from_millis(100);
+
+impl Actor {
+    /// An entry, from our own append or another pod's. Applied in `seq` order, each once.
+    pub fn receive(&mut self, entry: Entry) {
+        if entry.seq <= self.applied {
+            return;
+        }
+        if entry.seq > self.applied.next() {
+            if self.ahead.len() < super::epoch::AHEAD_MAX {
+                self.ahead.insert(entry.seq, entry);
+            }
+            self.hole_since.get_or_insert_with(Instant::now);
+            return;
+        }
+        self.apply(entry);
+        while let Some(next) = self.ahead.remove(&self.applied.next()) {
+            self.apply(next);
+        }
+        let applied = self.applied;
+        self.ahead.retain(|seq, _| *seq > applied);
+        if self.ahead.is_empty() {
+            self.hole_since = None;
+        }
+    }
+
+    fn apply(&mut self, entry: Entry) {
+        self.applied = entry.seq;
+        self.state.apply(&entry);
+        match &entry.record.body {
+            Body::Draw(_) => {
+                self.board = None;
+                self.hold_draw(entry);
+                return;
+            }
+            Body::RoleChanged { .. } => self.read_roles(),
+            _ => {}
+        }
+        self.flush_draws();
+        let record = &entry.record;
+        let ack = record
+            .reference
+            .as_ref()
+            .map(|r| outgoing::ack(r, entry.seq));
+        let audience = match &record.audience {
+            None => Audience::All,
+            Some(people) => Audience::People(people.clone()),
+        };
+        let frame = Frame {
+            bytes: outgoing::entry(&entry),
+            seq: Some(entry.seq),
+            origin: record.author.connection,
+            instead: ack,
+            audience,
+        };
+        self.push(frame);
+    }
+
+    /// Draws wait for the end of their window, unless none is open. An `ack` need not wait as long as nobody else's draw
+    /// is held before it: the sender then has everything up to its seq.
+    pub fn hold_draw(&mut self, entry: Entry) {
+        let author = entry.record.author.connection;
+        self.draws.push(entry);
+        if Instant::now() >= self.draw_window_until {
+            self.flush_draws();
+            return;
+        }
+        let alone = self
+            .draws
+            .iter()
+            .all(|d| d.record.author.connection == author);
+        if let (true, Some(id)) = (alone, author) {
+            if let Some(entry) = self.draws.last()
+                && let Some(reference) = &entry.record.reference
+            {
+                let ack = outgoing::ack(reference, entry.seq);
+                self.push(Frame::to_origin(ack, id));
+            }
+            self.draws_acked = self.draws.len();
+        }
+    }
+
+    pub fn release_draws(&mut self, now: Instant) {
+        if !self.draws.is_empty() && now >= self.draw_window_until {
+            self.flush_draws();
+        }
+    }
+
+    /// One frame for each author, ordered by their last seq; called before anything else goes out, so that `seq` rises.
+    pub fn flush_draws(&mut self) {
+        if self.draws.is_empty() {
+            return;
+        }
+        let held = std::mem::take(&mut self.draws);
+        let acked = std::mem::take(&mut self.draws_acked);
+        self.draw_window_until = Instant::now() + DRAW_WINDOW;
+        let mut authors: Vec<(&ClientId, Option<ConnectionId>)> = Vec::new();
+        // By last seq: walked from behind, the first sight of an author is their last draw.
+        for entry in held.iter().rev() {
+            let author = (
+                &entry.record.author.client_id,
+                entry.record.author.connection,
+            );
+            if !authors.contains(&author) {
+                authors.push(author);
+            }
+        }
+        for (client_id, connection) in authors.into_iter().rev() {
+            let theirs = || {
+                held.iter().enumerate().filter(move |(_, e)| {
+                    e.record.author.connection == connection
+                        && e.record.author.client_id == *client_id
+                })
+            };
+            let batches: Vec<_> = theirs()
+                .filter_map(|(_, e)| match &e.record.body {
+                    Body::Draw(batch) => Some((e.seq, e.record.ts_ms, batch)),
+                    _ => None,
+                })
+                .collect();
+            let acks: Vec<Bytes> = theirs()
+                .filter(|(i, _)| *i >= acked)
+                .filter_map(|(_, e)| Some(outgoing::ack(e.record.reference.as_ref()?, e.seq)))
+                .collect();
+            let frame = Frame {
+                bytes: outgoing::draw(&batches, client_id),
+                seq: batches.last().map(|(seq, ..)| *seq),
+                origin: connection,
+                instead: (!acks.is_empty()).then(|| joined(&acks)),
+                audience: Audience::All,
+            };
+            self.push(frame);
+        }
+    }
+
+    pub fn archived(&mut self, epoch: Epoch, seq: Seq) {
+        if epoch == self.head.epoch && seq > self.head.archived {
+            self.head.archived = seq;
+            let latest = Latest {
+                bytes: outgoing::archived(seq),
+                origin: None,
+            };
+            let key = LatestKey::Room("archived");
+            self.shared.feed.write().latest.set(key, latest);
+        }
+    }
+}
+
+fn joined(frames: &[Bytes]) -> Bytes {
+    let mut all = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
+    for frame in frames {
+        all.extend_from_slice(frame);
+    }
+    all.freeze()
+}

@@ -1,0 +1,64 @@
+//! The fields of each client message, as serde reads them.
+
+use atelier_shared::domain::ids::{Epoch, MessageId, Seq, UserId};
+use serde::Deserialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+#[derive(Deserialize)]
+pub struct JoinFields {
+    pub name: Option<String>,
+    pub color: Option<String>,
+    pub avatar_url: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub struct ResumeFields {
+    pub epoch: Epoch,
+    pub seq: Seq,
+}
+
+#[derive(Deserialize)]
+pub struct PingFields {
+    pub timestamp: Option<Value>,
+}
+
+#[derive(Deserialize)]
+pub struct AuthFields {
+    pub token: String,
+}
+
+#[derive(Deserialize)]
+pub struct ReceiptFields {
+    pub seq: Seq,
+}
+
+#[derive(Deserialize)]
+pub struct CursorFields {
+    pub position: Value,
+    pub name: Option<String>,
+    pub color: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub struct SelectionFields {
+    pub selection: Value,
+}
+
+#[derive(Deserialize)]
+pub struct DataFields<T> {
+    pub data: T,
+}
+
+#[derive(Deserialize)]
+pub struct ChatFields {
+    pub content: String,
+    pub reply_to: Option<MessageId>,
+    pub file_id: Option<Uuid>,
+}
+
+#[derive(Deserialize)]
+pub struct DirectFields {
+    pub to: UserId,
+    pub content: String,
+}

@@ -1,0 +1,247 @@
+//! What is told but not logged: the latest cursors, selections and states, and the signals between pods.
+
+use std::sync::atomic::Ordering;
+
+use atelier_shared::domain::ids::{ClientId, ConnectionId};
+use atelier_shared::domain::presence::Member;
+use atelier_shared::domain::signal::{EphemeralKind, Signal};
+use futures::FutureExt;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::actor::{Actor, Done};
+use super::json::incoming::Ephemeral;
+use super::json::outgoing::{self, ErrorFrame};
+use super::ring::{Latest, LatestKey};
+use super::websocket;
+
+/// Signals that wait to be published; beyond it the oldest ephemeral ones are dropped.
+const SIGNALS_MAX: usize = 10_000;
+/// Challenges that wait for an answer; their askers give up after 2 s.
+const CHALLENGES_MAX: usize = 256;
+
+impl Actor {
+    /// The latest value of one kind: shown here at once, and to the other pods.
+    pub fn ephemeral(&mut self, id: ConnectionId, value: Ephemeral) {
+        let Some(local) = self.locals.get_mut(&id) else {
+            return;
+        };
+        if local.member.role < value.role() {
+            let refusal = ErrorFrame::new("forbidden", outgoing::needs(value.role()));
+            local.connection.send(refusal.field("type").bytes());
+            return;
+        }
+        let kind = value.kind();
+        let message = show(&mut local.member, value);
+        local.changed = local.member.joined;
+        let client_id = local.member.client_id.clone();
+        if let Some(seen) = self.members.get_mut(&client_id) {
+            seen.clone_from(&local.member);
+        }
+        self.show_latest(&client_id, kind, &message, Some(id));
+        self.signal_others(Signal::Ephemeral {
+            pod: self.rooms.pod,
+            client_id,
+            kind,
+            frame: message,
+        });
+    }
+
+    pub fn show_latest(
+        &mut self,
+        client_id: &ClientId,
+        kind: EphemeralKind,
+        message: &str,
+        origin: Option<ConnectionId>,
+    ) {
+        let latest = Latest {
+            bytes: websocket::text(message.as_bytes()),
+            origin,
+        };
+        let key = LatestKey::Client(client_id.clone(), kind.as_str());
+        self.shared.feed.write().latest.set(key, latest);
+    }
+
+    pub fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Ephemeral { pod, .. } if pod == self.rooms.pod => {}
+            Signal::Ephemeral {
+                client_id,
+                kind,
+                frame,
+                ..
+            } => {
+                if let Some(member) = self.members.get_mut(&client_id) {
+                    remember(member, kind, &frame);
+                }
+                self.show_latest(&client_id, kind, &frame, None);
+            }
+            Signal::Present { member } => {
+                if member.pod != self.rooms.pod {
+                    self.present(*member, None);
+                }
+            }
+            Signal::Left {
+                client_id,
+                connection,
+                reason,
+            } => self.gone(&client_id, connection, reason.as_deref()),
+            Signal::Archived { epoch, seq } => self.archived(epoch, seq),
+            Signal::EpochRaised { epoch } => {
+                if epoch > self.head.epoch {
+                    self.activate();
+                }
+            }
+            Signal::Replaced { connection } => self.replaced(connection),
+            Signal::Challenge { connection } => {
+                if let Some(local) = self.locals.get(&connection) {
+                    local.connection.challenged.store(true, Ordering::Relaxed);
+                    local.connection.send(websocket::ping(b"there?"));
+                }
+            }
+            Signal::Alive { connection } => {
+                let (answered, waiting) = std::mem::take(&mut self.challenges)
+                    .into_iter()
+                    .partition(|(asked, _)| *asked == connection);
+                self.challenges = waiting;
+                for (_, reply) in answered {
+                    let _ = reply.send(());
+                }
+            }
+            Signal::Removed { user_id, reason } => {
+                for local in self.locals.values() {
+                    if local.member.user_id == user_id {
+                        local.connection.close(4403, &reason);
+                    }
+                }
+            }
+            Signal::RunOutput {
+                run_id,
+                stream,
+                chunk,
+                offset,
+            } => {
+                let output = json!({
+                    "type": "run_output", "run_id": run_id, "stream": stream,
+                    "chunk": chunk, "offset": offset,
+                });
+                self.tell_others(outgoing::frame(&output), None);
+            }
+            Signal::Closed { reason } => self.close_all(4404, &reason),
+        }
+    }
+
+    pub fn challenge(&mut self, connection: ConnectionId, reply: oneshot::Sender<()>) {
+        self.challenges.retain(|(_, waiting)| !waiting.is_closed());
+        if self.challenges.len() < CHALLENGES_MAX {
+            self.challenges.push((connection, reply));
+            self.signal_others(Signal::Challenge { connection });
+        }
+    }
+
+    pub fn signal_others(&mut self, signal: Signal) {
+        let key = |signal: &Signal| match signal {
+            Signal::Ephemeral {
+                client_id, kind, ..
+            } => Some((client_id.clone(), *kind)),
+            _ => None,
+        };
+        if let Some(wanted) = key(&signal) {
+            self.signals
+                .retain(|waiting| key(waiting).as_ref() != Some(&wanted));
+            if self.signals.len() >= SIGNALS_MAX {
+                return;
+            }
+        }
+        self.signals.push_back(signal);
+    }
+
+    /// Publishes what waits, in order, one round at a time: while it is under way later values overwrite earlier ones.
+    pub fn start_publishing(&mut self) {
+        if self.publishing || self.signals.is_empty() {
+            return;
+        }
+        self.publishing = true;
+        let signals: Vec<Signal> = self.signals.drain(..).collect();
+        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        let publish = async move {
+            let log = &rooms.backends.log;
+            let calls = signals.iter().map(|signal| log.publish(&room, signal));
+            for result in futures::future::join_all(calls).await {
+                if let Err(error) = result {
+                    tracing::debug!(room = %room, %error, "a signal was lost; presence repairs it");
+                    break;
+                }
+            }
+            Done::Published
+        };
+        self.work.push(publish.boxed());
+    }
+}
+
+/// Keeps what a late joiner is shown of it, and gives the message the others get.
+fn show(member: &mut Member, value: Ephemeral) -> String {
+    let id = &member.client_id;
+    let message = match value {
+        Ephemeral::Cursor {
+            position,
+            name,
+            color,
+        } => {
+            // Before it has joined a client may tell its name here; afterwards the server's own identity wins.
+            let (name, color) = if member.joined {
+                (member.name.clone(), member.color.clone())
+            } else {
+                (
+                    name.unwrap_or_else(|| member.name.clone()),
+                    color.unwrap_or_else(|| member.color.clone()),
+                )
+            };
+            let message = json!({
+                "type": "cursor", "userId": id, "name": name, "color": color, "position": position,
+            });
+            member.cursor_position = Some(position);
+            message
+        }
+        Ephemeral::Selection(selection) => {
+            let message = json!({"type": "selection", "userId": id, "selection": selection});
+            member.selection = Some(selection);
+            message
+        }
+        Ephemeral::CursorUpdate(data) => {
+            json!({"type": "cursor_update", "userId": id, "data": data})
+        }
+        Ephemeral::ViewportUpdate(data) => {
+            json!({"type": "viewport_update", "userId": id, "data": data})
+        }
+        Ephemeral::PresenceUpdate(status, data) => {
+            let message = json!({"type": "presence_update", "userId": id, "data": data});
+            member.status = status;
+            message
+        }
+        Ephemeral::Typing(data) => json!({"type": "typing", "userId": id, "data": data}),
+        Ephemeral::Receipt(seq) => json!({"type": "receipt", "userId": id, "seq": seq}),
+    };
+    message.to_string()
+}
+
+/// The same for a member of another pod, from the message its pod sent.
+fn remember(member: &mut Member, kind: EphemeralKind, frame: &str) {
+    let Ok(mut message) = serde_json::from_str::<Value>(frame) else {
+        return;
+    };
+    match kind {
+        EphemeralKind::Cursor => member.cursor_position = Some(message["position"].take()),
+        EphemeralKind::Selection => member.selection = Some(message["selection"].take()),
+        EphemeralKind::PresenceUpdate => {
+            let status = message["data"]["status"]
+                .as_str()
+                .and_then(|s| s.parse().ok());
+            member.status = status.unwrap_or(member.status);
+        }
+        EphemeralKind::CursorUpdate
+        | EphemeralKind::ViewportUpdate
+        | EphemeralKind::Typing
+        | EphemeralKind::Receipt => {}
+    }
+}

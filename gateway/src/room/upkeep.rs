@@ -1,0 +1,162 @@
+//! What a room does on every beat for its sockets and its people: pings, timeouts, tokens, and agreement with presence.
+
+use std::sync::atomic::Ordering;
+
+use atelier_shared::domain::ids::{ClientId, ConnectionId};
+use atelier_shared::domain::presence::{Member, Status};
+use atelier_shared::domain::signal::Signal;
+use chrono::Utc;
+use futures::FutureExt;
+
+use super::actor::{Actor, Done};
+use super::json::outgoing;
+use super::websocket;
+
+impl Actor {
+    /// Sends pings, ends what is stale, stuck or out of token.
+    pub fn look_after_sockets(&mut self) {
+        let now = Utc::now();
+        let now_ms = now.timestamp_millis();
+        let config = &self.rooms.config;
+        let silent_ms = i64::from(config.websocket_connection_timeout_ms);
+        let heartbeat_ms = i64::from(config.heartbeat_ms);
+        let presence_ms = i64::from(config.presence_timeout_s) * 1_000;
+        let stuck_ms = i64::from(config.slow_reader_timeout_s) * 1_000;
+        let mut dropped = Vec::new();
+        for (id, local) in &mut self.locals {
+            let connection = &local.connection;
+            let silent = now_ms - connection.heard_ms.load(Ordering::Relaxed);
+            if silent >= silent_ms {
+                connection.close(4500, "silent for too long");
+                continue;
+            }
+            if connection.stuck_ms(now_ms) >= stuck_ms {
+                self.rooms.metrics.dropped_slow.inc();
+                connection.close(4508, "too slow; resume where you are");
+                continue;
+            }
+            if silent >= heartbeat_ms && now_ms - local.pinged_ms >= heartbeat_ms {
+                local.pinged_ms = now_ms;
+                connection.send(websocket::ping(b""));
+            }
+            let speechless = now_ms - connection.spoke_ms.load(Ordering::Relaxed);
+            if speechless >= presence_ms && local.member.joined {
+                dropped.push(*id);
+            }
+            if let Some(expires_at) = local.principal.expires_at {
+                let left_ms = (expires_at - now).num_milliseconds();
+                if left_ms <= 0 {
+                    connection.close(4401, "the token has expired");
+                } else if left_ms <= 30_000 && !local.warned {
+                    local.warned = true;
+                    let in_ms = u64::try_from(left_ms).unwrap_or(0);
+                    connection.send(outgoing::notice(
+                        "token_expiring",
+                        "send auth with a new token",
+                        in_ms,
+                    ));
+                }
+            }
+        }
+        for id in dropped {
+            self.drop_silent(id);
+        }
+    }
+
+    /// Somebody silent for too long: the others are told, the socket stays.
+    pub fn drop_silent(&mut self, id: ConnectionId) {
+        let Some(local) = self.locals.get_mut(&id) else {
+            return;
+        };
+        local.dropped = true;
+        local.member.joined = false;
+        local.member.status = Status::Away;
+        local.connection.dropped.store(true, Ordering::Relaxed);
+        let member = local.member.clone();
+        self.gone(&member.client_id, id, Some("stale"));
+        self.signal_others(Signal::Left {
+            client_id: member.client_id.clone(),
+            connection: id,
+            reason: Some("stale".into()),
+        });
+        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        let update = async move {
+            if let Err(error) = rooms.backends.presence.update(&room, &member).await {
+                tracing::debug!(room = %room, %error, "presence will be told again");
+            }
+            Done::Nothing
+        };
+        self.work.push(update.boxed());
+    }
+
+    /// Writes changed members of this pod to presence.
+    pub fn write_changed(&mut self) {
+        let changed: Vec<Member> = self
+            .locals
+            .values_mut()
+            .filter(|local| !local.dropped)
+            .filter_map(|local| std::mem::take(&mut local.changed).then(|| local.member.clone()))
+            .collect();
+        if changed.is_empty() {
+            return;
+        }
+        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        let write = async move {
+            let presence = &rooms.backends.presence;
+            let calls = changed.iter().map(|member| presence.update(&room, member));
+            for result in futures::future::join_all(calls).await {
+                if let Err(error) = result {
+                    tracing::debug!(room = %room, %error, "presence will be told again");
+                }
+            }
+            Done::Nothing
+        };
+        self.work.push(write.boxed());
+    }
+
+    /// Reads who is here from presence, to repair what lost signals left out.
+    pub fn refresh_people(&mut self) {
+        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        let read = async move { Done::People(rooms.backends.presence.members(&room).await) };
+        self.work.push(read.boxed());
+    }
+
+    pub fn compare_people(&mut self, there: Vec<Member>) {
+        let pod = self.rooms.pod;
+        let gone: Vec<(ClientId, ConnectionId)> = self
+            .members
+            .values()
+            .filter(|m| m.pod != pod && !there.iter().any(|t| t.connection == m.connection))
+            .map(|m| (m.client_id.clone(), m.connection))
+            .collect();
+        for (client_id, connection) in gone {
+            self.gone(&client_id, connection, None);
+        }
+        for member in there {
+            if member.pod != pod && member.joined {
+                self.present(member, None);
+            } else if member.pod == pod && !self.locals.contains_key(&member.connection) {
+                self.take_out(member);
+            }
+        }
+    }
+
+    /// Presence holds a connection of this pod that is not open any more (its leave failed).
+    pub fn take_out(&mut self, member: Member) {
+        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        let leave = async move {
+            let presence = &rooms.backends.presence;
+            let left = presence
+                .leave(&room, &member.client_id, member.connection)
+                .await;
+            if let Err(error) = left {
+                tracing::debug!(room = %room, %error, "a leave will be tried again");
+            }
+            Done::Nothing
+        };
+        // One that is just being admitted is in presence before its socket is here: give it time.
+        if self.beats.is_multiple_of(2) {
+            self.work.push(leave.boxed());
+        }
+    }
+}
