@@ -42,6 +42,7 @@ const LIMITS: [Bound; 6] = [
 /// Code to run: `source`, or `files`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"language": "python", "source": "print(6*7)"}))]
 pub struct NewJob {
     /// A name or alias of `GET /languages`
     #[schema(example = "python")]

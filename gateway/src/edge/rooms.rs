@@ -34,6 +34,7 @@ pub(super) type RoomKey = (DateTime<Utc>, RoomId);
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "Design review", "kind": "open"}))]
 pub struct NewRoom {
     /// A label, 1 to 32 characters, not unique; the id where absent
     #[schema(example = "Design review")]
@@ -54,6 +55,7 @@ pub struct NewRoom {
 /// What is absent stays as it is.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "Design review, second round"}))]
 pub struct RoomPatch {
     name: Option<String>,
     #[schema(value_type = Option<String>, example = "members")]

@@ -75,7 +75,7 @@ function example(schema, depth) {
 function fields(schema, depth, prefix) {
   const whole = merged(unwrapped(merged(schema)));
   if (depth > DEPTH_MAX) return [];
-  if (whole.items) return fields(whole.items, depth + 1, prefix + "[].");
+  if (whole.items) return fields(whole.items, depth + 1, prefix.replace(/\.$/, "") + "[].");
   return Object.entries(whole.properties || {}).flatMap(([name, part]) => {
     const inner = merged(part);
     const needed = (whole.required || []).includes(name);
