@@ -221,7 +221,7 @@ pub async fn make_room_by_connecting(
 pub async fn make_room(app: &App, room: &Room, address: &ClientAddress) -> Result<bool, Problem> {
     let limit = u64::from(app.config.rooms_per_address);
     let active: Vec<RoomId> = app.occupancy.get().await?.keys().cloned().collect();
-    let _turn = app.making_room.lock().await;
+    let _turn = app.making_room(&address.0).await;
     let since = room.created_at - ROOM_LIMIT_WINDOW;
     let held = app
         .backends

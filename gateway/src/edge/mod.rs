@@ -24,6 +24,8 @@ mod routes;
 mod server;
 mod sessions;
 pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod trace;
 mod ws;
 
@@ -42,7 +44,6 @@ pub(crate) async fn run(app: App, listener: TcpListener, shutdown: CancellationT
     let drain = async {
         shutdown.cancelled().await;
         let deadline = Instant::now() + app.config.drain();
-        tracing::info!(timeout = ?app.config.drain(), "draining");
         // Still listening meanwhile: a client that is sent away must find the other gateways by way of a proxy that
         // can hear that this one is not ready.
         app.begin_drain();
@@ -56,5 +57,4 @@ pub(crate) async fn run(app: App, listener: TcpListener, shutdown: CancellationT
         () = server::run(&app, router, listener, &stop, &cut) => {}
         () = drain => {}
     }
-    tracing::info!("stopped");
 }

@@ -22,24 +22,51 @@ pub type Occupied = Arc<BTreeMap<RoomId, usize>>;
 /// A cache in front of [`Presence::occupied`]: whatever the number of callers, one reads.
 pub struct Occupancy {
     presence: Arc<dyn Presence>,
-    last: Mutex<Option<(Instant, Occupied)>>,
+    last: Mutex<Last>,
+}
+
+#[derive(Default)]
+struct Last {
+    read: Option<(Instant, Occupied)>,
+    failed_at: Option<Instant>,
 }
 
 impl Occupancy {
     pub fn new(presence: Arc<dyn Presence>) -> Self {
         Self {
             presence,
-            last: Mutex::new(None),
+            last: Mutex::default(),
         }
     }
 
     pub async fn get(&self) -> Result<Occupied, PortError> {
+        let asked_at = Instant::now();
         let mut last = self.last.lock().await;
-        if let Some((read_at, occupied)) = last.as_ref()
+        if let Some((read_at, occupied)) = &last.read
             && read_at.elapsed() < FRESH
         {
             return Ok(occupied.clone());
         }
+        // Whoever waited while another failed shares the failure, or they would time out one after the other.
+        if last
+            .failed_at
+            .is_some_and(|failed_at| failed_at >= asked_at)
+        {
+            return Err(PortError::retry("list occupied rooms", "failed just now"));
+        }
+        match self.read().await {
+            Ok(occupied) => {
+                last.read = Some((Instant::now(), occupied.clone()));
+                Ok(occupied)
+            }
+            Err(error) => {
+                last.failed_at = Some(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<Occupied, PortError> {
         let mut rooms = BTreeMap::new();
         let mut after: Option<RoomId> = None;
         while rooms.len() < ROOMS_MAX {
@@ -51,8 +78,6 @@ impl Occupancy {
                 break;
             }
         }
-        let occupied = Arc::new(rooms);
-        *last = Some((Instant::now(), occupied.clone()));
-        Ok(occupied)
+        Ok(Arc::new(rooms))
     }
 }

@@ -33,13 +33,14 @@ pub async fn exposition(
     backends: &Backends,
     metrics: &Metrics,
 ) -> Result<impl IntoResponse + use<>, Problem> {
-    for queue in QUEUES {
+    let look = |queue| async move {
         match tokio::time::timeout(QUEUE_TIMEOUT, backends.queue.stats(queue)).await {
             Ok(Ok(stats)) => metrics.queue(queue, &stats),
             Ok(Err(error)) => tracing::warn!(queue, %error, "no figures of the queue"),
             Err(_) => tracing::warn!(queue, "no figures of the queue in time"),
         }
-    }
+    };
+    futures::future::join_all(QUEUES.map(look)).await;
     let text = metrics.encode().map_err(|_| Problem::internal())?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text))

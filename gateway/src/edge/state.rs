@@ -1,5 +1,6 @@
 //! What every handler can reach.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use atelier_shared::Backends;
@@ -13,6 +14,9 @@ use crate::config::{ConfigError, GatewayConfig};
 use crate::identity::{Identity, Passwords};
 use crate::metrics::Metrics;
 use crate::room::Rooms;
+
+/// Locks that addresses share by hash.
+const ADDRESS_LOCKS: usize = 64;
 
 /// Why the gateway does not start.
 #[derive(Debug, Error)]
@@ -37,8 +41,7 @@ pub struct Inner {
     pub occupancy: Occupancy,
     pub checks: Checks,
     pub started_at: DateTime<Utc>,
-    /// Serialises counting an address's rooms with making one more.
-    pub(super) making_room: tokio::sync::Mutex<()>,
+    making_room: [tokio::sync::Mutex<()>; ADDRESS_LOCKS],
 }
 
 impl std::ops::Deref for App {
@@ -70,7 +73,7 @@ impl App {
             passwords,
             metrics,
             started_at: Utc::now(),
-            making_room: tokio::sync::Mutex::new(()),
+            making_room: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             backends,
             config,
         })))
@@ -83,5 +86,15 @@ impl App {
 
     pub fn is_draining(&self) -> bool {
         self.checks.is_draining()
+    }
+
+    /// Serialises counting an address's rooms with making one more, so that many requests at once can't pass the limit.
+    pub(super) async fn making_room(&self, address: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        let mut hasher = std::hash::DefaultHasher::new();
+        address.hash(&mut hasher);
+        let at = hasher.finish() % ADDRESS_LOCKS as u64;
+        self.making_room[usize::try_from(at).unwrap_or(0)]
+            .lock()
+            .await
     }
 }
