@@ -1,16 +1,15 @@
-//! `/auth`: accounts, guests, logins and their tokens.
+//! `/auth`: logins and their tokens.
 
 use std::time::Duration;
 
-use atelier_shared::domain::ids::UserId;
 use atelier_shared::domain::names;
-use atelier_shared::domain::user::{NewUser, User, UserKind};
-use atelier_shared::ports::{CreateUserError, Throttle};
+use atelier_shared::domain::user::{User, UserKind};
+use atelier_shared::ports::Throttle;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use chrono::{SubsecRound, Utc};
+use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
@@ -20,34 +19,17 @@ use super::client::{Authenticated, ClientAddress};
 use super::extract::Body;
 use super::health::rfc3339;
 use super::problem::{Kind, Problem};
-use super::refusals::{BadBody, Failures, NeedsToken, Taken};
+use super::refusals::{BadBody, Failures, NeedsToken};
 use super::state::App;
 use crate::identity::{LoginTokens, Principal, Refreshed, ticket};
 
-const PASSWORD_MIN_CHARS: usize = 8;
 /// Longer ones cost only the hashing of their bytes, but a bound there must be.
-const PASSWORD_MAX_BYTES: usize = 1_024;
-/// RFC 5321: the longest path is 256 with its brackets.
-const EMAIL_MAX_BYTES: usize = 254;
+pub(super) const PASSWORD_MAX_BYTES: usize = 1_024;
+/// The longest user name or e-mail address that can be one.
+const LOGIN_NAME_MAX_BYTES: usize = 254;
 const LOGIN_WINDOW: Duration = Duration::from_secs(15 * 60);
-const REGISTRATION_WINDOW: Duration = Duration::from_secs(60 * 60);
 /// An address may be an office: so many times the tries that it has for one account.
 const TRIES_PER_ADDRESS: u32 = 20;
-
-#[derive(Deserialize, ToSchema)]
-pub struct Register {
-    /// Unique, 1 to 32 characters, no `@`
-    #[schema(example = "ana")]
-    username: String,
-    /// At least 8 characters
-    #[schema(example = "correct horse battery staple", format = Password)]
-    password: String,
-    #[schema(example = "ana@example.com")]
-    email: Option<String>,
-    /// Display name; the user name where absent
-    #[schema(example = "Ana")]
-    name: Option<String>,
-}
 
 #[derive(Deserialize, ToSchema)]
 pub struct Login {
@@ -56,13 +38,6 @@ pub struct Login {
     username: String,
     #[schema(example = "correct horse battery staple", format = Password)]
     password: String,
-}
-
-#[derive(Deserialize, ToSchema)]
-pub struct Guest {
-    /// Display name, 1 to 32 characters
-    #[schema(example = "Ben")]
-    name: String,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -123,64 +98,6 @@ impl From<User> for UserView {
     }
 }
 
-/// Makes an account and logs it in.
-#[utoipa::path(post, path = "/auth/register", tag = "auth", request_body = Register, responses(
-    (status = 201, description = "The account, logged in", body = Tokens), BadBody, Taken, Failures,
-))]
-pub async fn register(
-    State(app): State<App>,
-    address: ClientAddress,
-    Body(asked): Body<Register>,
-) -> Result<impl IntoResponse, Problem> {
-    let username = names::name("username", &asked.username)?;
-    if username.contains('@') {
-        return Err(Problem::invalid("username", "must not hold an @"));
-    }
-    check_password(&asked.password)?;
-    let email = asked.email.as_deref().map(check_email).transpose()?;
-    let name = match &asked.name {
-        Some(name) => names::name("name", name)?,
-        None => username.clone(),
-    };
-    throttle_registration(&app, &address).await?;
-    let hash = app.passwords.hash(asked.password).await?;
-    let user = User {
-        id: UserId::generate(),
-        kind: UserKind::Account,
-        username,
-        name,
-        email,
-        avatar_url: None,
-        is_admin: false,
-        created_at: Utc::now().trunc_subsecs(6),
-    };
-    create(&app, user, Some(hash)).await
-}
-
-/// Makes a guest: a name and tokens, no password. The guest is gone with the tokens.
-#[utoipa::path(post, path = "/auth/guest", tag = "auth", request_body = Guest, responses(
-    (status = 201, description = "The guest, logged in", body = Tokens), BadBody, Failures,
-))]
-pub async fn guest(
-    State(app): State<App>,
-    address: ClientAddress,
-    Body(asked): Body<Guest>,
-) -> Result<impl IntoResponse, Problem> {
-    let name = names::name("name", &asked.name)?;
-    throttle_registration(&app, &address).await?;
-    let user = User {
-        id: UserId::generate(),
-        kind: UserKind::Guest,
-        username: name.clone(),
-        name,
-        email: None,
-        avatar_url: None,
-        is_admin: false,
-        created_at: Utc::now().trunc_subsecs(6),
-    };
-    create(&app, user, None).await
-}
-
 /// Logs in. An unknown user takes as long and is answered as a wrong password is.
 #[utoipa::path(post, path = "/auth/login", tag = "auth", request_body = Login, responses(
     (status = 200, description = "Logged in", body = Tokens), BadBody, NeedsToken, Failures,
@@ -190,10 +107,10 @@ pub async fn login(
     address: ClientAddress,
     Body(asked): Body<Login>,
 ) -> Result<impl IntoResponse, Problem> {
-    if asked.username.is_empty() || asked.username.len() > EMAIL_MAX_BYTES {
+    if asked.username.is_empty() || asked.username.len() > LOGIN_NAME_MAX_BYTES {
         return Err(Problem::invalid(
             "username",
-            format!("must have 1 to {EMAIL_MAX_BYTES} bytes"),
+            format!("must have 1 to {LOGIN_NAME_MAX_BYTES} bytes"),
         ));
     }
     if asked.password.len() > PASSWORD_MAX_BYTES {
@@ -329,27 +246,7 @@ fn unstored(principal: Principal) -> UserView {
     }
 }
 
-async fn create(
-    app: &App,
-    user: User,
-    password_hash: Option<String>,
-) -> Result<impl IntoResponse + use<>, Problem> {
-    let new = NewUser {
-        user,
-        password_hash,
-    };
-    match app.backends.records.create_user(&new).await {
-        Ok(()) => {}
-        Err(CreateUserError::Taken(field)) => {
-            return Err(Problem::conflict(format!("This {field} is taken.")).at(field));
-        }
-        Err(CreateUserError::Port(error)) => return Err(error.into()),
-    }
-    let login = app.identity.begin_login(new.user.id).await?;
-    tokens(app, new.user, login, StatusCode::CREATED)
-}
-
-fn tokens(
+pub(super) fn tokens(
     app: &App,
     user: User,
     login: LoginTokens,
@@ -366,75 +263,21 @@ fn tokens(
     Ok((status, NO_STORE, Json(tokens)))
 }
 
-async fn throttle_registration(app: &App, address: &ClientAddress) -> Result<(), Problem> {
-    throttle(
-        app,
-        &format!("register:{}", address.0),
-        app.config.registrations_per_address,
-        REGISTRATION_WINDOW,
-    )
-    .await
-}
-
-async fn throttle(app: &App, key: &str, limit: u32, window: Duration) -> Result<(), Problem> {
+pub(super) async fn throttle(
+    app: &App,
+    key: &str,
+    limit: u32,
+    window: Duration,
+) -> Result<(), Problem> {
     match app.backends.vault.throttle(key, limit, window).await? {
         Throttle::Allowed => Ok(()),
         Throttle::Wait(wait) => Err(Problem::rate_limited(wait).policy(limit, window)),
     }
 }
 
-fn check_password(password: &str) -> Result<(), Problem> {
-    if password.chars().count() < PASSWORD_MIN_CHARS {
-        return Err(Problem::invalid(
-            "password",
-            format!("must have at least {PASSWORD_MIN_CHARS} characters"),
-        ));
-    }
-    if password.len() > PASSWORD_MAX_BYTES {
-        return Err(too_long());
-    }
-    Ok(())
-}
-
-fn too_long() -> Problem {
+pub(super) fn too_long() -> Problem {
     Problem::invalid(
         "password",
         format!("must have at most {PASSWORD_MAX_BYTES} bytes"),
     )
-}
-
-/// Only the shape; that somebody reads it is known when they do.
-fn check_email(text: &str) -> Result<String, Problem> {
-    let text = text.trim();
-    let shaped = text.rsplit_once('@').is_some_and(|(local, domain)| {
-        !local.is_empty()
-            && domain.contains('.')
-            && !domain.starts_with('.')
-            && !domain.ends_with('.')
-    });
-    let clean = !text.chars().any(|c| c.is_whitespace() || c.is_control());
-    if shaped && clean && text.len() <= EMAIL_MAX_BYTES {
-        return Ok(text.to_owned());
-    }
-    Err(Problem::invalid("email", "is not an e-mail address"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_and_addresses_are_checked_by_shape() {
-        assert!(check_password("12345678").is_ok());
-        for bad in ["1234567".to_owned(), "x".repeat(1025)] {
-            assert_eq!(
-                check_password(&bad).unwrap_err().field.as_deref(),
-                Some("password")
-            );
-        }
-        assert_eq!(check_email(" a@b.example ").unwrap(), "a@b.example");
-        for bad in ["", "a", "a@b", "@b.c", "a b@c.d", "a@.b", "a@b."] {
-            assert!(check_email(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! All that knows axum: routes, one file per resource, and what stands before them.
 
+mod accounts;
 mod auth;
 pub mod client;
 mod docs;
@@ -16,6 +17,7 @@ mod occupancy;
 pub mod operations;
 mod page;
 pub mod problem;
+mod problem_kind;
 mod prometheus;
 mod refusals;
 mod room_view;

@@ -14,18 +14,18 @@ use utoipa_axum::routes;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    auth, docs, health, history, index, jobs, languages, layers, members, prometheus, rooms,
-    sessions, trace, ws,
+    accounts, auth, docs, health, history, index, jobs, languages, layers, members, prometheus,
+    rooms, sessions, trace, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
 fn resources() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(auth::register))
+        .routes(routes!(accounts::register))
         .routes(routes!(auth::login))
         .routes(routes!(auth::refresh))
         .routes(routes!(auth::logout))
-        .routes(routes!(auth::guest))
+        .routes(routes!(accounts::guest))
         .routes(routes!(auth::ws_ticket))
         .routes(routes!(auth::me))
         .routes(routes!(rooms::create))

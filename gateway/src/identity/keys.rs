@@ -134,6 +134,15 @@ impl KeyRing {
         &self.keys[0]
     }
 
+    /// The key that all pods choose alike, in whatever order they were given the same keys: while a rotation rolls
+    /// out, two of them must still derive one successor from one token.
+    pub fn steady(&self) -> &Key {
+        self.keys
+            .iter()
+            .min_by(|a, b| a.id.cmp(&b.id))
+            .unwrap_or(&self.keys[0])
+    }
+
     pub fn find(&self, id: &str) -> Option<&Key> {
         self.keys.iter().find(|key| key.id == id)
     }

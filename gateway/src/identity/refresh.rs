@@ -60,7 +60,7 @@ impl Identity {
         let Some(family) = family_in(token) else {
             return Ok(Refreshed::Unknown);
         };
-        let tag = self.0.keys.signing().tag(Use::Refresh, token.as_bytes());
+        let tag = self.0.keys.steady().tag(Use::Refresh, token.as_bytes());
         let successor = spell(family, &tag);
         let rotation = self
             .0

@@ -139,6 +139,8 @@ fn keys_rotate_without_anybody_being_logged_out() {
     let claim = claim();
     let resume = resume::seal(&before, &claim, Utc::now());
     assert_eq!(resume::open(&between, &resume, Utc::now()), Some(claim));
+    let turned = ring(&format!("{old}{new}"));
+    assert_eq!(turned.steady().id, between.steady().id);
     let flattened = format!("{new} {old}").replace('\n', " ");
     assert_eq!(ring(&flattened).jwks(), between.jwks());
 }
