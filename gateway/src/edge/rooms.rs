@@ -291,6 +291,8 @@ pub async fn patch(
     if !app.backends.records.update_room(&room).await? {
         return Err(Problem::not_found("room"));
     }
+    // A pod that misses it reads the row again with the next newcomer.
+    app.backends.log.publish(&room.id, &Signal::Changed).await?;
     view(&app, &room, role).await.map(Json)
 }
 

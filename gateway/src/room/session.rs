@@ -69,6 +69,10 @@ pub struct Session {
     handle: Handle,
     connection: Arc<Connection>,
     reader: Reader,
+    /// The peer's close frame is here: nothing more is to be waited for.
+    peer_closed: bool,
+    /// It broke the protocol: its bytes can't be read as frames any more.
+    violated: bool,
     rate: Rate,
     refusals: u32,
     refusals_since: Instant,
@@ -87,6 +91,8 @@ impl Session {
             handle,
             connection,
             reader: Reader::default(),
+            peer_closed: false,
+            violated: false,
             rate: Rate { tokens, at: now },
             refusals: 0,
             refusals_since: now,
@@ -180,6 +186,7 @@ impl Session {
     fn check(&mut self, outcome: Result<(), super::websocket::Violation>) {
         let Err(violation) = outcome else { return };
         self.reader = Reader::default();
+        self.violated = true;
         match violation.close_code() {
             code @ 4000.. => self.connection.close(code, &violation.to_string()),
             code => self.connection.close_silently(code, &violation.to_string()),
@@ -210,6 +217,7 @@ impl Session {
                 Message::Ping(payload) => self.connection.send(super::websocket::pong(&payload)),
                 Message::Pong(_) => {}
                 Message::Close(code) => {
+                    self.peer_closed = true;
                     self.connection.close_silently(code.unwrap_or(1000), "");
                 }
             }
@@ -440,23 +448,36 @@ impl Session {
         }
     }
 
-    /// Our close frame is out: reads on until the peer's end, or not for long.
+    /// Our close frame is out: reads on until the peer's, then the server closes first (RFC 6455, 7.1.1).
     async fn linger(&mut self) -> Result<(), Gone> {
-        let until_end = async {
-            loop {
-                self.connection.stream().readable().await?;
-                let read =
-                    READ_BUFFER.with_borrow_mut(|buffer| self.connection.stream().try_read(buffer));
-                match read {
-                    Ok(0) => return Ok(()),
-                    Ok(_) => {}
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                    Err(e) => return Err(e),
-                }
+        let deadline = Instant::now() + CLOSE_PATIENCE;
+        let max = self.rooms.config.max_frame();
+        while !self.peer_closed {
+            let readable = self.connection.stream().readable();
+            if !matches!(
+                tokio::time::timeout_at(deadline, readable).await,
+                Ok(Ok(()))
+            ) {
+                break;
             }
-        };
-        let _: Result<std::io::Result<()>, _> =
-            tokio::time::timeout(CLOSE_PATIENCE, until_end).await;
+            let (connection, reader) = (&self.connection, &mut self.reader);
+            let mut messages = Vec::new();
+            let read = READ_BUFFER.with_borrow_mut(|buffer| {
+                let read = connection.stream().try_read(buffer);
+                // What it says now is not carried out any more. Behind a violation there are no frames to be found: the
+                // bytes are only taken, so that the close frame is not lost to a reset.
+                if let (Ok(n @ 1..), false) = (&read, self.violated) {
+                    self.violated = reader.feed(&buffer[..*n], max, &mut messages).is_err();
+                }
+                read
+            });
+            self.peer_closed = messages.iter().any(|m| matches!(m, Message::Close(_)));
+            match read {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                Ok(1..) => {}
+                Ok(0) | Err(_) => break,
+            }
+        }
         Err(Gone)
     }
 }

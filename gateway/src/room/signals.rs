@@ -127,6 +127,7 @@ impl Actor {
                 });
                 self.tell_others(outgoing::frame(&output), None);
             }
+            Signal::Changed => self.read_roles(),
             Signal::Closed { reason } => self.close_all(4404, &reason),
         }
     }

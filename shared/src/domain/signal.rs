@@ -74,6 +74,8 @@ pub enum Signal {
         chunk: String,
         offset: u64,
     },
+    /// The room's row changed (who may enter, what is allowed): it is read again.
+    Changed,
     /// The room is gone.
     Closed {
         reason: String,
