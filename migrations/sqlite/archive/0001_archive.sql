@@ -1,8 +1,10 @@
 -- How far each room is archived, and in which epoch. No row: never opened.
 CREATE TABLE room_heads (
-    room  TEXT PRIMARY KEY,
-    epoch INTEGER NOT NULL,
-    seq   INTEGER NOT NULL
+    room   TEXT PRIMARY KEY,
+    epoch  INTEGER NOT NULL,
+    seq    INTEGER NOT NULL,
+    -- 1: the epoch's log stood once.
+    opened INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
 -- Every entry for ever. `record` is the record's JSON, as the log stores it; the other columns are what is asked for by.

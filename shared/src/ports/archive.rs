@@ -15,6 +15,9 @@ use crate::domain::state::Checkpoint;
 pub struct ArchiveHead {
     pub epoch: Epoch,
     pub seq: Seq,
+    /// The epoch's log stood once, and people may have seen entries of it: where it is missing, it was lost. Before
+    /// that it was only never made, by somebody who raised the epoch and is on the way, or died.
+    pub opened: bool,
 }
 
 /// The writer's epoch or place is not the archive's; nothing was written.
@@ -56,8 +59,13 @@ pub trait Archive: Send + Sync {
 
     async fn head(&self, room: &RoomId) -> Result<ArchiveHead>;
 
-    /// Compare-and-set: raises the epoch by one if it is still `from`. Returns the head as it is afterwards, whoever raised it.
+    /// Compare-and-set: raises the epoch by one, not opened, if it is still `from`. Returns the head as it is afterwards,
+    /// whoever raised it.
     async fn raise_epoch(&self, room: &RoomId, from: Epoch) -> Result<ArchiveHead>;
+
+    /// Compare-and-set: marks the epoch as opened if it is still `epoch`. Called when its log stands and before anybody
+    /// writes there. Returns the head as it is afterwards.
+    async fn open_epoch(&self, room: &RoomId, epoch: Epoch) -> Result<ArchiveHead>;
 
     /// Appends consecutive entries whose first is `head.seq + 1`; entries at or before the head are skipped (they
     /// were written by a call whose answer was lost). An entry whose ref is stored already under another seq is kept

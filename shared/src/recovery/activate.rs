@@ -1,25 +1,25 @@
 //! Opening a room's log: decides whether it may be written to, and starts it anew where it may not.
-
-use std::time::Duration;
+//!
+//! An epoch is raised in the archive, then its log is seeded, then the archive marks it as opened, and only then is it
+//! written to. So a log that is missing (or older) in an epoch that was never opened is simply not made yet, by
+//! somebody who is on the way or died, and anybody makes it; in an opened one it was lost, and the epoch is over. No
+//! clock decides.
 
 use crate::domain::ids::{Epoch, RoomId, Seq};
 use crate::ports::{Archive, ArchiveHead, LogHead, PortError, Result, RoomLog};
 
-/// Looks at log and archive before giving up; each look is one read of each and at most one change.
+/// Looks at log and archive before giving up; each look is one read of each and at most two changes.
 const TRIES: usize = 12;
-
-/// How long a missing log must stay missing, with the archive's epoch unchanged, before the epoch is raised.
-/// Between another pod's raise and its seed the log looks just as missing; raising once more then would drop what
-/// that pod has acknowledged meanwhile. The gap is one round trip to the log. A room never opened does not wait.
-const SETTLE: Duration = Duration::from_millis(40);
 
 /// What the two heads say about one another. The archive was read first, so the log can only be ahead of it.
 enum Verdict {
     Agreed(LogHead),
-    /// The epoch was raised, the log doesn't know yet.
-    Superseded,
-    Missing,
-    RolledBack,
+    /// The log stands and nobody wrote to it yet.
+    Unopened(LogHead),
+    /// The epoch was raised and its log is yet to be made.
+    Unmade,
+    /// The epoch is over, or the room's first is yet to come.
+    Over(&'static str),
     /// The log, or the caller, knows an epoch that the archive does not.
     ArchiveLost(Epoch),
 }
@@ -28,29 +28,37 @@ fn judge(archive: ArchiveHead, log: Option<LogHead>, seen: Option<(Epoch, Seq)>)
     if let Some((epoch, _)) = seen.filter(|(epoch, _)| *epoch > archive.epoch) {
         return Verdict::ArchiveLost(epoch);
     }
-    let Some(log) = log else {
-        return Verdict::Missing;
-    };
-    if log.epoch > archive.epoch {
-        return Verdict::ArchiveLost(log.epoch);
+    if archive.epoch == Epoch(0) {
+        return match log {
+            None => Verdict::Over("the room was never opened"),
+            Some(log) => Verdict::ArchiveLost(log.epoch),
+        };
     }
-    if log.epoch < archive.epoch {
-        return Verdict::Superseded;
+    match log {
+        Some(log) if log.epoch > archive.epoch => Verdict::ArchiveLost(log.epoch),
+        Some(log) if log.epoch == archive.epoch => {
+            let seen_here = seen
+                .filter(|(epoch, _)| *epoch == log.epoch)
+                .map_or(Seq(0), |(_, seq)| seq);
+            if log.seq < archive.seq.max(seen_here) {
+                Verdict::Over("its log was rolled back")
+            } else if archive.opened {
+                Verdict::Agreed(log)
+            } else {
+                Verdict::Unopened(log)
+            }
+        }
+        _ if !archive.opened => Verdict::Unmade,
+        None => Verdict::Over("its log is gone"),
+        Some(_) => Verdict::Over("its log is gone, and one of an older epoch is there"),
     }
-    let seen_here = seen
-        .filter(|(epoch, _)| *epoch == log.epoch)
-        .map_or(Seq(0), |(_, seq)| seq);
-    if log.seq < archive.seq.max(seen_here) {
-        return Verdict::RolledBack;
-    }
-    Verdict::Agreed(log)
 }
 
 /// Brings log and archive into agreement and returns the log's head: from here on it may be read and written.
 ///
 /// `seen` is how far the caller itself has seen the room (a log that is shorter was rolled back); `role_version` is the
 /// room's, as Records says (0 = not known, changes nothing). Many pods may call this for one room at once: they end
-/// in the same epoch.
+/// in the same epoch, and none undoes what another was told.
 ///
 /// # Errors
 /// Final, if the log or the caller knows an epoch that the archive does not: the archive was restored from an older
@@ -63,7 +71,6 @@ pub async fn activate(
     role_version: u64,
     now_ms: i64,
 ) -> Result<LogHead> {
-    let mut missing_at: Option<Epoch> = None;
     let mut lost: Option<Epoch> = None;
     for _ in 0..TRIES {
         // In this order: both only grow, so a log read second that is shorter than the archive was cut.
@@ -71,20 +78,28 @@ pub async fn activate(
         let head = log.head(room).await?;
         match judge(archived, head, seen) {
             Verdict::Agreed(head) => return fenced(log, room, head, role_version).await,
-            Verdict::Superseded => seed(log, room, archived, role_version, now_ms).await?,
-            Verdict::RolledBack => {
-                tracing::warn!(%room, epoch = %archived.epoch, archived = %archived.seq, "room log was rolled back, raising the epoch");
-                let raised = archive.raise_epoch(room, archived.epoch).await?;
-                seed(log, room, raised, role_version, now_ms).await?;
+            Verdict::Unopened(head) => {
+                let opened = archive.open_epoch(room, head.epoch).await?;
+                if opened.epoch == head.epoch {
+                    return fenced(log, room, head, role_version).await;
+                }
             }
-            Verdict::Missing => {
-                if archived.epoch > Epoch(0) && missing_at != Some(archived.epoch) {
-                    missing_at = Some(archived.epoch);
-                    tokio::time::sleep(SETTLE).await;
-                    continue;
+            Verdict::Unmade => {
+                // Does nothing if others made it since. (Had they also opened, used and lost it since, this would
+                // make it twice: three steps and a loss, all between our look and this call.)
+                log.seed(room, archived.epoch, archived.seq, role_version, now_ms)
+                    .await?;
+            }
+            Verdict::Over(why) => {
+                if archived.epoch > Epoch(0) {
+                    tracing::info!(%room, epoch = %archived.epoch, archived = %archived.seq, why, "raising the epoch");
                 }
                 let raised = archive.raise_epoch(room, archived.epoch).await?;
-                seed(log, room, raised, role_version, now_ms).await?;
+                // Opened already: others were quicker, and their log stands (or is lost again: the next look tells).
+                if !raised.opened {
+                    log.seed(room, raised.epoch, raised.seq, role_version, now_ms)
+                        .await?;
+                }
             }
             Verdict::ArchiveLost(known) => {
                 // Raised and seeded between our two reads? Then the next look agrees.
@@ -98,20 +113,6 @@ pub async fn activate(
         "activate room",
         format!("room {room}: log and archive did not agree in {TRIES} tries"),
     ))
-}
-
-async fn seed(
-    log: &dyn RoomLog,
-    room: &RoomId,
-    at: ArchiveHead,
-    role_version: u64,
-    now_ms: i64,
-) -> Result<()> {
-    // What the log says now is not trusted yet: the next look compares it with the archive once more, because our
-    // archive head may be old by now and the log may have been emptied again meanwhile.
-    log.seed(room, at.epoch, at.seq, role_version, now_ms)
-        .await?;
-    Ok(())
 }
 
 async fn fenced(

@@ -26,6 +26,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
     promises!(trials, "archive":
         epochs::a_room_never_opened_is_epoch_0_and_its_first_raise_makes_1,
         epochs::of_twenty_raises_from_one_epoch_one_counts,
+        epochs::an_epoch_is_opened_by_compare_and_set,
         epochs::a_writer_in_another_epoch_is_refused_and_writes_nothing,
         epochs::nothing_is_ever_of_epoch_0,
         epochs::of_writers_in_two_epochs_exactly_one_wins,

@@ -9,6 +9,7 @@ mod fixture;
 mod presence;
 mod queue;
 mod records;
+mod recovery;
 mod room_log;
 mod stores;
 mod vault;
@@ -20,6 +21,7 @@ fn main() {
     files::trials(&mut trials);
     presence::trials(&mut trials);
     queue::trials(&mut trials);
+    recovery::trials(&mut trials);
     room_log::trials(&mut trials);
     records::trials(&mut trials);
     vault::trials(&mut trials);

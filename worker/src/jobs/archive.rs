@@ -8,6 +8,8 @@ mod checkpoint;
 mod idle;
 mod sweep;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -98,10 +98,12 @@ impl Archive for MongoArchive {
             self.heads.find_one(doc! { "_id": room.as_str() }).await
         })
         .await?;
-        let (epoch, seq) = row.map_or((0, 0), |row| (row.epoch, row.seq));
+        let (epoch, seq, opened) =
+            row.map_or((0, 0, false), |row| (row.epoch, row.seq, row.opened));
         Ok(ArchiveHead {
             epoch: Epoch(from_db(epoch)?),
             seq: Seq(from_db(seq)?),
+            opened,
         })
     }
 
@@ -112,7 +114,7 @@ impl Archive for MongoArchive {
                 self.heads
                     .update_one(
                         doc! { "_id": room.as_str(), "epoch": from },
-                        doc! { "$inc": { "epoch": 1_i64 } },
+                        doc! { "$inc": { "epoch": 1_i64 }, "$set": { "opened": false } },
                     )
                     .await?;
                 return Ok(());
@@ -121,11 +123,23 @@ impl Archive for MongoArchive {
                 room: room.to_string(),
                 epoch: 1,
                 seq: 0,
+                opened: false,
             };
             match self.heads.insert_one(first).await {
                 Err(e) if is_duplicate_key(&e) => Ok(()),
                 other => other.map(|_| ()),
             }
+        })
+        .await?;
+        self.head(room).await
+    }
+
+    async fn open_epoch(&self, room: &RoomId, epoch: Epoch) -> Result<ArchiveHead> {
+        let at = doc! { "_id": room.as_str(), "epoch": to_db(epoch.0)? };
+        bounded("open epoch", async {
+            self.heads
+                .update_one(at, doc! { "$set": { "opened": true } })
+                .await
         })
         .await?;
         self.head(room).await

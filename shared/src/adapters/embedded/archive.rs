@@ -41,15 +41,17 @@ impl SqliteArchive {
 }
 
 async fn head(connection: &mut SqliteConnection, room: &RoomId) -> Result<ArchiveHead> {
-    let row = sqlx::query("SELECT epoch, seq FROM room_heads WHERE room = $1")
+    let row = sqlx::query("SELECT epoch, seq, opened FROM room_heads WHERE room = $1")
         .bind(room.as_str())
         .fetch_optional(connection)
         .await
         .map_err(|e| port_error("read archive head", e))?;
-    let (epoch, seq) = row.map_or((0, 0), |row| (row.get(0), row.get(1)));
+    let (epoch, seq, opened) =
+        row.map_or((0, 0, false), |row| (row.get(0), row.get(1), row.get(2)));
     Ok(ArchiveHead {
         epoch: Epoch(from_db(epoch)?),
         seq: Seq(from_db(seq)?),
+        opened,
     })
 }
 
@@ -131,7 +133,7 @@ impl Archive for SqliteArchive {
             .await
             .map_err(failed)?;
         } else {
-            sqlx::query("UPDATE room_heads SET epoch = epoch + 1 WHERE room = $1 AND epoch = $2")
+            sqlx::query("UPDATE room_heads SET epoch = epoch + 1, opened = 0 WHERE room = $1 AND epoch = $2")
                 .bind(room.as_str())
                 .bind(to_db(from.0)?)
                 .execute(&mut *transaction)
@@ -141,6 +143,16 @@ impl Archive for SqliteArchive {
         let head = head(&mut transaction, room).await?;
         transaction.commit().await.map_err(failed)?;
         Ok(head)
+    }
+
+    async fn open_epoch(&self, room: &RoomId, epoch: Epoch) -> Result<ArchiveHead> {
+        sqlx::query("UPDATE room_heads SET opened = 1 WHERE room = $1 AND epoch = $2")
+            .bind(room.as_str())
+            .bind(to_db(epoch.0)?)
+            .execute(&self.file.write)
+            .await
+            .map_err(|e| port_error("open epoch", e))?;
+        self.head(room).await
     }
 
     async fn append(
@@ -172,8 +184,8 @@ impl Archive for SqliteArchive {
             .map_err(failed)?;
         transaction.commit().await.map_err(failed)?;
         Ok(ArchiveHead {
-            epoch,
             seq: last.seq,
+            ..before
         })
     }
 

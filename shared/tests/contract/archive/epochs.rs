@@ -12,7 +12,33 @@ const fn head(epoch: u64, seq: u64) -> ArchiveHead {
     ArchiveHead {
         epoch: Epoch(epoch),
         seq: Seq(seq),
+        opened: false,
     }
+}
+
+pub async fn an_epoch_is_opened_by_compare_and_set(mode: Mode) -> Outcome {
+    let archives = fixture::archive(mode).await;
+    let (archive, room) = (&archives.here, RoomId::generate());
+    assert_eq!(archive.open_epoch(&room, Epoch(0)).await?, head(0, 0));
+    assert_eq!(archive.open_epoch(&room, Epoch(1)).await?, head(0, 0));
+    archive.raise_epoch(&room, Epoch(0)).await?;
+    for not_its in [0, 2] {
+        assert_eq!(archive.open_epoch(&room, Epoch(not_its)).await?, head(1, 0));
+    }
+    let opened = ArchiveHead {
+        opened: true,
+        ..head(1, 0)
+    };
+    for _ in 0..2 {
+        assert_eq!(archive.open_epoch(&room, Epoch(1)).await?, opened);
+    }
+    assert_eq!(archives.there.head(&room).await?, opened);
+    // Writing keeps it, a refused raise keeps it, a raise ends it.
+    let written = archive.append(&room, Epoch(1), &chat(1, 1)).await?;
+    assert!(written.opened);
+    assert!(archive.raise_epoch(&room, Epoch(0)).await?.opened);
+    assert_eq!(archive.raise_epoch(&room, Epoch(1)).await?, head(2, 1));
+    Ok(())
 }
 
 pub async fn a_room_never_opened_is_epoch_0_and_its_first_raise_makes_1(mode: Mode) -> Outcome {

@@ -64,8 +64,8 @@ impl MongoArchive {
                 return Ok(head);
             };
             let after = ArchiveHead {
-                epoch,
                 seq: last.seq,
+                ..head
             };
             match self.try_append(room, head, after, rest).await? {
                 Tried::Written => return Ok(after),

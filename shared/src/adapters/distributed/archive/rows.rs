@@ -33,6 +33,7 @@ pub struct HeadRow {
     pub room: String,
     pub epoch: i64,
     pub seq: i64,
+    pub opened: bool,
 }
 
 /// `record` is the record's JSON text; the fields beside it are what is asked for by.

@@ -1,0 +1,408 @@
+//! Archiving, on the embedded stores.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atelier_shared::adapters::embedded::archive::SqliteArchive;
+use atelier_shared::adapters::embedded::presence::MemoryPresence;
+use atelier_shared::adapters::embedded::queue::SqliteQueue;
+use atelier_shared::adapters::embedded::room_log::SqliteRoomLog;
+use atelier_shared::domain::entry::{Author, Body, Record};
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, PodId, RoomId, Seq, UserId};
+use atelier_shared::domain::job::QUEUE_ARCHIVE;
+use atelier_shared::domain::presence::{Member, Status};
+use atelier_shared::domain::room::Role;
+use atelier_shared::ports::{Append, LogHead};
+use atelier_shared::recovery::{self, ArchiveRoom};
+use serde_json::json;
+
+use super::checkpoint::Saved;
+use super::tail::Tail;
+use super::{Archiver, Policy};
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+struct Stage {
+    archiver: Archiver,
+    room: RoomId,
+    _folder: tempfile::TempDir,
+}
+
+fn now_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
+/// Trims all it may, checkpoints whenever it may.
+fn eager() -> Policy {
+    Policy {
+        trim_keep: 10,
+        trim_step: 1,
+        checkpoint_every: 1,
+        checkpoint_pause: Duration::ZERO,
+        idle_after: Duration::from_secs(60),
+        ..Policy::default()
+    }
+}
+
+impl Stage {
+    async fn new(policy: Policy) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let archiver = Archiver {
+            log: Arc::new(SqliteRoomLog::open(folder.path(), 100_000).await.unwrap()),
+            archive: Arc::new(SqliteArchive::open(folder.path()).await.unwrap()),
+            queue: Arc::new(SqliteQueue::open(folder.path()).await.unwrap()),
+            presence: Arc::new(MemoryPresence::default()),
+            policy,
+            saved: Saved::default(),
+        };
+        let stage = Self {
+            archiver,
+            room: RoomId::generate(),
+            _folder: folder,
+        };
+        stage.activate().await;
+        stage
+    }
+
+    async fn activate(&self) -> LogHead {
+        let (log, archive) = (&*self.archiver.log, &*self.archiver.archive);
+        // Loaded a day ago, so that only its entries keep it from being idle.
+        let then_ms = now_ms() - DAY_MS;
+        recovery::activate(log, archive, &self.room, None, 0, then_ms)
+            .await
+            .unwrap()
+    }
+
+    /// Appends `count` entries that are `age_ms` old; each sets `n` to its number.
+    async fn write(&self, count: u64, age_ms: i64) {
+        let head = self.log_head().await;
+        let author = Author {
+            client_id: ClientId::generate(),
+            user_id: UserId::generate(),
+            connection: None,
+            name: "Zoë".into(),
+            color: None,
+            avatar_url: None,
+        };
+        let record = |seq: u64| Record {
+            ts_ms: now_ms() - age_ms,
+            author: author.clone(),
+            reference: None,
+            audience: None,
+            body: Body::SessionUpdate {
+                data: serde_json::from_value(json!({ "n": seq })).unwrap(),
+            },
+        };
+        let records: Vec<_> = (head.seq.0 + 1..=head.seq.0 + count).map(record).collect();
+        let append = Append {
+            room: &self.room,
+            epoch: head.epoch,
+            seen: head.seq,
+            role_version: 0,
+            now_ms: now_ms(),
+            records: &records,
+        };
+        self.archiver.log.append(append).await.unwrap();
+    }
+
+    async fn log_head(&self) -> LogHead {
+        self.archiver.log.head(&self.room).await.unwrap().unwrap()
+    }
+
+    async fn archived(&self) -> u64 {
+        self.archiver.archive.head(&self.room).await.unwrap().seq.0
+    }
+
+    async fn run(&self) {
+        self.archiver.archive(&self.room).await.unwrap();
+    }
+
+    /// What is queued for this room, in any order.
+    async fn queued(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for kind in ["archive", "unload"] {
+            let id = format!("{kind}:{}", self.room);
+            if self
+                .archiver
+                .queue
+                .cancel(QUEUE_ARCHIVE, &id)
+                .await
+                .unwrap()
+            {
+                found.push(kind.to_owned());
+            }
+        }
+        found
+    }
+
+    async fn checkpoint(&self) -> Option<(u64, serde_json::Value)> {
+        let kept = self.archiver.archive.checkpoint(&self.room).await.unwrap();
+        kept.map(|kept| (kept.seq.0, kept.state.metadata["n"].clone()))
+    }
+
+    async fn is_dirty(&self) -> bool {
+        let dirty = self.archiver.log.dirty_rooms(10).await.unwrap();
+        dirty.contains(&self.room)
+    }
+}
+
+#[tokio::test]
+async fn a_tail_is_archived_and_the_log_knows() {
+    let stage = Stage::new(Policy {
+        batch: 7,
+        ..Policy::default()
+    })
+    .await;
+    stage.write(50, 0).await;
+    assert!(stage.is_dirty().await);
+    stage.run().await;
+    let head = stage.log_head().await;
+    assert_eq!((stage.archived().await, head.archived), (50, Seq(50)));
+    assert_eq!(head.trimmed, Seq(0), "all of it is young");
+    assert!(!stage.is_dirty().await);
+    assert_eq!(stage.queued().await, ["unload"]);
+    // More, then nothing more.
+    stage.write(3, 0).await;
+    stage.run().await;
+    stage.run().await;
+    assert_eq!(stage.archived().await, 53);
+    let all = stage
+        .archiver
+        .archive
+        .read(&stage.room, Seq(0), 100)
+        .await
+        .unwrap();
+    assert!((1..=53).eq(all.iter().map(|entry| entry.seq.0)));
+}
+
+#[tokio::test]
+async fn only_what_is_archived_old_and_not_among_the_last_is_trimmed() {
+    for (old, young, trimmed) in [
+        (100, 0, 90),
+        (100, 5, 95),
+        (100, 30, 100),
+        (8, 0, 0),
+        (5, 40, 5),
+    ] {
+        let stage = Stage::new(eager()).await;
+        stage.write(old, 61_000).await;
+        if young > 0 {
+            stage.write(young, 0).await;
+        }
+        stage.run().await;
+        let head = stage.log_head().await;
+        assert_eq!(head.archived.0, old + young);
+        assert_eq!(head.trimmed.0, trimmed, "{old} old, {young} young");
+    }
+}
+
+#[tokio::test]
+async fn a_room_written_to_all_the_while_is_queued_again() {
+    let stage = Stage::new(Policy {
+        batch: 10,
+        slice: Duration::ZERO,
+        ..Policy::default()
+    })
+    .await;
+    stage.write(35, 0).await;
+    for archived in [10, 20, 30] {
+        stage.run().await;
+        assert_eq!(stage.archived().await, archived);
+        assert_eq!(stage.queued().await, ["archive"]);
+    }
+    stage.run().await;
+    assert_eq!(stage.archived().await, 35);
+    assert_eq!(stage.queued().await, ["unload"]);
+}
+
+#[tokio::test]
+async fn an_epoch_that_is_over_is_left_to_recovery() {
+    let stage = Stage::new(Policy::default()).await;
+    stage.write(5, 0).await;
+    stage
+        .archiver
+        .archive
+        .raise_epoch(&stage.room, Epoch(1))
+        .await
+        .unwrap();
+    stage.run().await;
+    assert_eq!(stage.archived().await, 0);
+    let nowhere = Stage {
+        room: RoomId::generate(),
+        ..stage
+    };
+    nowhere.run().await;
+    assert!(nowhere.queued().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_log_that_was_rolled_back_is_left_to_recovery() {
+    let mut stage = Stage::new(Policy::default()).await;
+    stage.write(5, 0).await;
+    stage.run().await;
+    let folder = tempfile::tempdir().unwrap();
+    let log = SqliteRoomLog::open(folder.path(), 100).await.unwrap();
+    stage.archiver.log = Arc::new(log);
+    let log = &stage.archiver.log;
+    log.seed(&stage.room, Epoch(1), Seq(3), 0, now_ms())
+        .await
+        .unwrap();
+    stage.write(1, 0).await;
+    let tail = stage
+        .archiver
+        .move_tail(&stage.room, Instant::now())
+        .await
+        .unwrap();
+    assert_eq!(tail, Tail::NotOurs);
+    assert_eq!(stage.archived().await, 5);
+}
+
+#[tokio::test]
+async fn a_hole_between_archive_and_log_is_told_and_not_jumped() {
+    let stage = Stage::new(Policy::default()).await;
+    stage
+        .archiver
+        .archive
+        .raise_epoch(&stage.room, Epoch(1))
+        .await
+        .unwrap();
+    let log = &stage.archiver.log;
+    log.seed(&stage.room, Epoch(2), Seq(10), 0, now_ms())
+        .await
+        .unwrap();
+    stage.write(2, 0).await;
+    let error = stage.archiver.archive(&stage.room).await.unwrap_err();
+    assert!(!error.is_retryable());
+    assert!(error.to_string().contains("begins at 11"), "{error}");
+    assert_eq!(stage.archived().await, 0);
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_due_after_many_entries_or_in_a_quiet_while() {
+    let policy = Policy {
+        checkpoint_every: 20,
+        checkpoint_pause: Duration::ZERO,
+        checkpoint_quiet: Duration::from_secs(3_600),
+        ..Policy::default()
+    };
+    let mut stage = Stage::new(policy).await;
+    stage.write(3, 0).await;
+    stage.run().await;
+    assert_eq!(
+        stage.checkpoint().await,
+        Some((3, 3.into())),
+        "the first that is known of"
+    );
+    stage.write(19, 0).await;
+    stage.run().await;
+    assert_eq!(
+        stage.checkpoint().await,
+        Some((3, 3.into())),
+        "neither many nor quiet"
+    );
+    stage.write(1, 0).await;
+    stage.run().await;
+    assert_eq!(stage.checkpoint().await, Some((23, 23.into())), "many");
+    stage.archiver.policy.checkpoint_quiet = Duration::ZERO;
+    stage.write(1, 0).await;
+    stage.run().await;
+    assert_eq!(stage.checkpoint().await, Some((24, 24.into())), "quiet");
+    stage.archiver.policy.checkpoint_pause = Duration::from_secs(3_600);
+    stage.archiver.policy.checkpoint_quiet = Duration::from_secs(3_600);
+    stage.write(600, 0).await;
+    stage.run().await;
+    assert_eq!(stage.checkpoint().await, Some((24, 24.into())), "too soon");
+}
+
+#[tokio::test]
+async fn the_sweep_finds_a_room_whose_wake_up_was_lost() {
+    let stage = Stage::new(Policy::default()).await;
+    stage.write(1, 0).await;
+    assert!(stage.queued().await.is_empty());
+    stage.archiver.sweep_once(7).await.unwrap();
+    assert_eq!(stage.queued().await, ["archive"]);
+    stage.archiver.sweep_once(7).await.unwrap();
+    assert!(stage.queued().await.is_empty(), "a beat is taken once");
+    stage.run().await;
+    stage.queued().await;
+    stage.archiver.sweep_once(8).await.unwrap();
+    assert!(stage.queued().await.is_empty(), "nothing waits any more");
+}
+
+fn member() -> Member {
+    Member {
+        client_id: ClientId::generate(),
+        connection: ConnectionId::generate(),
+        pod: PodId::generate(),
+        user_id: UserId::generate(),
+        name: "Zoë".into(),
+        color: "#123456".into(),
+        avatar_url: None,
+        role: Role::Editor,
+        status: Status::Active,
+        simulated: false,
+        joined: true,
+        cursor_position: None,
+        selection: None,
+    }
+}
+
+#[tokio::test]
+async fn a_room_is_unloaded_when_nobody_is_in_it_and_all_is_archived() {
+    let stage = Stage::new(eager()).await;
+    let unload = async || {
+        stage.archiver.unload_if_idle(&stage.room).await.unwrap();
+        let loaded = stage
+            .archiver
+            .log
+            .head(&stage.room)
+            .await
+            .unwrap()
+            .is_some();
+        (loaded, stage.queued().await)
+    };
+    let again = (true, vec!["unload".to_owned()]);
+    stage.write(30, 61_000).await;
+    assert_eq!(unload().await, again, "not archived");
+    stage.run().await;
+    stage.queued().await;
+
+    let somebody = member();
+    let presence = &stage.archiver.presence;
+    presence
+        .renew(somebody.pod, Duration::from_secs(60))
+        .await
+        .unwrap();
+    presence.enter(&stage.room, &somebody, None).await.unwrap();
+    assert_eq!(unload().await, again, "somebody is in it");
+    presence
+        .leave(&stage.room, &somebody.client_id, somebody.connection)
+        .await
+        .unwrap();
+
+    stage.write(1, 0).await;
+    stage.run().await;
+    stage.queued().await;
+    assert_eq!(unload().await, again, "written to just now");
+    stage.write(1, 61_000).await;
+    stage.run().await;
+    stage.queued().await;
+    assert_eq!(unload().await, (false, vec![]));
+    assert_eq!(
+        stage.checkpoint().await,
+        Some((32, 32.into())),
+        "loaded in one read"
+    );
+
+    // It comes back where it was.
+    let head = stage.activate().await;
+    assert_eq!((head.epoch, head.seq), (Epoch(2), Seq(32)));
+    let archived = stage.archiver.archive.head(&stage.room).await.unwrap();
+    assert_eq!((archived.epoch, archived.seq), (Epoch(2), Seq(32)));
+    // And one that is not there any more is nobody's business.
+    let gone = ArchiveRoom {
+        room: RoomId::generate(),
+        unload: true,
+    };
+    stage.archiver.unload_if_idle(&gone.room).await.unwrap();
+}
