@@ -54,6 +54,7 @@ fn main() {
     }
     fixture::shared();
     let conclusion = libtest_mimic::run(&arguments, tests);
+    abuse::close();
     fixture::close_shared();
     conclusion.exit();
 }

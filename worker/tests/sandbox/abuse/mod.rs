@@ -52,10 +52,10 @@ static BAIT: LazyLock<Bait> = LazyLock::new(|| {
         let address = std::os::unix::net::SocketAddr::from_abstract_name(&abstract_name)?;
         let hidden = std::os::unix::net::UnixListener::bind_addr(&address)?;
         let folder = tempfile::Builder::new().prefix("atelier-bait").tempdir()?;
-        std::os::unix::fs::PermissionsExt::set_mode(
-            &mut folder.path().metadata()?.permissions(),
-            0o755,
-        );
+        std::fs::set_permissions(
+            folder.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )?;
         let path = folder.path().join("socket");
         let named = std::os::unix::net::UnixListener::bind(&path)?;
         Ok(Bait {
@@ -67,6 +67,15 @@ static BAIT: LazyLock<Bait> = LazyLock::new(|| {
     };
     bait().expect("loopback and Unix sockets")
 });
+
+/// Takes the bait away: what lives in a static is never dropped.
+pub fn close() {
+    if let Some(bait) = LazyLock::get(&BAIT)
+        && let Some(folder) = bait.path.parent()
+    {
+        let _ = std::fs::remove_dir_all(folder);
+    }
+}
 
 pub fn tests() -> Vec<Trial> {
     let trial = |probe: &'static Probe| {

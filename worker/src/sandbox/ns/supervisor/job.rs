@@ -3,19 +3,18 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use atelier_shared::domain::job::Usage;
 use bytes::Bytes;
 use rustix::event::epoll::EventFlags;
 
 use super::boxes::State;
+use super::verdict::{Running, exceeded, report};
 use super::watch::{Source, Watch};
 use super::{REFILL_DELAY, Supervisor, TICK, UNAIDED_TICK};
-use crate::sandbox::ns::accounting::Spent;
 use crate::sandbox::ns::wire::{
-    self, CHUNK_BYTES, Done, Failure, Filled, Inbox, Kind, MAX_PROGRAM_BYTES, Outbox, OutputHead,
-    ProgramHead, StepEnd, StepOrder, StepReport,
+    self, Done, Failure, Filled, Inbox, Kind, MAX_PROGRAM_BYTES, Outbox, ProgramHead, StepEnd,
+    StepOrder, StepReport,
 };
-use crate::sandbox::{Channel, Limits, Skipped, StepKind, Verdict};
+use crate::sandbox::{Limits, Skipped, StepKind, Verdict};
 
 /// Bytes waiting for a slow worker beyond which a box's output is left in its pipe.
 const BACKLOG_BYTES: usize = 512 * 1024;
@@ -23,7 +22,7 @@ const BACKLOG_BYTES: usize = 512 * 1024;
 const COLLECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a program is.
-enum Phase {
+pub enum Phase {
     /// Its frame is still coming in.
     Arriving,
     /// For a box.
@@ -36,27 +35,12 @@ enum Phase {
     Leaving,
 }
 
-/// A step under way.
-struct Running {
-    kind: StepKind,
-    limits: Limits,
-    started: Instant,
-    deadline: Instant,
-    next_tick: Instant,
-    before: Spent,
-    /// Bytes of standard output and error so far.
-    offsets: [u64; 2],
-    truncated: bool,
-    /// Why we killed it.
-    verdict: Option<Verdict>,
-}
-
 /// One program.
 pub struct Job {
     stream: Watch,
     inbox: Inbox,
-    outbox: Outbox,
-    phase: Phase,
+    pub outbox: Outbox,
+    pub phase: Phase,
     /// Whether the worker has closed its side: it wants the end, whatever it is.
     cancelled: bool,
     program: Option<(ProgramHead, Bytes)>,
@@ -317,103 +301,8 @@ impl Supervisor {
         self.refresh(id);
     }
 
-    /// Output of a step can be read.
-    pub(super) fn read_output(&mut self, seat_id: u64, source: Source) {
-        let Some(job) = self.boxes.get(&seat_id).and_then(|seat| seat.job) else {
-            return self.silence(seat_id, source);
-        };
-        if !self.read_once(seat_id, job, source) {
-            self.silence(seat_id, source);
-        }
-        self.send(job);
-        self.refresh(job);
-    }
-
-    fn silence(&mut self, seat_id: u64, source: Source) {
-        let Some(seat) = self.boxes.get_mut(&seat_id) else {
-            return;
-        };
-        match source {
-            Source::Stdout => seat.stdout = None,
-            _ => seat.stderr = None,
-        }
-    }
-
-    /// Reads what is there, up to a chunk. `false` at the end of the pipe.
-    fn read_once(&mut self, seat_id: u64, id: u64, source: Source) -> bool {
-        let mut buffer = [0; CHUNK_BYTES];
-        let Some(seat) = self.boxes.get(&seat_id) else {
-            return false;
-        };
-        let (pipe, channel) = match source {
-            Source::Stdout => (&seat.stdout, Channel::Stdout),
-            _ => (&seat.stderr, Channel::Stderr),
-        };
-        let Some(pipe) = pipe else { return false };
-        let length = match rustix::io::read(pipe.fd(), &mut buffer) {
-            Ok(0) => return false,
-            Ok(length) => length,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return true,
-            Err(_) => return false,
-        };
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return true;
-        };
-        let Phase::Step(step) = &mut job.phase else {
-            return true;
-        };
-        let room = step
-            .limits
-            .output_bytes
-            .saturating_sub(step.offsets[0] + step.offsets[1]);
-        let kept = length.min(usize::try_from(room).unwrap_or(usize::MAX));
-        let slot = usize::from(channel == Channel::Stderr);
-        if kept > 0 {
-            let head = OutputHead {
-                step: step.kind,
-                channel,
-                offset: step.offsets[slot],
-            };
-            job.outbox.push(wire::frame(
-                Kind::Output,
-                &[&head.encode(), buffer.get(..kept).unwrap_or_default()],
-            ));
-            step.offsets[slot] += kept as u64;
-        }
-        if kept < length {
-            step.truncated = true;
-            self.stop(id, Verdict::OutputLimit);
-        }
-        true
-    }
-
-    /// Reads everything a dead step left in its pipes.
-    fn drain(&mut self, seat_id: u64, id: u64) {
-        for source in [Source::Stdout, Source::Stderr] {
-            loop {
-                let Some(job) = self.jobs.get(&id) else {
-                    return;
-                };
-                let before = (
-                    job.outbox.len(),
-                    matches!(&job.phase, Phase::Step(step) if step.truncated),
-                );
-                // Once cut off, the rest is of no interest.
-                if before.1 || !self.read_once(seat_id, id, source) {
-                    break;
-                }
-                let Some(job) = self.jobs.get(&id) else {
-                    return;
-                };
-                if job.outbox.len() == before.0 {
-                    break;
-                }
-            }
-        }
-    }
-
     /// Kills a step for a reason.
-    fn stop(&mut self, id: u64, verdict: Verdict) {
+    pub(super) fn stop(&mut self, id: u64, verdict: Verdict) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -618,7 +507,7 @@ impl Supervisor {
     }
 
     /// Writes to the worker what it takes; a program whose last frame is out is done.
-    fn send(&mut self, id: u64) {
+    pub(super) fn send(&mut self, id: u64) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -631,7 +520,7 @@ impl Supervisor {
     }
 
     /// Asks the loop for what this program and its box can use now.
-    fn refresh(&mut self, id: u64) {
+    pub(super) fn refresh(&mut self, id: u64) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -671,83 +560,4 @@ impl Supervisor {
         };
         seat.socket.want(&self.epoll, reading | writing);
     }
-}
-
-/// Which limit the counters are beyond.
-fn exceeded(step: &Running, spent: &Spent) -> Option<Verdict> {
-    if spent.out_of_memory > step.before.out_of_memory {
-        Some(Verdict::OutOfMemory)
-    } else if spent.cpu_us.saturating_sub(step.before.cpu_us)
-        >= step.limits.cpu_ms.saturating_mul(1000)
-    {
-        Some(Verdict::CpuExceeded)
-    } else {
-        None
-    }
-}
-
-/// Judges a step. `None` when its box died and nobody knows why.
-fn report(step: &Running, spent: &Spent, end: Option<StepEnd>) -> Option<StepReport> {
-    let limits = &step.limits;
-    let by_counters = exceeded(step, spent);
-    let end = end.unwrap_or(StepEnd {
-        exit_code: None,
-        signal: None,
-        refusal: None,
-        wall_us: u64::try_from(step.started.elapsed().as_micros()).unwrap_or(u64::MAX),
-    });
-    let verdict = if let Some(ours) = step.verdict {
-        ours
-    } else if end.refusal.is_some() {
-        Verdict::NotStarted
-    } else if by_counters == Some(Verdict::OutOfMemory) {
-        Verdict::OutOfMemory
-    } else if end.exit_code.is_some() {
-        Verdict::Exited
-    } else if end.signal == Some(libc::SIGXCPU)
-        || (end.signal == Some(libc::SIGKILL) && by_counters.is_some())
-    {
-        Verdict::CpuExceeded
-    } else if end.signal.is_some() {
-        Verdict::Signaled
-    } else {
-        // The box's first process can't be killed from inside, except by the kernel for want of memory.
-        by_counters?
-    };
-    let message = match verdict {
-        Verdict::TimedOut => Some(format!("killed after {} ms", limits.wall_ms)),
-        Verdict::CpuExceeded => Some(format!("killed after {} ms of CPU time", limits.cpu_ms)),
-        Verdict::OutOfMemory => Some(format!(
-            "killed beyond {} bytes of memory",
-            limits.memory_bytes
-        )),
-        Verdict::OutputLimit => Some(format!(
-            "killed after {} bytes of output",
-            limits.output_bytes
-        )),
-        Verdict::Cancelled => Some("cancelled".to_owned()),
-        Verdict::NotStarted => end.refusal.clone(),
-        Verdict::Exited | Verdict::Signaled => None,
-    };
-    let ours = !matches!(
-        verdict,
-        Verdict::Exited | Verdict::Signaled | Verdict::NotStarted
-    );
-    Some(StepReport {
-        verdict,
-        exit_code: if verdict == Verdict::Exited {
-            end.exit_code
-        } else {
-            None
-        },
-        signal: end.signal.or(ours.then_some(libc::SIGKILL)),
-        truncated: step.truncated,
-        usage: Usage {
-            wall_ms: end.wall_us / 1000,
-            cpu_ms: spent.cpu_us.saturating_sub(step.before.cpu_us) / 1000,
-            max_memory_bytes: spent.memory_peak_bytes,
-            pids_max: spent.pids_peak,
-        },
-        message,
-    })
 }

@@ -5,7 +5,9 @@
 
 mod boxes;
 mod job;
+mod output;
 mod template;
+mod verdict;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
