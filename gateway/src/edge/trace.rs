@@ -23,19 +23,24 @@ pub fn current_id() -> String {
         .unwrap_or_else(|_| "0".repeat(32))
 }
 
-/// W3C `traceparent` of the current span, for jobs; `None` where nothing is exported.
+/// W3C `traceparent` of the current span, for jobs. Where nothing is exported there is no span to name, but the request's
+/// trace id still leads from its log lines to the job's result. `None` outside a request.
 pub fn current_traceparent() -> Option<String> {
     let context = tracing::Span::current().context();
     let span = context.span();
     let span = span.span_context();
-    span.is_valid().then(|| {
-        format!(
-            "00-{}-{}-{:02x}",
+    if span.is_valid() {
+        let flags = span.trace_flags().to_u8();
+        return Some(format!(
+            "00-{}-{}-{flags:02x}",
             span.trace_id(),
-            span.span_id(),
-            span.trace_flags().to_u8()
-        )
-    })
+            span.span_id()
+        ));
+    }
+    let parent = uuid::Uuid::new_v4().simple().to_string();
+    TRACE_ID
+        .try_with(|id| format!("00-{id}-{}-01", &parent[..16]))
+        .ok()
 }
 
 struct Headers<'a>(&'a HeaderMap);
