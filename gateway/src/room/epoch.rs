@@ -176,6 +176,8 @@ impl Actor {
         for id in everybody {
             self.restart(id, "the log was lost or rolled back");
         }
+        // What lost the log may have lost who is here.
+        self.refresh_people();
     }
 
     /// The drawing as it is now; made once for all who join before the next stroke.

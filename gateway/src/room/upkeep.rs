@@ -1,10 +1,12 @@
 //! What a room does on every beat for its sockets and its people: pings, timeouts, tokens, and agreement with presence.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use atelier_shared::domain::ids::{ClientId, ConnectionId};
 use atelier_shared::domain::presence::{Member, Status};
 use atelier_shared::domain::signal::Signal;
+use atelier_shared::ports::Claim;
 use chrono::Utc;
 use futures::FutureExt;
 
@@ -123,12 +125,16 @@ impl Actor {
 
     pub fn compare_people(&mut self, there: Vec<Member>) {
         let pod = self.rooms.pod;
-        let gone: Vec<(ClientId, ConnectionId)> = self
-            .members
-            .values()
-            .filter(|m| m.pod != pod && !there.iter().any(|t| t.connection == m.connection))
-            .map(|m| (m.client_id.clone(), m.connection))
-            .collect();
+        let gone: Vec<(ClientId, ConnectionId)> = if self.enter_again(&there) {
+            // What forgot our own people forgot the others' too: they have until the next look to come back.
+            Vec::new()
+        } else {
+            self.members
+                .values()
+                .filter(|m| m.pod != pod && !there.iter().any(|t| t.connection == m.connection))
+                .map(|m| (m.client_id.clone(), m.connection))
+                .collect()
+        };
         for (client_id, connection) in gone {
             self.gone(&client_id, connection, None);
         }
@@ -139,6 +145,42 @@ impl Actor {
                 self.take_out(member);
             }
         }
+    }
+
+    /// Connections of this pod whose client ids presence does not know (it lost its memory) take their places again.
+    /// True: there were some.
+    fn enter_again(&mut self, there: &[Member]) -> bool {
+        let known: HashSet<&ClientId> = there.iter().map(|member| &member.client_id).collect();
+        let forgotten: Vec<Member> = self
+            .locals
+            .values()
+            .map(|local| &local.member)
+            .filter(|member| !known.contains(&member.client_id))
+            .cloned()
+            .collect();
+        if forgotten.is_empty() {
+            return false;
+        }
+        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        let enter = async move {
+            let presence = &rooms.backends.presence;
+            for member in forgotten {
+                let outcome = match presence.enter(&room, &member, None).await {
+                    // The same client came back elsewhere in between: the newer connection keeps the place.
+                    Ok(Claim::Replaced(newer)) => {
+                        let ours = Some(member.connection);
+                        presence.enter(&room, &newer, ours).await.map(drop)
+                    }
+                    other => other.map(drop),
+                };
+                if let Err(error) = outcome {
+                    tracing::debug!(room = %room, %error, "a place will be taken again later");
+                }
+            }
+            Done::Nothing
+        };
+        self.work.push(enter.boxed());
+        true
     }
 
     /// Presence holds a connection of this pod that is not open any more (its leave failed).
