@@ -1,0 +1,188 @@
+//! A story's own databases on the services that `deploy/local/services` starts, and a Redis that may be emptied.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use anyhow::{Context, bail};
+use fred::prelude::*;
+use reqwest::Url;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::process::{Child, Command};
+
+use super::fresh;
+use super::story::lock;
+use super::wait::{PATIENCE, until};
+
+/// What distributed stories need in the environment.
+pub const SETTINGS: [&str; 4] = ["DATABASE_URL", "REDIS_URL", "MONGO_URL", "JWT_PRIVATE_KEY"];
+
+pub fn are_configured() -> bool {
+    SETTINGS
+        .iter()
+        .all(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
+pub fn are_required() -> bool {
+    ["CI", "ATELIER_REQUIRE_SERVICES"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some())
+}
+
+fn setting(name: &str) -> anyhow::Result<String> {
+    std::env::var(name).with_context(|| format!("{name} is not set"))
+}
+
+/// Where the processes of one cluster keep everything. The URLs may be led through a proxy.
+#[derive(Debug)]
+pub struct Stores {
+    /// Name of the Postgres and MongoDB databases, and Redis namespace.
+    pub name: String,
+    pub postgres: Url,
+    pub redis: Url,
+    pub mongo: Url,
+    pub files: tempfile::TempDir,
+}
+
+impl Stores {
+    pub async fn make() -> anyhow::Result<Self> {
+        let name = fresh("story").replace('-', "_");
+        let admin = setting("DATABASE_URL")?;
+        let mut connection = PgConnection::connect(&admin).await?;
+        let create = format!("CREATE DATABASE {name}");
+        connection.execute(AssertSqlSafe(create)).await?;
+        connection.close().await?;
+        lock(&MADE).push(name.clone());
+        let mut postgres = Url::parse(&admin)?;
+        postgres.set_path(&name);
+        Ok(Self {
+            postgres,
+            redis: Url::parse(&setting("REDIS_URL")?)?,
+            mongo: Url::parse(&setting("MONGO_URL")?)?,
+            files: tempfile::tempdir()?,
+            name,
+        })
+    }
+}
+
+/// Names of the databases and namespaces that were made.
+static MADE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Drops all that was made. At the end of all stories: each drop makes Postgres write everything to disk at once, and
+/// who is told something meanwhile waits for it.
+pub async fn drop_all() -> anyhow::Result<()> {
+    let made = std::mem::take(&mut *lock(&MADE));
+    if made.is_empty() {
+        return Ok(());
+    }
+    let mut postgres = PgConnection::connect(&setting("DATABASE_URL")?).await?;
+    let mongo = mongodb::Client::with_uri_str(setting("MONGO_URL")?).await?;
+    for name in made {
+        let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+        postgres.execute(AssertSqlSafe(drop)).await?;
+        mongo.database(&name).drop().await?;
+        delete_namespace(&setting("REDIS_URL")?, &name).await?;
+    }
+    postgres.close().await.map_err(Into::into)
+}
+
+/// Deletes every key of a namespace, as if Redis had lost it.
+pub async fn delete_namespace(redis: &str, namespace: &str) -> anyhow::Result<()> {
+    const DELETE: &str = "local cursor = '0' repeat
+        local page = redis.call('SCAN', cursor, 'MATCH', ARGV[1], 'COUNT', 1000)
+        cursor = page[1]
+        for _, key in ipairs(page[2]) do redis.call('UNLINK', key) end
+    until cursor == '0' return 0";
+    let client = Builder::from_config(Config::from_url(redis)?).build()?;
+    client.init().await?;
+    let keys: Vec<String> = Vec::new();
+    let _: i64 = client
+        .eval(DELETE, keys, vec![format!("{namespace}:*")])
+        .await?;
+    client.quit().await.map_err(Into::into)
+}
+
+/// A Redis of a story's own: emptied, stopped and started without touching anybody else's.
+#[derive(Debug)]
+pub struct OwnRedis {
+    folder: tempfile::TempDir,
+    port: u16,
+    child: Child,
+}
+
+impl OwnRedis {
+    /// Keeps nothing on disk: started again it is empty.
+    pub async fn start() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut tries = 0;
+        loop {
+            // Redis takes no port 0: a free one is looked for, and another if somebody was faster.
+            let port = super::proxy::free_port()?;
+            let mut child = Self::spawn(folder.path(), port)?;
+            match Self::answers(&mut child, port).await {
+                Ok(()) => {
+                    return Ok(Self {
+                        folder,
+                        port,
+                        child,
+                    });
+                }
+                Err(error) if tries == 3 => return Err(error),
+                Err(_) => tries += 1,
+            }
+        }
+    }
+
+    fn spawn(folder: &Path, port: u16) -> anyhow::Result<Child> {
+        let program = std::env::var("REDIS_SERVER_BIN").unwrap_or_else(|_| "redis-server".into());
+        let port = port.to_string();
+        let settings = [
+            ["--port", &port],
+            ["--bind", "127.0.0.1"],
+            ["--save", ""],
+            ["--appendonly", "no"],
+            ["--maxmemory-policy", "noeviction"],
+        ];
+        let log = std::fs::File::create(folder.join("redis.log"))?;
+        Command::new(program)
+            .args(settings.as_flattened())
+            .current_dir(folder)
+            .stdin(std::process::Stdio::null())
+            .stdout(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("start redis-server")
+    }
+
+    async fn answers(child: &mut Child, port: u16) -> anyhow::Result<()> {
+        let url = format!("redis://127.0.0.1:{port}");
+        until("redis-server to answer", PATIENCE, async || {
+            if let Some(status) = child.try_wait()? {
+                bail!("it ended: {status}");
+            }
+            let client = Builder::from_config(Config::from_url(&url)?).build()?;
+            client.init().await?;
+            client.ping::<()>(None).await?;
+            client.quit().await.map_err(anyhow::Error::from)
+        })
+        .await
+    }
+
+    pub fn url(&self) -> anyhow::Result<Url> {
+        Ok(Url::parse(&format!("redis://127.0.0.1:{}", self.port))?)
+    }
+
+    /// All it holds is gone, as after a restart without a disk; connections stay.
+    pub async fn empty(&self) -> anyhow::Result<()> {
+        let client = Builder::from_config(Config::from_url(self.url()?.as_str())?).build()?;
+        client.init().await?;
+        client.flushall::<()>(false).await?;
+        client.quit().await.map_err(Into::into)
+    }
+
+    /// Killed, and started again empty.
+    pub async fn lose_everything(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await?;
+        self.child = Self::spawn(self.folder.path(), self.port)?;
+        Self::answers(&mut self.child, self.port).await
+    }
+}

@@ -1,0 +1,48 @@
+//! The stories of Atelier: its own processes, real sockets, both modes, and what PROTOCOL.md and API.md promise.
+//!
+//! Embedded stories always run. Distributed ones need what `deploy/local/services env` prints: without it they show as
+//! ignored, or fail where `CI` or `ATELIER_REQUIRE_SERVICES` is set. A failed story leaves its logs in
+//! `target/tmp/stories/<name>`.
+
+mod archive;
+mod company;
+mod crashes;
+mod delivery;
+mod harness;
+mod jobs;
+mod logins;
+mod losses;
+mod operations;
+mod reference_clients;
+mod refusals;
+mod rooms;
+mod starting;
+
+/// Stories told at once where nothing else is asked for: most of their time they wait.
+const AT_ONCE: usize = 4;
+
+fn main() {
+    let mut args = libtest_mimic::Arguments::from_args();
+    args.test_threads.get_or_insert(AT_ONCE);
+    let mut stories = harness::Stories::default();
+    logins::stories(&mut stories);
+    crashes::stories(&mut stories);
+    losses::stories(&mut stories);
+    jobs::stories(&mut stories);
+    archive::stories(&mut stories);
+    starting::stories(&mut stories);
+    rooms::stories(&mut stories);
+    reference_clients::stories(&mut stories);
+    company::stories(&mut stories);
+    delivery::stories(&mut stories);
+    refusals::stories(&mut stories);
+    operations::stories(&mut stories);
+    let told = libtest_mimic::run(&args, stories.trials());
+    let ended = harness::story::end_all();
+    if let Err(error) = &ended {
+        eprintln!("the shared processes did not end well: {error:#}");
+    }
+    if told.has_failed() || ended.is_err() {
+        std::process::exit(101);
+    }
+}
