@@ -116,6 +116,7 @@ impl Worker {
             monitor = bridge::register::<ExecuteJob>(monitor, lane.clone(), execution.clone());
             lanes.push(lane);
             upkeep.spawn(outbox::sweep(backends.clone(), stop.clone()));
+            upkeep.spawn(outbox::doubt(backends.clone(), stop.clone()));
             upkeep.spawn(dead_letters::sweep(execution.clone(), stop.clone()));
         }
         if config.serves(QUEUE_ARCHIVE) {

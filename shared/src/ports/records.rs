@@ -129,7 +129,7 @@ pub trait RoomRecords: Send + Sync {
 
 /// Promises: state only moves forward (`queued` → `running` → final; `running` may be set again by a later attempt);
 /// a final state never changes. The row is the queue's outbox: a job not marked queued is found by `unqueued_jobs`;
-/// one that began or ended needs no queueing any more.
+/// one that began or ended needs no queueing any more, unless its queueing is doubted.
 #[async_trait]
 pub trait JobRecords: Send + Sync {
     async fn create_job(&self, job: &Job) -> Result<()>;
@@ -138,6 +138,10 @@ pub trait JobRecords: Send + Sync {
 
     /// The queue has it. Idempotent.
     async fn mark_queued(&self, id: JobId) -> Result<()>;
+
+    /// Takes back what [`Self::mark_queued`] said of at most `limit` jobs made before `before` that are not over, oldest
+    /// first: a queue that lost its memory no longer has them. Returns how many.
+    async fn doubt_queued(&self, before: DateTime<Utc>, limit: usize) -> Result<u64>;
 
     /// Jobs made before `before` that the queue was never confirmed to have, oldest first.
     async fn unqueued_jobs(&self, before: DateTime<Utc>, limit: usize) -> Result<Vec<Job>>;

@@ -12,10 +12,16 @@ use crate::ports::{PortError, Result};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What this program's queries were written for; embedded in the binary.
-const MIGRATIONS: [(&str, &str); 1] = [(
-    "records",
-    include_str!("../../../../migrations/postgres/0001_records.sql"),
-)];
+const MIGRATIONS: [(&str, &str); 2] = [
+    (
+        "records",
+        include_str!("../../../../migrations/postgres/0001_records.sql"),
+    ),
+    (
+        "unfinished jobs",
+        include_str!("../../../../migrations/postgres/0002_unfinished_jobs.sql"),
+    ),
+];
 
 /// Fit for a pooler in transaction mode (PgBouncer): no start-up parameters that it would refuse, no statements cached
 /// by name. Whoever queries does it in a transaction and with unnamed statements (see `records.rs`).

@@ -14,10 +14,16 @@ use crate::adapters::queries::users::user_records;
 use crate::ports::{Records, Result};
 
 /// The twins of those of Postgres.
-const MIGRATIONS: [(&str, &str); 1] = [(
-    "records",
-    include_str!("../../../../migrations/sqlite/records/0001_records.sql"),
-)];
+const MIGRATIONS: [(&str, &str); 2] = [
+    (
+        "records",
+        include_str!("../../../../migrations/sqlite/records/0001_records.sql"),
+    ),
+    (
+        "unfinished jobs",
+        include_str!("../../../../migrations/sqlite/records/0002_unfinished_jobs.sql"),
+    ),
+];
 
 #[derive(Debug, Clone)]
 pub struct SqliteRecords {

@@ -111,6 +111,34 @@ macro_rules! job_records {
                 marked.await.map_err(|e| failed("mark a job queued", e))
             }
 
+            async fn doubt_queued(
+                &self,
+                before: chrono::DateTime<chrono::Utc>,
+                limit: usize,
+            ) -> crate::ports::Result<u64> {
+                use crate::adapters::queries::micros;
+                use crate::domain::job::JobState;
+
+                let doubted = async {
+                    let mut tx = self.write().await?;
+                    let done = statement(
+                        "UPDATE jobs SET queued = $1 WHERE id IN
+                             (SELECT id FROM jobs WHERE queued AND state IN ($2, $3) AND created_at < $4
+                              ORDER BY created_at LIMIT $5)",
+                    )
+                    .bind(false)
+                    .bind(JobState::Queued.as_str())
+                    .bind(JobState::Running.as_str())
+                    .bind(micros(before))
+                    .bind(i64::try_from(limit.min(crate::ports::PAGE_MAX)).unwrap_or(i64::MAX))
+                    .execute(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(done.rows_affected())
+                };
+                doubted.await.map_err(|e| failed("doubt queued jobs", e))
+            }
+
             async fn unqueued_jobs(
                 &self,
                 before: chrono::DateTime<chrono::Utc>,

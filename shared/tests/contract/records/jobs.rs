@@ -210,6 +210,16 @@ async fn outbox(mode: Mode) -> Outcome {
     let stored = records.job(jobs[3].id).await?;
     assert_eq!(stored, Some(jobs[3].clone()), "looking changes nothing");
     records.mark_queued(JobId::generate()).await?;
+    // The queue lost its memory: those that are not over are found again, whether they waited or ran.
+    assert_eq!(
+        records.doubt_queued(age(35), 1).await?,
+        1,
+        "at most so many"
+    );
+    assert_eq!(waiting(60, 100).await, [10, 40, 50], "the oldest first");
+    assert_eq!(records.doubt_queued(age(35), 100).await?, 1);
+    assert_eq!(waiting(60, 100).await, [10, 20, 40, 50]);
+    assert_eq!(records.doubt_queued(age(35), 100).await?, 0);
     Ok(())
 }
 
