@@ -15,6 +15,7 @@ use apalis_core::task::task_id::TaskId;
 use apalis_core::worker::context::WorkerContext;
 use atelier_shared::ports::{Claimed, QueueWaker, Result};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 
 use super::Backoff;
 use super::lane::Lane;
@@ -101,12 +102,12 @@ async fn claim_jobs<J: Job>(lane: Arc<Lane>, hand_over: mpsc::Sender<Task<J>>) {
         waker: None,
         failures: 0,
     };
-    while let Some((permit, claimed)) = source.next().await {
+    while let Some((permit, asked_at, claimed)) = source.next().await {
         let lease = claimed.lease.clone();
         lane.in_flight.add(lease.clone());
         match serde_json::from_str::<J>(&claimed.payload) {
             Ok(job) => {
-                let task = into_task(job, claimed, Held::new(&lane, lease, permit));
+                let task = into_task(job, claimed, Held::new(&lane, lease, asked_at, permit));
                 if hand_over.send(task).await.is_err() {
                     break;
                 }
@@ -133,16 +134,17 @@ struct Source<'a, J> {
 }
 
 impl<J> Source<'_, J> {
-    /// The next job and the permit it is held under; `None` at the end.
-    async fn next(&mut self) -> Option<(OwnedSemaphorePermit, Claimed)> {
+    /// The next job, the permit it is held under, and when it was asked for; `None` at the end.
+    async fn next(&mut self) -> Option<(OwnedSemaphorePermit, Instant, Claimed)> {
         let permits = self.lane.permits.clone();
         let permit = self.unless_ended(permits.acquire_owned()).await?.ok()?;
         while !self.is_ended() {
             // Not cut short by the end: a claim that the store carried out and nobody heard of would have to lapse.
+            let asked_at = Instant::now();
             match self.claim().await {
                 Ok(Ok(claimed)) => {
                     self.recovered();
-                    return Some((permit, claimed));
+                    return Some((permit, asked_at, claimed));
                 }
                 Ok(Err(due)) => {
                     self.recovered();

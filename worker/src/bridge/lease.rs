@@ -33,12 +33,17 @@ pub(super) enum End {
 }
 
 impl Held {
-    pub fn new(lane: &Lane, lease: Lease, permit: OwnedSemaphorePermit) -> Arc<Self> {
+    /// `asked_at`: before the claim was sent, so that we count the lease as over before the store does.
+    pub fn new(
+        lane: &Lane,
+        lease: Lease,
+        asked_at: Instant,
+        permit: OwnedSemaphorePermit,
+    ) -> Arc<Self> {
         Arc::new(Self {
             lease,
             cancel: CancellationToken::new(),
-            // The store counted from a little earlier; `renew_every` leaves room for that.
-            claimed_until: Instant::now() + lane.config.lease,
+            claimed_until: asked_at + lane.config.lease,
             _permit: permit,
         })
     }
