@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -115,7 +115,7 @@ impl Backends {
         config.check()?;
         match mode {
             Mode::Embedded => open_embedded(config).await,
-            Mode::Distributed => open_distributed(config).await,
+            Mode::Distributed => patiently(|| open_distributed(config)).await,
         }
     }
 
@@ -141,10 +141,13 @@ impl Backends {
             // Opening does it.
             Mode::Embedded => open_embedded(config).await.map(|_| ()),
             Mode::Distributed => {
-                postgres::migrate(url(&config.database_url))
-                    .await
-                    .map_err(at_start("Postgres"))?;
-                open_archive(config).await.map(|_| ())
+                patiently(|| async {
+                    postgres::migrate(url(&config.database_url))
+                        .await
+                        .map_err(at_start("Postgres"))?;
+                    open_archive(config).await.map(|_| ())
+                })
+                .await
             }
         }
     }
@@ -170,6 +173,29 @@ impl Backends {
             ("vault", vault),
             ("files", files),
         ]
+    }
+}
+
+/// How long a start waits for stores that are not there yet: programs and stores are often started together.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+const START_PAUSE: Duration = Duration::from_millis(500);
+
+/// Tries again while a store is away, for [`START_PATIENCE`]; what is wrong with the configuration is told at once.
+async fn patiently<T, F>(open: impl Fn() -> F) -> Result<T, OpenError>
+where
+    F: Future<Output = Result<T, OpenError>>,
+{
+    let deadline = Instant::now() + START_PATIENCE;
+    loop {
+        match open().await {
+            Err(OpenError::Store { store, cause })
+                if cause.is_retryable() && Instant::now() < deadline =>
+            {
+                tracing::warn!(store, error = %cause, "a store is not there yet");
+                tokio::time::sleep(START_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
     }
 }
 

@@ -276,9 +276,9 @@ pub static LANGUAGES: &[Language] = &[
         toolchains: &[Toolchain {
             compile: Some(&["{go}", "build", "-o", "program", "{sources}"]),
             env: &[
-                ("GOCACHE", "/work/.cache/go-build"),
-                ("GOPATH", "/work/.cache/go"),
-                ("GOTMPDIR", "/work"),
+                ("GOCACHE", "/box/.cache/go-build"),
+                ("GOPATH", "/box/.cache/go"),
+                ("GOTMPDIR", "/box"),
                 ("GOPROXY", "off"),
                 ("GOTOOLCHAIN", "local"),
                 ("GOTELEMETRY", "off"),

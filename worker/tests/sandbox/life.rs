@@ -313,11 +313,11 @@ async fn no_artifacts() -> Result<(), Failed> {
 async fn other_files() -> Result<(), Failed> {
     let (sink, mut chunks) = OutputSink::channel(4);
     let cancel = CancellationToken::new();
-    let hide = "echo secret-4711 | tee /work/secret /tmp/secret /dev/shm/secret > /dev/null; ipcmk -M 4711 > /dev/null; echo up; sleep 60";
+    let hide = "echo secret-4711 | tee /box/secret /tmp/secret /dev/shm/secret > /dev/null; ipcmk -M 4711 > /dev/null; echo up; sleep 60";
     let hiding = shared().run(sh(hide), sink, cancel.clone());
     let seeking = async {
         chunks.recv().await;
-        let seek = "cat /work/secret /tmp/secret /dev/shm/secret /proc/*/root/work/secret /proc/*/cwd/secret 2>/dev/null; ipcs -m | grep 4711; ls /proc | grep -c '^[0-9]'";
+        let seek = "cat /box/secret /tmp/secret /dev/shm/secret /proc/*/root/box/secret /proc/*/cwd/secret 2>/dev/null; ipcs -m | grep 4711; ls /proc | grep -c '^[0-9]'";
         let found = shell(shared(), seek).await;
         cancel.cancel();
         found
@@ -350,7 +350,7 @@ pub fn be_rootless() -> ! {
         eprintln!("{}", sandbox.tier());
         let step = shell(
             &sandbox,
-            "id -u; cat /etc/shadow; echo x > /work/y && cat /work/y; ls /proc | grep -c .",
+            "id -u; cat /etc/shadow; echo x > /box/y && cat /box/y; ls /proc | grep -c .",
         )
         .await?;
         if !text(&step.stdout).starts_with("1000\nx\n")

@@ -91,7 +91,7 @@ async fn everything_in() -> Result<(), Failed> {
         .files
         .push(file("tool", "#!/bin/sh\necho from a tool\n", true));
     let step = step(shared(), program).await?;
-    let expected = "from a file\nfrom input\nargument ünïcode = yes /work\n-rw-r--r--\n-rwxr-xr-x\nfrom a tool\n";
+    let expected = "from a file\nfrom input\nargument ünïcode = yes /box\n-rw-r--r--\n-rwxr-xr-x\nfrom a tool\n";
     assert_eq!(
         (text(&step.stdout).as_str(), text(&step.stderr).as_str()),
         (expected, "")
@@ -287,7 +287,7 @@ async fn too_many_files() -> Result<(), Failed> {
 
 async fn used_once() -> Result<(), Failed> {
     for _ in 0..4 {
-        let step = shell(shared(), "ls -A /work /tmp /dev/shm | grep -v : | grep .; touch /work/mine /tmp/mine /dev/shm/mine").await?;
+        let step = shell(shared(), "ls -A /box /tmp /dev/shm | grep -v : | grep .; touch /box/mine /tmp/mine /dev/shm/mine").await?;
         assert_eq!(
             (text(&step.stdout).as_str(), step.exit_code),
             ("", Some(0)),

@@ -48,7 +48,7 @@ pub const PROBES: &[Probe] = probes![
     (
         "dotdot_out_of_the_root",
         Bare,
-        "fd = os.open('/', os.O_RDONLY)\nos.chdir('/')\nfor _ in range(64): os.chdir('..')\nlists('.', ('bin', 'dev', 'etc', 'lib', 'lib32', 'lib64', 'libx32', 'sbin', 'opt', 'proc', 'tmp', 'usr', 'work'))"
+        "fd = os.open('/', os.O_RDONLY)\nos.chdir('/')\nfor _ in range(64): os.chdir('..')\nlists('.', ('bin', 'dev', 'etc', 'lib', 'lib32', 'lib64', 'libx32', 'sbin', 'opt', 'proc', 'tmp', 'usr', 'box'))"
     ),
     (
         "open_by_handle",
@@ -311,7 +311,7 @@ pub const PROBES: &[Probe] = probes![
     (
         "list_mounts_of_the_host",
         Bare,
-        "known = ('/', '/usr', '/proc', '/work', '/tmp', '/dev/shm')\nfound = [line.split()[4] for line in open('/proc/self/mountinfo')]\nif [path for path in found if path not in known and not path.startswith('/opt/')]: escaped(found)"
+        "known = ('/', '/usr', '/proc', '/box', '/tmp', '/dev/shm')\nfound = [line.split()[4] for line in open('/proc/self/mountinfo')]\nif [path for path in found if path not in known and not path.startswith('/opt/')]: escaped(found)"
     ),
     (
         "path_of_the_cgroup",

@@ -21,11 +21,11 @@ const QUEUED_SIGNALS: u64 = 256;
 /// What every step finds in its environment unless it brings its own.
 const ENVIRONMENT: [(&str, &str); 6] = [
     ("PATH", "/usr/local/bin:/usr/bin:/bin"),
-    ("HOME", "/work"),
+    ("HOME", "/box"),
     ("TMPDIR", "/tmp"),
     ("LANG", "C.UTF-8"),
     ("USER", "box"),
-    ("PWD", "/work"),
+    ("PWD", "/box"),
 ];
 
 /// Goes through the motions of a step that can't start.

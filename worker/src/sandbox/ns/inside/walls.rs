@@ -26,7 +26,7 @@ const LANDLOCK: ABI = ABI::V7;
 const LAST_CAPABILITY: u64 = 63;
 
 /// The folders a program may write to.
-pub const WORK: &str = "/work";
+pub const WORK: &str = "/box";
 const WRITABLE: [&str; 3] = [WORK, "/tmp", "/dev/shm"];
 
 /// Inodes of the namespaces of a process, by name in `/proc/self/ns`.

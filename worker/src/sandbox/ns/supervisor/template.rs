@@ -35,7 +35,7 @@ const TEMPLATE_OPTIONS: &CStr = c"size=16m,nr_inodes=16k,mode=755";
 /// The user inside a box.
 pub const BOX_USER: u32 = 1000;
 
-const PASSWD: &str = "root:x:0:0:root:/:/usr/sbin/nologin\nbox:x:1000:1000:box:/work:/bin/sh\n";
+const PASSWD: &str = "root:x:0:0:root:/:/usr/sbin/nologin\nbox:x:1000:1000:box:/box:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nbox:x:1000:\n";
 const HOSTS: &str = "127.0.0.1 localhost box\n::1 localhost\n";
 const NSSWITCH: &str =
@@ -75,7 +75,7 @@ pub fn enter(toolchain_folders: &[String]) -> Result<(), String> {
     step("links of the root", root_links(place))?;
     step("/etc", configuration(place))?;
     step("/dev", devices(place))?;
-    for (name, mode) in [("proc", 0o555), ("tmp", 0o755), ("work", 0o755)] {
+    for (name, mode) in [("proc", 0o555), ("tmp", 0o755), ("box", 0o755)] {
         step(name, folder(&place.join(name), mode))?;
     }
     keep_proc_mountable(place);
