@@ -1,8 +1,7 @@
 //! What gateway and worker share: the domain (data and pure rules), the ports (what the domain needs from the
 //! world) and the one door to their adapters, [`Backends::open`].
 
-#[doc(hidden)]
-pub mod adapters;
+mod adapters;
 pub mod backends;
 pub mod config;
 pub mod domain;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use atelier_shared::config::StoreConfig;
-use atelier_shared::ports::{Records, Vault};
+use atelier_shared::ports::{Archive, Files, Presence, Queue, Records, RoomLog, Vault};
 use atelier_shared::{Backends, Mode};
 use fred::prelude::*;
 use fred::types::ClusterHash;
@@ -27,8 +27,8 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a folder"));
 /// Made by the first test that needs it.
 static DATABASE: OnceCell<Url> = OnceCell::const_new();
-/// One of each mode, shared by the tests that need nothing of their own.
-static SHARED: [OnceCell<Backends>; 2] = [OnceCell::const_new(), OnceCell::const_new()];
+/// Of each mode, shared by the tests that need nothing of their own.
+static SHARED: [OnceCell<Pods>; 2] = [OnceCell::const_new(), OnceCell::const_new()];
 
 fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
@@ -92,14 +92,6 @@ pub fn open(config: StoreConfig) -> BoxFuture<'static, Backends> {
     })
 }
 
-/// Shared by all tests of the mode.
-pub async fn backends(mode: Mode) -> Backends {
-    SHARED[mode as usize]
-        .get_or_init(async || open(config(mode).await).await)
-        .await
-        .clone()
-}
-
 /// Two pods on stores of their own (embedded: one process, which is both).
 pub struct Pods {
     pub here: Backends,
@@ -124,8 +116,14 @@ pub async fn pods_with(config: StoreConfig) -> Pods {
     }
 }
 
+async fn shared(mode: Mode) -> &'static Pods {
+    SHARED[mode as usize]
+        .get_or_init(async || pods(mode).await)
+        .await
+}
+
 pub async fn records(mode: Mode) -> Arc<dyn Records> {
-    backends(mode).await.records
+    shared(mode).await.here.records.clone()
 }
 
 /// Two handles on one fresh vault.
@@ -156,8 +154,115 @@ pub async fn vault(mode: Mode) -> Vaults {
     Vaults::of(pods(mode).await)
 }
 
+/// Two handles on one fresh queue.
+pub struct Queues {
+    pub here: Arc<dyn Queue>,
+    pub there: Arc<dyn Queue>,
+}
+
+pub async fn queue(mode: Mode) -> Queues {
+    let pods = pods(mode).await;
+    Queues {
+        here: pods.here.queue,
+        there: pods.there.queue,
+    }
+}
+
+/// Two handles on one archive. Tests share it, and never a room.
+pub struct Archives {
+    pub here: Arc<dyn Archive>,
+    pub there: Arc<dyn Archive>,
+}
+
+pub async fn archive(mode: Mode) -> Archives {
+    let pods = shared(mode).await;
+    Archives {
+        here: pods.here.archive.clone(),
+        there: pods.there.archive.clone(),
+    }
+}
+
+/// Files in a fresh folder.
+pub struct Shelf {
+    pub files: Arc<dyn Files>,
+    pub folder: PathBuf,
+}
+
+pub async fn files(mode: Mode) -> Shelf {
+    let config = config(mode).await;
+    let folder = match &config.files_url {
+        Some(url) => url
+            .parse::<Url>()
+            .ok()
+            .and_then(|url| url.to_file_path().ok()),
+        None => Some(config.data_dir.join("files")),
+    };
+    Shelf {
+        files: open(config).await.files,
+        folder: folder.expect("a folder"),
+    }
+}
+
+/// Entries a room of a test may hold unarchived.
+pub const TAIL_MAX: u64 = 5_000;
+
+/// Two handles on the same logs, and nobody else's.
+pub struct RoomLogs {
+    pub here: Arc<dyn RoomLog>,
+    pub there: Arc<dyn RoomLog>,
+    /// First word of the keys in Redis.
+    pub namespace: String,
+    /// Embedded: where `log.db` lies.
+    pub folder: PathBuf,
+}
+
+pub async fn room_logs(mode: Mode) -> RoomLogs {
+    room_logs_with(config(mode).await).await
+}
+
+/// In a Redis of the test's own. Queues and tokens stay in that of all.
+pub async fn room_logs_at(redis_url: &str) -> RoomLogs {
+    room_logs_with(config_at(redis_url).await).await
+}
+
+async fn room_logs_with(config: StoreConfig) -> RoomLogs {
+    let pods = pods_with(StoreConfig {
+        room_tail_max: TAIL_MAX,
+        ..config
+    })
+    .await;
+    RoomLogs {
+        here: pods.here.log,
+        there: pods.there.log,
+        namespace: pods.config.redis_namespace,
+        folder: pods.config.data_dir,
+    }
+}
+
+async fn config_at(redis_url: &str) -> StoreConfig {
+    let config = config(Mode::Distributed).await;
+    StoreConfig {
+        redis_queue_url: config.redis_url,
+        redis_url: Some(redis_url.to_owned()),
+        ..config
+    }
+}
+
+/// Two handles on one presence that nobody else writes to.
+pub async fn presences(mode: Mode) -> [Arc<dyn Presence>; 2] {
+    presences_of(pods(mode).await)
+}
+
+pub async fn presences_at(redis_url: &str) -> [Arc<dyn Presence>; 2] {
+    presences_of(pods_with(config_at(redis_url).await).await)
+}
+
+fn presences_of(pods: Pods) -> [Arc<dyn Presence>; 2] {
+    [pods.here.presence, pods.there.presence]
+}
+
 /// Removes what this run made.
-pub async fn remove() {
+pub async fn remove_all() {
     if let Some(url) = DATABASE.get() {
         Postgres::force_drop_database(url.as_str())
             .await

@@ -4,7 +4,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use atelier_shared::adapters::embedded::queue::SqliteQueue;
+use atelier_shared::Backends;
+use atelier_shared::config::StoreConfig;
 use atelier_shared::ports::{DeadJob, Enqueue, Queue, QueueStats, Settled};
 use futures::future::BoxFuture;
 use serde::Deserialize;
@@ -46,7 +47,7 @@ const CONFIG: LaneConfig = LaneConfig {
 };
 
 struct Bench {
-    queue: Arc<SqliteQueue>,
+    queue: Arc<dyn Queue>,
     stop: CancellationToken,
     served: JoinHandle<Result<(), MonitorError>>,
     _folder: tempfile::TempDir,
@@ -59,7 +60,11 @@ impl Bench {
         R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         let folder = tempfile::tempdir().unwrap();
-        let queue = Arc::new(SqliteQueue::open(folder.path()).await.unwrap());
+        let stores = StoreConfig {
+            data_dir: folder.path().to_owned(),
+            ..StoreConfig::default()
+        };
+        let queue = Backends::open(&stores).await.unwrap().queue;
         let stop = CancellationToken::new();
         let lane = Lane::new(queue.clone(), Scripted::QUEUE, config, stop.clone());
         let work: Work = Arc::new(move |attempt| Box::pin(work(attempt)));
@@ -114,7 +119,7 @@ impl Bench {
     }
 
     /// Stops the worker and says how long that took.
-    async fn end(self) -> (Arc<SqliteQueue>, Duration, tempfile::TempDir) {
+    async fn end(self) -> (Arc<dyn Queue>, Duration, tempfile::TempDir) {
         let begun = Instant::now();
         self.stop.cancel();
         let served = tokio::time::timeout(DEADLINE, self.served).await;

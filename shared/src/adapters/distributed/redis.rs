@@ -137,19 +137,6 @@ impl Redis {
         Ok(client)
     }
 
-    /// A connection of its own for blocking or strictly ordered commands.
-    pub async fn dedicated(&self) -> Result<Client> {
-        let client = self
-            .builder
-            .build()
-            .map_err(|e| PortError::fatal("configure Redis", e))?;
-        client
-            .init()
-            .await
-            .map_err(|e| PortError::retry("connect to Redis", e))?;
-        Ok(client)
-    }
-
     pub async fn ping(&self) -> Result<()> {
         self.pool
             .ping::<()>(None)

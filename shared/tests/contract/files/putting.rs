@@ -74,7 +74,7 @@ pub async fn a_failed_put_leaves_nothing_and_what_was_there_stays(mode: Mode) ->
         );
         assert_eq!(shelf.files.head("fresh/a").await?, None);
         assert_eq!(
-            leftovers(shelf.folder.path()),
+            leftovers(&shelf.folder),
             Vec::<PathBuf>::new(),
             "{size} bytes"
         );
@@ -85,7 +85,7 @@ pub async fn a_failed_put_leaves_nothing_and_what_was_there_stays(mode: Mode) ->
         read(&*shelf.files, "old").await.as_deref(),
         Some(&b"old"[..])
     );
-    let left = leftovers(shelf.folder.path());
+    let left = leftovers(&shelf.folder);
     assert!(left.len() == 1 && left[0].ends_with("old"), "{left:?}");
     Ok(())
 }
@@ -109,13 +109,13 @@ pub async fn a_put_whose_caller_went_away_leaves_nothing(mode: Mode) -> Outcome 
     put.abort();
     assert!(put.await.expect_err("aborted").is_cancelled());
     let empty = async {
-        while !leftovers(shelf.folder.path()).is_empty() {
+        while !leftovers(&shelf.folder).is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(10), empty)
         .await
-        .map_err(|_| format!("left: {:?}", leftovers(shelf.folder.path())))?;
+        .map_err(|_| format!("left: {:?}", leftovers(&shelf.folder)))?;
     Ok(())
 }
 
@@ -166,7 +166,7 @@ pub async fn a_large_file_passes_through_little_memory(mode: Mode) -> Outcome {
             .send(Ok(piece))
             .await
             .map_err(|_| "the put ended early")?;
-        let held = (n << 20).saturating_sub(stored(shelf.folder.path()));
+        let held = (n << 20).saturating_sub(stored(&shelf.folder));
         assert!(held <= HELD_MAX, "{} of {n} MiB held", held >> 20);
     }
     drop(sender);
@@ -188,7 +188,7 @@ pub async fn a_large_file_passes_through_little_memory(mode: Mode) -> Outcome {
 
 pub async fn keys_that_could_leave_the_store_are_refused_everywhere(mode: Mode) -> Outcome {
     let shelf = fixture::files(mode).await;
-    let outside = shelf.folder.path().join("outside");
+    let outside = shelf.folder.with_file_name("outside");
     std::fs::write(&outside, "secret")?;
     for key in [
         "../outside",

@@ -1,18 +1,13 @@
 //! What only SQLite can break.
 
-use atelier_shared::adapters::embedded::room_log::SqliteRoomLog;
+use atelier_shared::config::StoreConfig;
 use sqlx::Connection;
 
 use super::*;
-use crate::fixture::TAIL_MAX;
+use crate::fixture::open;
 
 async fn by_hand(logs: &RoomLogs, sql: &'static str) -> Result<u64, sqlx::Error> {
-    let path = logs
-        .folder
-        .as_ref()
-        .expect("a folder")
-        .path()
-        .join("log.db");
+    let path = logs.folder.join("log.db");
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
     let mut connection = sqlx::SqliteConnection::connect_with(&options).await?;
     let done = sqlx::query(sql).execute(&mut connection).await?;
@@ -32,13 +27,17 @@ pub async fn a_crash_loses_nothing_acknowledged(mode: Mode) -> Outcome {
 
     let copy = tempfile::tempdir()?;
     for file in ["log.db", "log.db-wal"] {
-        let from = logs.folder.as_ref().expect("a folder").path().join(file);
+        let from = logs.folder.join(file);
         std::fs::copy(from, copy.path().join(file))?;
     }
-    let log = SqliteRoomLog::open(copy.path(), TAIL_MAX).await?;
+    let config = StoreConfig {
+        data_dir: copy.path().to_owned(),
+        ..StoreConfig::default()
+    };
+    let log = open(config).await.log;
     assert_eq!(log.head(&room).await?, Some(before));
     assert_eq!(
-        seqs(&read_all(&log, &room).await?),
+        seqs(&read_all(&*log, &room).await?),
         (4..=11).collect::<Vec<_>>()
     );
     assert_eq!(log.dirty_rooms(10).await?, std::slice::from_ref(&room));
@@ -46,7 +45,7 @@ pub async fn a_crash_loses_nothing_acknowledged(mode: Mode) -> Outcome {
         log.append(to(&room, &records)).await?.0,
         [Appended::Duplicate(Seq(1))]
     );
-    assert_eq!(add(&log, &room, &messages(1)).await?, [Seq(12)]);
+    assert_eq!(add(&*log, &room, &messages(1)).await?, [Seq(12)]);
     DONE
 }
 

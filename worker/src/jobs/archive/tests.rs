@@ -1,12 +1,9 @@
 //! Archiving, on the embedded stores.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atelier_shared::adapters::embedded::archive::SqliteArchive;
-use atelier_shared::adapters::embedded::presence::MemoryPresence;
-use atelier_shared::adapters::embedded::queue::SqliteQueue;
-use atelier_shared::adapters::embedded::room_log::SqliteRoomLog;
+use atelier_shared::Backends;
+use atelier_shared::config::StoreConfig;
 use atelier_shared::domain::entry::{Author, Body, Record};
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, PodId, RoomId, Seq, UserId};
 use atelier_shared::domain::job::QUEUE_ARCHIVE;
@@ -44,14 +41,24 @@ fn eager() -> Policy {
     }
 }
 
+async fn stores(folder: &tempfile::TempDir, room_tail_max: u64) -> Backends {
+    let config = StoreConfig {
+        data_dir: folder.path().to_owned(),
+        room_tail_max,
+        ..StoreConfig::default()
+    };
+    Backends::open(&config).await.unwrap()
+}
+
 impl Stage {
     async fn new(policy: Policy) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let stores = stores(&folder, StoreConfig::default().room_tail_max).await;
         let archiver = Archiver {
-            log: Arc::new(SqliteRoomLog::open(folder.path(), 100_000).await.unwrap()),
-            archive: Arc::new(SqliteArchive::open(folder.path()).await.unwrap()),
-            queue: Arc::new(SqliteQueue::open(folder.path()).await.unwrap()),
-            presence: Arc::new(MemoryPresence::default()),
+            log: stores.log,
+            archive: stores.archive,
+            queue: stores.queue,
+            presence: stores.presence,
             policy,
             saved: Saved::default(),
         };
@@ -241,8 +248,7 @@ async fn a_log_that_was_rolled_back_is_left_to_recovery() {
     stage.write(5, 0).await;
     stage.run().await;
     let folder = tempfile::tempdir().unwrap();
-    let log = SqliteRoomLog::open(folder.path(), 100).await.unwrap();
-    stage.archiver.log = Arc::new(log);
+    stage.archiver.log = stores(&folder, 100).await.log;
     let log = &stage.archiver.log;
     log.seed(&stage.room, Epoch(1), Seq(3), 0, now_ms())
         .await
