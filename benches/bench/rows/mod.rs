@@ -1,0 +1,6 @@
+//! One file for each thing that is measured.
+
+pub mod fanout;
+pub mod idle;
+pub mod pods;
+pub mod sandbox;

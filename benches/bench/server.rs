@@ -1,0 +1,148 @@
+//! The contestants as servers: Atelier alone, Atelier's gateways over real stores, and the bare relay.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::bare_epoll::Writes;
+use crate::process::{self, Process};
+
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The server program, built with this benchmark.
+const ATELIER: &str = env!("CARGO_BIN_EXE_atelier");
+
+/// What distributed mode needs, as `deploy/local/services env` prints it.
+const STORES: [&str; 5] = [
+    "DATABASE_URL",
+    "REDIS_URL",
+    "MONGO_URL",
+    "FILES_URL",
+    "JWT_PRIVATE_KEY",
+];
+
+/// A server that answers.
+#[derive(Debug)]
+pub struct Server {
+    pub process: Process,
+    pub address: SocketAddr,
+    /// Where it keeps its data; gone with it.
+    _data: TempDir,
+}
+
+pub fn bare(writes: Writes) -> Result<Server> {
+    let mode = match writes {
+        Writes::Each => "each",
+        Writes::Joined => "joined",
+    };
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["bare-epoll", mode]);
+    let mut command = process::on_core(Some(process::SERVER_CORE), &command)?;
+    let mut process = Process::start("the bare relay", command.stdout(Stdio::piped()))?;
+    let address = process.first_line()?.parse()?;
+    Ok(Server {
+        process,
+        address,
+        _data: TempDir::new()?,
+    })
+}
+
+/// Atelier as it runs with nothing installed, on the servers' core.
+pub fn embedded() -> Result<Server> {
+    start("atelier", &["all"], &[], Some(process::SERVER_CORE))
+}
+
+/// A gateway over the stores of the environment, on any core: two of them and Redis would crowd one.
+pub fn gateway(stores: &[(&'static str, String)]) -> Result<Server> {
+    start("an atelier gateway", &["gateway"], stores, None)
+}
+
+/// The stores of the environment; `None` if there are none.
+pub fn stores() -> Result<Option<Vec<(&'static str, String)>>> {
+    if std::env::var_os("REDIS_URL").is_none() {
+        return Ok(None);
+    }
+    let value = |name| Ok((name, std::env::var(name).with_context(|| format!("{name} is not set"))?));
+    STORES.into_iter().map(value).collect::<Result<_>>().map(Some)
+}
+
+/// Brings the stores' schemas up to date.
+pub fn migrate(stores: &[(&'static str, String)]) -> Result<()> {
+    let data = TempDir::new()?;
+    let done = atelier(data.path(), stores).arg("migrate").output()?;
+    if !done.status.success() {
+        bail!("atelier migrate: {}", String::from_utf8_lossy(&done.stderr));
+    }
+    Ok(())
+}
+
+fn start(
+    name: &str,
+    arguments: &[&str],
+    stores: &[(&'static str, String)],
+    core: Option<usize>,
+) -> Result<Server> {
+    let data = TempDir::new()?;
+    let address = free_address()?;
+    let mut command = atelier(data.path(), stores);
+    command.args(arguments);
+    command.env("ATELIER_LISTEN", address.to_string());
+    let process = Process::start(name, &mut process::on_core(core, &command)?)?;
+    let mut server = Server {
+        process,
+        address,
+        _data: data,
+    };
+    server.wait_until_ready()?;
+    Ok(server)
+}
+
+/// The program with a clean environment, and limits that don't stop a load generator on one address.
+fn atelier(data: &Path, stores: &[(&'static str, String)]) -> Command {
+    let mut command = Command::new(ATELIER);
+    for (name, _) in std::env::vars_os() {
+        if name != "PATH" {
+            command.env_remove(name);
+        }
+    }
+    command.envs(stores.iter().map(|(name, value)| (name, value)));
+    command.env("ATELIER_DATA_DIR", data);
+    command.envs([
+        ("ANONYMOUS_ROOMS", "true"),
+        ("ROOMS_PER_ADDRESS", "1000000"),
+        ("MESSAGE_RATE", "100000"),
+        ("MESSAGE_BURST", "100000"),
+        ("DRAIN_TIMEOUT", "0"),
+        ("RUST_LOG", "warn"),
+    ]);
+    command.stdout(Stdio::null());
+    command
+}
+
+impl Server {
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let url = format!("http://{}/readyz", self.address);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            self.process.check()?;
+            let answer = runtime.block_on(async { reqwest::get(&url).await });
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{url} did not answer 200 within {START_PATIENCE:?}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// A port that is free now.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
