@@ -63,7 +63,12 @@ pub fn run(writes: Writes) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     writeln!(io::stdout(), "{}", listener.local_addr()?)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-    epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+    epoll::add(
+        &epoll,
+        &listener,
+        EventData::new_u64(LISTENER),
+        EventFlags::IN,
+    )?;
     let mut relay = Relay {
         writes,
         epoll,
@@ -113,7 +118,12 @@ impl Relay {
                 self.members.push(None);
                 self.members.len() - 1
             });
-            epoll::add(&self.epoll, &stream, EventData::new_u64(id as u64), EventFlags::IN)?;
+            epoll::add(
+                &self.epoll,
+                &stream,
+                EventData::new_u64(id as u64),
+                EventFlags::IN,
+            )?;
             self.members[id] = Some(Member {
                 stream,
                 room: None,
@@ -287,7 +297,12 @@ impl Relay {
     fn watch(&self, id: usize, flags: EventFlags) {
         if let Some(member) = &self.members[id] {
             // It fails only for a socket that is not watched, and then its reads are ended as well.
-            let _ = epoll::modify(&self.epoll, &member.stream, EventData::new_u64(id as u64), flags);
+            let _ = epoll::modify(
+                &self.epoll,
+                &member.stream,
+                EventData::new_u64(id as u64),
+                flags,
+            );
         }
     }
 }

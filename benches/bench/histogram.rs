@@ -25,10 +25,6 @@ impl Histogram {
         self.total += 1;
     }
 
-    pub fn count(&self) -> u64 {
-        self.total
-    }
-
     /// The `part`th (0 to 1) percentile in microseconds; 0 while nothing was recorded.
     pub fn percentile_us(&self, part: f64) -> f64 {
         let wanted = (self.total as f64 * part).ceil().max(1.0) as u64;

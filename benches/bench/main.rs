@@ -25,7 +25,10 @@ use serde_json::json;
 use bare_epoll::Writes;
 
 #[derive(Debug, Parser)]
-#[command(name = "bench", about = "Atelier beside its bare counterparts, in one run")]
+#[command(
+    name = "bench",
+    about = "Atelier beside its bare counterparts, in one run"
+)]
 struct Cli {
     #[command(flatten)]
     settings: Settings,
@@ -68,7 +71,13 @@ enum Measure {
 }
 
 impl Measure {
-    const ALL: [Self; 5] = [Self::Paced, Self::Burst, Self::Idle, Self::Pods, Self::Sandbox];
+    const ALL: [Self; 5] = [
+        Self::Paced,
+        Self::Burst,
+        Self::Idle,
+        Self::Pods,
+        Self::Sandbox,
+    ];
 }
 
 /// What this program is when it starts itself.
@@ -140,7 +149,10 @@ fn measure(settings: &Settings) -> Result<()> {
     }
     let began = Instant::now();
     let mut sections = Vec::new();
-    let (paced, burst) = (settings.wants(Measure::Paced), settings.wants(Measure::Burst));
+    let (paced, burst) = (
+        settings.wants(Measure::Paced),
+        settings.wants(Measure::Burst),
+    );
     if paced || burst {
         say("fan-out ...");
         sections.extend(rows::fanout::measure(settings, paced, burst)?);
@@ -162,7 +174,11 @@ fn measure(settings: &Settings) -> Result<()> {
     let file = settings.report.clone().unwrap_or_else(default_report);
     let used = json!({ "repetitions": settings.repetitions, "seconds": settings.seconds });
     report::save(&file, &machine, &used, &sections)?;
-    say(&format!("{:.0} s; {}", began.elapsed().as_secs_f64(), file.display()));
+    say(&format!(
+        "{:.0} s; {}",
+        began.elapsed().as_secs_f64(),
+        file.display()
+    ));
     Ok(())
 }
 

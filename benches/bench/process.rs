@@ -39,7 +39,10 @@ pub struct CpuTime {
 pub fn on_core(core: Option<usize>, command: &Command) -> Result<Command> {
     let mut launcher = Command::new(std::env::current_exe()?);
     launcher.arg("on-core");
-    launcher.arg(core.filter(|_| has_two_cores()).map_or("any".into(), |c| c.to_string()));
+    launcher.arg(
+        core.filter(|_| has_two_cores())
+            .map_or("any".into(), |c| c.to_string()),
+    );
     launcher.arg(command.get_program()).args(command.get_args());
     for (key, value) in command.get_envs() {
         match value {
@@ -131,7 +134,11 @@ impl Process {
 
     /// The first line of standard output; the process must have been started with it piped.
     pub fn first_line(&mut self) -> Result<String> {
-        let stdout = self.child.stdout.take().context("standard output is not piped")?;
+        let stdout = self
+            .child
+            .stdout
+            .take()
+            .context("standard output is not piped")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         if line.is_empty() {
@@ -153,7 +160,9 @@ impl Process {
         let stat = fs::read_to_string(format!("{folder}/stat"))
             .with_context(|| format!("{} is gone", self.name))?;
         // Behind the name, which may hold anything, come the state and so on: utime and stime are the 12th and 13th.
-        let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat without a name")?;
+        let (_, fields) = stat
+            .rsplit_once(')')
+            .context("/proc/PID/stat without a name")?;
         let ticks: u64 = fields
             .split_whitespace()
             .skip(11)
@@ -165,7 +174,10 @@ impl Process {
             let thread = thread?;
             // A thread may end between being listed and being read.
             if let Ok(text) = fs::read_to_string(thread.path().join("schedstat"))
-                && let Some(ns) = text.split_whitespace().next().and_then(|ns| ns.parse().ok())
+                && let Some(ns) = text
+                    .split_whitespace()
+                    .next()
+                    .and_then(|ns| ns.parse().ok())
             {
                 threads.insert(thread.file_name().to_string_lossy().into_owned(), ns);
             }
@@ -194,7 +206,10 @@ impl CpuTime {
     /// Threads know theirs to the nanosecond, but one that ended in between takes it along: then the process's own
     /// figure counts, which is exact in the long run and comes in ticks of 10 ms.
     pub fn since_ns(&self, earlier: &Self) -> u64 {
-        let ended = earlier.threads.keys().any(|id| !self.threads.contains_key(id));
+        let ended = earlier
+            .threads
+            .keys()
+            .any(|id| !self.threads.contains_key(id));
         if ended || self.threads.is_empty() {
             return self.ticks_ns.saturating_sub(earlier.ticks_ns);
         }

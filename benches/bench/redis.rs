@@ -37,7 +37,12 @@ impl RoundTrip {
     }
 
     /// Publishes `payload_bytes` every `gap` for `duration`, each when the one before has arrived.
-    pub fn run(&mut self, payload_bytes: usize, gap: Duration, duration: Duration) -> Result<Histogram> {
+    pub fn run(
+        &mut self,
+        payload_bytes: usize,
+        gap: Duration,
+        duration: Duration,
+    ) -> Result<Histogram> {
         let payload = "x".repeat(payload_bytes);
         let mut latency = Histogram::default();
         let start = Instant::now();
@@ -60,7 +65,10 @@ impl RoundTrip {
 
 fn open(url: &str) -> Result<BufReader<TcpStream>> {
     let url = Url::parse(url).context("REDIS_URL")?;
-    let address = (url.host_str().unwrap_or("127.0.0.1"), url.port().unwrap_or(6379));
+    let address = (
+        url.host_str().unwrap_or("127.0.0.1"),
+        url.port().unwrap_or(6379),
+    );
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -86,7 +94,9 @@ fn reply(stream: &mut BufReader<TcpStream>) -> Result<Vec<String>> {
     let mut line = String::new();
     stream.read_line(&mut line)?;
     let line = line.trim_end();
-    let (kind, rest) = line.split_at_checked(1).context("Redis closed the connection")?;
+    let (kind, rest) = line
+        .split_at_checked(1)
+        .context("Redis closed the connection")?;
     match kind {
         "+" | ":" => Ok(vec![rest.to_owned()]),
         "$" => {

@@ -42,7 +42,11 @@ impl Section {
     /// Ratios to the first row, repetition by repetition: what disturbs the machine disturbs both.
     fn ratios(&self, row: &Row) -> Vec<f64> {
         let base = &self.rows[0].samples;
-        row.samples.iter().zip(base).map(|(sample, base)| sample / base).collect()
+        row.samples
+            .iter()
+            .zip(base)
+            .map(|(sample, base)| sample / base)
+            .collect()
     }
 
     fn text(&self) -> String {
@@ -178,9 +182,10 @@ fn noise(samples: &[f64]) -> f64 {
 }
 
 fn ends(samples: &[f64]) -> (f64, f64) {
-    samples.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), sample| {
-        (least.min(*sample), most.max(*sample))
-    })
+    samples.iter().fold(
+        (f64::INFINITY, f64::NEG_INFINITY),
+        |(least, most), sample| (least.min(*sample), most.max(*sample)),
+    )
 }
 
 fn range(samples: &[f64]) -> String {
@@ -200,7 +205,11 @@ fn figure(value: f64) -> String {
 /// The first column to the left, figures to the right, the last as it comes.
 fn aligned(lines: &[[String; 6]]) -> String {
     let width = |column: usize| {
-        lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)
+        lines
+            .iter()
+            .map(|line| line[column].chars().count())
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..6).map(width).collect();
     let mut text = String::new();

@@ -66,8 +66,17 @@ pub fn stores() -> Result<Option<Vec<(&'static str, String)>>> {
     if std::env::var_os("REDIS_URL").is_none() {
         return Ok(None);
     }
-    let value = |name| Ok((name, std::env::var(name).with_context(|| format!("{name} is not set"))?));
-    STORES.into_iter().map(value).collect::<Result<_>>().map(Some)
+    let value = |name| {
+        Ok((
+            name,
+            std::env::var(name).with_context(|| format!("{name} is not set"))?,
+        ))
+    };
+    STORES
+        .into_iter()
+        .map(value)
+        .collect::<Result<_>>()
+        .map(Some)
 }
 
 /// Brings the stores' schemas up to date.
@@ -117,7 +126,7 @@ fn atelier(data: &Path, stores: &[(&'static str, String)]) -> Command {
         ("MESSAGE_RATE", "100000"),
         ("MESSAGE_BURST", "100000"),
         ("DRAIN_TIMEOUT", "0"),
-        ("RUST_LOG", "warn"),
+        ("ATELIER_LOG", "warn"),
     ]);
     command.stdout(Stdio::null());
     command
@@ -126,7 +135,9 @@ fn atelier(data: &Path, stores: &[(&'static str, String)]) -> Command {
 impl Server {
     fn wait_until_ready(&mut self) -> Result<()> {
         let url = format!("http://{}/readyz", self.address);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let deadline = Instant::now() + START_PATIENCE;
         loop {
             self.process.check()?;

@@ -75,7 +75,9 @@ impl Member {
                     self.send(&pong)?;
                 }
                 frame::CLOSE => {
-                    let code = payload.first_chunk().map_or(0, |two| u16::from_be_bytes(*two));
+                    let code = payload
+                        .first_chunk()
+                        .map_or(0, |two| u16::from_be_bytes(*two));
                     let reason = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
                     bail!("the server closed: {code} {reason}");
                 }

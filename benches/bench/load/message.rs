@@ -46,7 +46,11 @@ impl Message {
         let mark = format!("~{run}.{sender}.{number}.{sent_ns}~");
         let (head, tail, size) = match self {
             Self::Chat => (r#"{"type":"chat_message","content":""#, r#""}"#, SENT_BYTES),
-            Self::Cursor => (r#"{"type":"cursor","position":{"m":""#, r#""}}"#, SENT_BYTES),
+            Self::Cursor => (
+                r#"{"type":"cursor","position":{"m":""#,
+                r#""}}"#,
+                SENT_BYTES,
+            ),
             Self::Raw(bytes) => ("", "", bytes),
         };
         let padding = size.saturating_sub(head.len() + mark.len() + tail.len());
@@ -59,7 +63,9 @@ impl Mark {
     pub fn find(payload: &[u8]) -> Option<Self> {
         let start = payload.iter().position(|byte| *byte == SIGN)? + 1;
         let length = payload[start..].iter().position(|byte| *byte == SIGN)?;
-        let mut numbers = payload[start..start + length].split(|byte| *byte == b'.').map(number);
+        let mut numbers = payload[start..start + length]
+            .split(|byte| *byte == b'.')
+            .map(number);
         Some(Self {
             run: u32::try_from(numbers.next()??).ok()?,
             sender: usize::try_from(numbers.next()??).ok()?,

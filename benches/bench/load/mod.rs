@@ -182,7 +182,9 @@ impl Crowd {
     fn check(&self, running: &Running) -> Result<()> {
         for (room, members) in self.members.chunks(self.shape.people).enumerate() {
             let first = room * self.shape.people;
-            let sent: u64 = running.sent_by[first..first + self.shape.people].iter().sum();
+            let sent: u64 = running.sent_by[first..first + self.shape.people]
+                .iter()
+                .sum();
             for (place, member) in members.iter().enumerate() {
                 let owed = sent - running.sent_by[first + place];
                 let wrong = if running.message.is_ephemeral() {

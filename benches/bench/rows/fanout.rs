@@ -61,13 +61,31 @@ pub fn measure(settings: &Settings, paced: bool, burst: bool) -> Result<Vec<Sect
     .map(|(server, message)| Contestant { server, message });
     let mut sections = Vec::new();
     let phases = [
-        (paced, STEADY, settings.paced(), "paced, 10 messages/s a room"),
-        (burst, Pace::InFlight, settings.burst(), "burst, 4 in flight a room"),
+        (
+            paced,
+            STEADY,
+            settings.paced(),
+            "paced, 10 messages/s a room",
+        ),
+        (
+            burst,
+            Pace::InFlight,
+            settings.burst(),
+            "burst, 4 in flight a room",
+        ),
     ];
     for (wanted, pace, duration, title) in phases {
         if wanted {
             let title = format!("fan-out {title}: {} rooms x {}", SHAPE.rooms, SHAPE.people);
-            sections.push(phase(settings, title, pace, duration, &servers, &mut crowds, &contestants)?);
+            sections.push(phase(
+                settings,
+                title,
+                pace,
+                duration,
+                &servers,
+                &mut crowds,
+                &contestants,
+            )?);
         }
     }
     Ok(sections)
@@ -106,12 +124,20 @@ fn phase(
                     ("p50 us", run.latency.percentile_us(0.5)),
                     ("p99 us", run.latency.percentile_us(0.99)),
                     ("deliveries/s", delivered / duration.as_secs_f64()),
-                    ("% overwritten", 100.0 * run.missing as f64 / (delivered + run.missing as f64)),
+                    (
+                        "% overwritten",
+                        100.0 * run.missing as f64 / (delivered + run.missing as f64),
+                    ),
                 ],
             );
         }
     }
-    for (row, _) in section.rows.iter_mut().zip(contestants).filter(|(_, c)| !c.message.is_ephemeral()) {
+    for (row, _) in section
+        .rows
+        .iter_mut()
+        .zip(contestants)
+        .filter(|(_, c)| !c.message.is_ephemeral())
+    {
         row.also.retain(|(name, _)| *name != "% overwritten");
     }
     Ok(section)

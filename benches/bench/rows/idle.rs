@@ -28,7 +28,10 @@ const STILL_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Fresh servers for each repetition: memory that was once used is cheaper the second time.
 pub fn measure(settings: &Settings) -> Result<Section> {
-    let title = format!("idle connections: {}, in rooms of 100", IDLE.rooms * IDLE.people);
+    let title = format!(
+        "idle connections: {}, in rooms of 100",
+        IDLE.rooms * IDLE.people
+    );
     let mut section = Section::new(title, "bytes/connection", &["bare epoll", "atelier"]);
     for _ in 0..settings.repetitions.min(3) {
         for (index, row) in section.rows.iter_mut().enumerate() {
@@ -60,7 +63,10 @@ pub fn measure(settings: &Settings) -> Result<Section> {
             let cpu_us = server.process.cpu_time()?.since_ns(&cpu_before) as f64 / 1_000.0;
             let grown = still_bytes(&server.process)?.saturating_sub(memory_before) as f64;
             let connections = crowd.len() as f64;
-            row.push(grown / connections, &[("CPU us/connect and join", cpu_us / connections)]);
+            row.push(
+                grown / connections,
+                &[("CPU us/connect and join", cpu_us / connections)],
+            );
             drop(first);
         }
     }

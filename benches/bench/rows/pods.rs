@@ -22,7 +22,9 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// One section for the median, one for the 99th percentile. Empty, with a word of why, where there are no stores.
 pub fn measure(settings: &Settings) -> Result<Vec<Section>> {
     let Some(stores) = server::stores()? else {
-        crate::say("cross-pod latency is left out: REDIS_URL is not set (scripts/bench starts what it needs)");
+        crate::say(
+            "cross-pod latency is left out: REDIS_URL is not set (scripts/bench starts what it needs)",
+        );
         return Ok(Vec::new());
     };
     server::migrate(&stores)?;
@@ -44,7 +46,10 @@ pub fn measure(settings: &Settings) -> Result<Vec<Section>> {
         "atelier, cursor (latest wins)",
     ];
     let title = |part: &str| {
-        format!("between two gateways, {part}: {} rooms x {}", SHAPE.rooms, SHAPE.people)
+        format!(
+            "between two gateways, {part}: {} rooms x {}",
+            SHAPE.rooms, SHAPE.people
+        )
     };
     let mut sections = [
         (Section::new(title("p50"), "us", &names), 0.5),

@@ -57,7 +57,10 @@ pub fn measure(settings: &Settings) -> Result<Vec<Section>> {
 /// Microseconds.
 fn bare(argv: &[&str]) -> Result<f64> {
     let began = Instant::now();
-    let done = Command::new(argv[0]).args(&argv[1..]).stdin(Stdio::null()).output()?;
+    let done = Command::new(argv[0])
+        .args(&argv[1..])
+        .stdin(Stdio::null())
+        .output()?;
     let took = began.elapsed();
     ensure!(done.status.success(), "{argv:?} failed: {}", done.status);
     Ok(took.as_secs_f64() * 1e6)
@@ -67,7 +70,9 @@ fn bare(argv: &[&str]) -> Result<f64> {
 async fn sandboxed(sandbox: &NsSandbox, argv: &[&str]) -> Result<f64> {
     let program = Program::command(argv.iter().copied());
     let began = Instant::now();
-    let outcome = sandbox.run(program, OutputSink::none(), CancellationToken::new()).await?;
+    let outcome = sandbox
+        .run(program, OutputSink::none(), CancellationToken::new())
+        .await?;
     let took = began.elapsed();
     let exit_code = outcome.run.as_ref().and_then(|step| step.exit_code);
     ensure!(exit_code == Some(0), "{argv:?} in a box: {outcome:?}");
