@@ -1,6 +1,7 @@
 //! The contestants as servers: Atelier alone, Atelier's gateways over real stores, and the bare relay.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -100,7 +101,8 @@ fn start(
     let mut command = atelier(data.path(), stores);
     command.args(arguments);
     command.env("ATELIER_LISTEN", address.to_string());
-    let process = Process::start(name, &mut process::on_core(core, &command)?)?;
+    let mut command = process::on_core(core, &command)?;
+    let process = Process::start(name, command.stdout(Stdio::null()))?;
     let mut server = Server {
         process,
         address,
@@ -128,28 +130,37 @@ fn atelier(data: &Path, stores: &[(&'static str, String)]) -> Command {
         ("DRAIN_TIMEOUT", "0"),
         ("ATELIER_LOG", "warn"),
     ]);
-    command.stdout(Stdio::null());
     command
 }
 
 impl Server {
     fn wait_until_ready(&mut self) -> Result<()> {
-        let url = format!("http://{}/readyz", self.address);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
         let deadline = Instant::now() + START_PATIENCE;
-        loop {
+        while !self.is_ready() {
             self.process.check()?;
-            let answer = runtime.block_on(async { reqwest::get(&url).await });
-            if answer.is_ok_and(|answer| answer.status().is_success()) {
-                return Ok(());
-            }
             if Instant::now() > deadline {
-                bail!("{url} did not answer 200 within {START_PATIENCE:?}");
+                bail!("{} was not ready within {START_PATIENCE:?}", self.address);
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(20));
         }
+        Ok(())
+    }
+
+    /// Does `/readyz` answer 200?
+    fn is_ready(&self) -> bool {
+        let ask = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(self.address)?;
+            stream.set_read_timeout(Some(START_PATIENCE))?;
+            let address = self.address;
+            write!(
+                stream,
+                "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+            )?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 "))
     }
 }
 
