@@ -52,6 +52,7 @@ impl Crowd {
             run: 0,
             scratch: Vec::new(),
             delivery_bytes: 0,
+            sleepless: false,
         })
     }
 

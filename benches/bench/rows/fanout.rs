@@ -47,6 +47,7 @@ pub fn measure(settings: &Settings, paced: bool, burst: bool) -> Result<Vec<Sect
         if is_atelier {
             crowd.join()?;
         }
+        crowd.sleepless = true;
         crowds.push(crowd);
     }
     // The relay is given what Atelier's clients receive, so that both write the same bytes.
