@@ -248,11 +248,11 @@ impl Actor {
             let due = self.next_due();
             tokio::select! {
                 command = self.mailbox.recv() => match command {
-                    Some(command) => self.take_commands(command),
+                    Some(command) => self.command(command),
                     None => break,
                 },
                 delivery = self.subscription.next() => match delivery {
-                    Some(delivery) => self.take_deliveries(delivery),
+                    Some(delivery) => self.delivery(delivery),
                     None => {
                         self.close_all(4503, "this server is going away");
                         break;
@@ -261,6 +261,12 @@ impl Actor {
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.finish(done),
                 () = tokio::time::sleep_until(due) => {}
             }
+            if self.has_news() || !(self.appending || self.pending.is_empty()) {
+                // Whoever else is ready has its turn first, and what it brings joins this append and this write: a room's
+                // task would otherwise run right behind the first of several who sent at the same time.
+                tokio::task::yield_now().await;
+            }
+            self.take_what_waits();
             let now = Instant::now();
             if now >= self.next_housekeeping {
                 self.next_housekeeping = now + HOUSEKEEPING;
@@ -280,23 +286,18 @@ impl Actor {
         self.end().await;
     }
 
-    fn take_commands(&mut self, first: Command) {
-        self.command(first);
-        for _ in 1..TAKE_AT_ONCE {
-            match self.mailbox.try_recv() {
-                Ok(command) => self.command(command),
-                Err(_) => break,
-            }
+    fn take_what_waits(&mut self) {
+        for _ in 0..TAKE_AT_ONCE {
+            let Ok(command) = self.mailbox.try_recv() else {
+                break;
+            };
+            self.command(command);
         }
-    }
-
-    fn take_deliveries(&mut self, first: Delivery) {
-        self.delivery(first);
-        for _ in 1..TAKE_AT_ONCE {
-            match self.subscription.receiver.try_recv() {
-                Ok(delivery) => self.delivery(delivery),
-                Err(_) => break,
-            }
+        for _ in 0..TAKE_AT_ONCE {
+            let Ok(delivery) = self.subscription.receiver.try_recv() else {
+                break;
+            };
+            self.delivery(delivery);
         }
     }
 
