@@ -65,7 +65,8 @@ impl Member {
             used += found.end;
             match found.opcode {
                 frame::TEXT => {
-                    if !each(payload) && contains(payload, b"\"type\":\"error\"") {
+                    let known = each(payload);
+                    if !known && contains(payload, b"\"type\":\"error\"") {
                         bail!("the server answered {}", String::from_utf8_lossy(payload));
                     }
                 }
