@@ -271,6 +271,7 @@ impl Actor {
             if now >= self.next_housekeeping {
                 self.next_housekeeping = now + HOUSEKEEPING;
                 self.keep_house(now);
+                self.shared.feed.write().latest.hasten();
             }
             self.start_append(now);
             self.repair_holes(now);

@@ -19,10 +19,10 @@ const ALWAYS_AT_ONCE: Duration = Duration::from_micros(150);
 const SOCKETS_AT_ONCE: usize = 512;
 
 impl Actor {
-    /// Is there anything that sockets were not told yet?
+    /// Is there anything that sockets must be told and were not yet?
     pub fn has_news(&self) -> bool {
         let feed = self.shared.feed.read();
-        (feed.ring.end(), feed.latest.version()) != self.told
+        feed.ring.end() != self.told.0 || feed.latest.urgent() > self.told.1
     }
 
     pub fn push(&mut self, frame: Frame) {

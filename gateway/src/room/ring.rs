@@ -162,7 +162,7 @@ pub struct Latest {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LatestKey {
     Client(ClientId, &'static str),
-    /// Of the room itself (`archived`).
+    /// Of the room itself (`archived`): not urgent.
     Room(&'static str),
 }
 
@@ -172,6 +172,8 @@ pub struct LatestValues {
     by_version: BTreeMap<u64, (LatestKey, Latest)>,
     versions: HashMap<LatestKey, u64>,
     next: u64,
+    /// The version of the newest value that sockets are to be written for.
+    urgent: u64,
 }
 
 impl LatestValues {
@@ -185,7 +187,21 @@ impl LatestValues {
         if let Some(old) = self.versions.insert(key.clone(), self.next) {
             self.by_version.remove(&old);
         }
+        if matches!(key, LatestKey::Client(..)) {
+            self.urgent = self.next;
+        }
         self.by_version.insert(self.next, (key, latest));
+    }
+
+    /// The version up to which values must not wait. What a room says of itself (how far it is archived) is worth no write
+    /// of its own to every socket: it goes with the next one, or when [`Self::hasten`] says so.
+    pub fn urgent(&self) -> u64 {
+        self.urgent
+    }
+
+    /// Everything has waited long enough.
+    pub fn hasten(&mut self) {
+        self.urgent = self.next;
     }
 
     pub fn since(&self, version: u64) -> impl Iterator<Item = &Latest> {
@@ -285,5 +301,21 @@ mod tests {
         assert_eq!(values.since(3).count(), 0);
         values.forget(&client);
         assert_eq!(values.since(0).count(), 0);
+    }
+
+    #[test]
+    fn what_a_room_says_of_itself_waits_for_company() {
+        let mut values = LatestValues::default();
+        let latest = || Latest {
+            bytes: Bytes::from_static(b"x"),
+            origin: None,
+        };
+        values.set(LatestKey::Room("archived"), latest());
+        assert_eq!((values.urgent(), values.version()), (0, 1));
+        values.set(LatestKey::Client("a".parse().unwrap(), "cursor"), latest());
+        assert_eq!(values.urgent(), 2, "both go now");
+        values.set(LatestKey::Room("archived"), latest());
+        values.hasten();
+        assert_eq!(values.urgent(), 3);
     }
 }

@@ -12,8 +12,9 @@ use crate::ports::{
     Append, Archive, Enqueue, Enqueued, LogHead, PortError, Queue, Refusal, Result, RoomLog,
 };
 
-/// How long a room's first unarchived entry waits for company before the archive moves them.
-pub const ARCHIVE_DELAY: Duration = Duration::from_millis(200);
+/// How long a room's first unarchived entry waits for company before the archive moves them: a move costs several
+/// commits however much it moves.
+pub const ARCHIVE_DELAY: Duration = Duration::from_millis(700);
 
 /// How long nothing must have happened in a room before it is looked at for unloading.
 pub const IDLE_AFTER: Duration = Duration::from_secs(5 * 60);
