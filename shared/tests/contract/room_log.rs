@@ -66,7 +66,8 @@ pub fn trials(trials: &mut Vec<Trial>) {
         redis: a_cut_connection_is_a_gap_and_then_goes_on, a_silent_connection_is_noticed,
             malformed_data_is_an_error_that_names_its_room, a_malformed_message_is_a_gap,
             forgotten_scripts_are_sent_again, a_full_redis_refuses_appends_and_can_be_trimmed,
-            an_emptied_redis_refuses_until_it_is_seeded;
+            an_emptied_redis_refuses_until_it_is_seeded, a_cluster_serves_the_rooms_of_all_its_nodes,
+            a_slot_that_moves_is_a_gap_and_then_goes_on;
     );
 }
 

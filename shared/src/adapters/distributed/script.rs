@@ -2,6 +2,7 @@
 
 use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand};
+use fred::util::redis_keyslot;
 
 use super::redis::Redis;
 
@@ -27,10 +28,11 @@ impl Script {
         keys: Vec<String>,
         args: Vec<Value>,
     ) -> Result<Value, Error> {
+        let slot = redis_keyslot(keys.first().map(String::as_bytes).unwrap_or_default());
         let command = |name, script: &str| {
             // fred holds back all other commands of the connection while its own EVALSHA waits for an answer; a custom
-            // command is pipelined. The hash slot is that of the first key, third of the arguments.
-            let command = CustomCommand::new_static(name, ClusterHash::Offset(2), false);
+            // command is pipelined. Of the ways to give it a hash slot fred heeds only the number.
+            let command = CustomCommand::new_static(name, ClusterHash::Custom(slot), false);
             let mut all = Vec::with_capacity(2 + keys.len() + args.len());
             all.push(Value::from(script));
             all.push(Value::from(keys.len().to_string()));

@@ -106,3 +106,24 @@ pub async fn a_malformed_place_does_not_stop_reaping(_: Mode) -> Outcome {
     assert_eq!(handed[0].1.client_id, "b".parse::<ClientId>()?);
     DONE
 }
+
+pub async fn a_cluster_serves_the_rooms_of_all_its_nodes(_: Mode) -> Outcome {
+    let nodes = RedisServer::start_cluster().await;
+    let [here, there] = presences_at(&nodes[0].url.replace("redis://", "redis-cluster://")).await;
+    let (dead, reaper) = (PodId::generate(), PodId::generate());
+    here.renew(dead, LEASE).await?;
+    for n in 0..20 {
+        let room = RoomId::generate();
+        let mut ada = member(&n.to_string(), dead);
+        here.enter(&room, &ada, None).await?;
+        ada.status = Status::Idle;
+        assert!(here.update(&room, &ada).await?);
+        assert_eq!(there.members(&room).await?, [ada]);
+    }
+    assert_eq!(there.occupied(None, 100).await?.len(), 20);
+    let _reaper = alive(&there, reaper).await;
+    reaped(&*there, reaper, 20).await;
+    assert_eq!(here.occupied(None, 100).await?, []);
+    here.retire(reaper).await?;
+    DONE
+}

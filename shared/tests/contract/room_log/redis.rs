@@ -245,3 +245,110 @@ pub async fn an_emptied_redis_refuses_until_it_is_seeded(_: Mode) -> Outcome {
     }
     DONE
 }
+
+/// Two nodes; every script must keep to one slot, and every room be found on its node.
+pub async fn a_cluster_serves_the_rooms_of_all_its_nodes(_: Mode) -> Outcome {
+    let nodes = RedisServer::start_cluster().await;
+    let logs = room_logs_at(&nodes[0].url.replace("redis://", "redis-cluster://")).await;
+    let ada = author("a");
+    let mut dirty = Vec::new();
+    for _ in 0..20 {
+        let room = RoomId::generate();
+        logs.here.seed(&room, FIRST, Seq(0), 0, now_ms()).await?;
+        let mut live = Reader::of(&*logs.there, &room).await?;
+        let records = [chat(&ada, "", Some("r")), chat(&ada, "", None)];
+        add(&*logs.here, &room, &records).await?;
+        assert_eq!(live.entries(2).await, read_all(&*logs.there, &room).await?);
+        let keys = [records[0].ref_key().expect("a ref")];
+        assert_eq!(logs.there.seqs_of_refs(&room, &keys).await?, [Some(Seq(1))]);
+        logs.there.set_role_version(&room, 0).await?;
+        assert!(
+            !logs
+                .there
+                .confirm_archived(&room, FIRST, Seq(1), Seq(1))
+                .await?
+        );
+        dirty.push(room);
+    }
+    let mut listed = logs.there.dirty_rooms(100).await?;
+    listed.sort();
+    dirty.sort();
+    assert_eq!(listed, dirty);
+    for room in &dirty {
+        assert!(
+            logs.there
+                .confirm_archived(room, FIRST, Seq(2), Seq(2))
+                .await?
+        );
+        assert!(logs.there.unload(room, FIRST, Seq(2)).await?);
+    }
+    assert_eq!(logs.there.dirty_rooms(100).await?, []);
+    DONE
+}
+
+/// The room's slot moves to the other node while it is followed: Redis unsubscribes everybody, without an answer to
+/// anything asked.
+pub async fn a_slot_that_moves_is_a_gap_and_then_goes_on(_: Mode) -> Outcome {
+    let nodes = RedisServer::start_cluster().await;
+    let logs = room_logs_at(&nodes[0].url.replace("redis://", "redis-cluster://")).await;
+    let room = RoomId::generate();
+    logs.here.seed(&room, FIRST, Seq(0), 0, now_ms()).await?;
+    let mut live = logs.there.subscribe(&room).await?;
+    add(&*logs.here, &room, &messages(1)).await?;
+    next(&mut live).await;
+
+    let slot = fred::util::redis_keyslot(key(&logs, &room, ":meta").as_bytes());
+    let (from, to) = if slot < 8192 {
+        (&nodes[0], &nodes[1])
+    } else {
+        (&nodes[1], &nodes[0])
+    };
+    let id = async |node: &RedisServer| {
+        let id = node.command(&["CLUSTER", "MYID"]).await;
+        id.into_string().expect("an id")
+    };
+    let (slot, from_id, to_id) = (slot.to_string(), id(from).await, id(to).await);
+    to.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id])
+        .await;
+    from.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id])
+        .await;
+    let keys = from
+        .command(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"])
+        .await
+        .into_array();
+    for moved in keys {
+        let (moved, port) = (moved.into_string().expect("a key"), to.port.to_string());
+        from.command(&["MIGRATE", "127.0.0.1", &port, &moved, "0", "5000"])
+            .await;
+    }
+    for node in [to, from] {
+        node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])
+            .await;
+    }
+    // A pod that does nothing at all with a room's slot does not learn that it moved; this one asks now and then.
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    let (mut heard, mut gaps) = (false, 0);
+    while !heard {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "nothing arrives any more"
+        );
+        let _maybe_moved = logs.there.head(&room).await;
+        let Ok(newest) = add(&*logs.here, &room, &messages(1)).await else {
+            continue;
+        };
+        let wait = Duration::from_millis(200);
+        while let Ok(Some(delivery)) = tokio::time::timeout(wait, live.next()).await {
+            match delivery {
+                Delivery::Gap => gaps += 1,
+                Delivery::Entries { entries, .. } => {
+                    heard = entries.iter().any(|entry| entry.seq == newest[0]);
+                }
+                Delivery::Signal(signal) => panic!("{signal:?}"),
+            }
+        }
+    }
+    assert!(gaps > 0, "it went on without a gap");
+    assert_eq!(seqs(&read_all(&*logs.there, &room).await?)[0], 1);
+    DONE
+}

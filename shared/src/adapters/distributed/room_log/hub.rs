@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use fred::interfaces::{EventInterface, PubsubInterface};
 use fred::prelude::*;
-use fred::types::Message;
-use futures::{StreamExt, stream};
+use fred::types::{ClusterStateChange, Message};
+use futures::stream::{self, SelectAll, StreamExt};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::broadcast::{Receiver as BroadcastReceiver, error::RecvError};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::keys::{self, RoomKeys};
@@ -57,7 +58,19 @@ struct Guard {
 impl Hub {
     pub async fn open(redis: &Redis) -> Result<Self> {
         let client = redis.sharded_subscriber().await?;
-        let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
+        let signs = Signs {
+            messages: client.message_rx(),
+            reconnects: client.reconnect_rx(),
+            // Ours as well as the pool's: who only listens hears nothing of a slot that moved to another node.
+            changes: stream::select_all(
+                redis
+                    .pool
+                    .clients()
+                    .iter()
+                    .chain([&client])
+                    .map(|client| BroadcastStream::new(client.cluster_change_rx())),
+            ),
+        };
         let shared = Arc::new(Shared {
             client,
             namespace: redis.namespace.clone(),
@@ -68,7 +81,7 @@ impl Hub {
         });
         let mut watchdog = Watchdog::default();
         watchdog.watch(shared.client.clone());
-        let follower = tokio::spawn(follow(shared.clone(), messages, reconnects));
+        let follower = tokio::spawn(follow(shared.clone(), signs));
         Ok(Self {
             shared,
             _watchdog: watchdog,
@@ -219,32 +232,39 @@ impl Shared {
     }
 }
 
+/// What the connection tells of itself.
+struct Signs {
+    messages: Receiver<Message>,
+    reconnects: Receiver<Server>,
+    changes: SelectAll<BroadcastStream<Vec<ClusterStateChange>>>,
+}
+
 /// Hands on what arrives. A reconnect is looked at only when all messages before it are handed on, so that a gap never
 /// overtakes them.
-async fn follow(
-    shared: Arc<Shared>,
-    mut messages: BroadcastReceiver<Message>,
-    mut reconnects: BroadcastReceiver<Server>,
-) {
+async fn follow(shared: Arc<Shared>, mut signs: Signs) {
     loop {
         tokio::select! {
             biased;
-            message = messages.recv() => match message {
-                Ok(message) => shared.deliver(&message),
+            message = signs.messages.recv() => match message {
+                Ok(message) => {
+                    shared.deliver(&message);
+                    continue;
+                }
                 Err(RecvError::Lagged(lost)) => {
                     tracing::warn!(lost, "room messages arrived faster than they were handed on");
                     shared.fanout.gap_everywhere();
+                    continue;
                 }
                 Err(RecvError::Closed) => return,
             },
-            reconnect = reconnects.recv() => match reconnect {
-                Ok(_) | Err(RecvError::Lagged(_)) => {
-                    let generation = shared.generation.fetch_add(1, Ordering::AcqRel) + 1;
-                    let shared = shared.clone();
-                    tokio::spawn(async move { shared.resubscribe(generation).await });
-                }
-                Err(RecvError::Closed) => return,
+            reconnect = signs.reconnects.recv() => if matches!(reconnect, Err(RecvError::Closed)) {
+                return;
             },
+            Some(_) = signs.changes.next() => {}
         }
+        // A new life: what was subscribed is not any more, or may lie on another node.
+        let generation = shared.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        let shared = shared.clone();
+        tokio::spawn(async move { shared.resubscribe(generation).await });
     }
 }
