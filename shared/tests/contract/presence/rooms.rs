@@ -66,6 +66,34 @@ pub async fn occupied_rooms_are_counted_and_paged(mode: Mode) -> Outcome {
     DONE
 }
 
+/// However the rooms lie in the store: here half of them in one partition.
+pub async fn crowded_partitions_are_paged_in_order(mode: Mode) -> Outcome {
+    let [here, there] = presences(mode).await;
+    let mut expected: Vec<RoomId> = (0..40_000)
+        .map(|n| format!("r{n:05}").parse().expect("a room id"))
+        .filter(|room: &RoomId| room.partition() == 7)
+        .take(30)
+        .collect();
+    expected.extend((0..30).map(|_| RoomId::generate()));
+    for room in &expected {
+        here.enter(room, &member("a", PodId::generate()), None)
+            .await?;
+    }
+    expected.sort();
+    for limit in [3, 25, 60, 61] {
+        let mut listed: Vec<RoomId> = Vec::new();
+        loop {
+            let page = there.occupied(listed.last(), limit).await?;
+            listed.extend(page.iter().map(|room| room.room.clone()));
+            if page.len() < limit {
+                break;
+            }
+        }
+        assert_eq!(listed, expected, "in pages of {limit}");
+    }
+    DONE
+}
+
 pub async fn an_empty_room_is_not_occupied(mode: Mode) -> Outcome {
     let [here, there] = presences(mode).await;
     let room = RoomId::generate();
