@@ -521,7 +521,7 @@ mod tests {
             Some("/opt/node")
         );
         assert_eq!(opt_folder(Path::new("/opt/node")), None);
-        assert_eq!(opt_folder(Path::new("/root/opt/node/bin/node")), None);
+        assert_eq!(opt_folder(Path::new("/srv/opt/node/bin/node")), None);
     }
 
     #[test]
