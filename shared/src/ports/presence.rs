@@ -58,7 +58,8 @@ pub trait Presence: Send + Sync {
     /// How many members each room has that has any; at most `limit` rooms, ordered by room id after `after`.
     async fn occupied(&self, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomOccupancy>>;
 
-    /// Says that this pod is alive for `lease` from now on the store's clock.
+    /// Says that this pod is alive for `lease` from now on the store's clock. To be called every third of a lease, and
+    /// before the first `enter`: a pod whose renewals lie more than half a lease apart reaps nobody.
     async fn renew(&self, pod: PodId, lease: Duration) -> Result<()>;
 
     /// Removes the members of pods whose lease lapsed, at most `limit`, and hands them to the caller. Called by

@@ -296,10 +296,12 @@ impl RoomLog for RedisRoomLog {
         while rooms.len() < limit
             && let Some(names) = partitions.try_next().await?
         {
+            // One malformed name must not keep every other room from the archive.
             for name in names {
-                rooms.push(name.parse().map_err(|e| {
-                    PortError::fatal(DOING, format!("a dirty room is called {name:?}: {e}"))
-                })?);
+                match name.parse() {
+                    Ok(room) => rooms.push(room),
+                    Err(error) => tracing::error!(name, %error, "malformed name of a dirty room"),
+                }
             }
         }
         rooms.truncate(limit);

@@ -78,6 +78,24 @@ pub async fn malformed_data_is_an_error_that_names_its_room(_: Mode) -> Outcome 
     DONE
 }
 
+pub async fn a_malformed_name_does_not_hide_other_rooms(_: Mode) -> Outcome {
+    let server = RedisServer::start().await;
+    let [here, there] = presences_at(&server.url).await;
+    let room = RoomId::generate();
+    here.enter(&room, &member("a", PodId::generate()), None)
+        .await?;
+    let keys = server.command(&["KEYS", "*:occupied"]).await.into_array();
+    let occupied = keys[0].as_string().expect("the occupied rooms' key");
+    for n in 0..10 {
+        // Before the room's own name, and more than are asked for at once.
+        let malformed = format!("!{n}");
+        server.command(&["ZADD", &occupied, "0", &malformed]).await;
+    }
+    let listed = there.occupied(None, 3).await?;
+    assert_eq!((listed.len(), &listed[0].room), (1, &room));
+    DONE
+}
+
 pub async fn a_malformed_place_does_not_stop_reaping(_: Mode) -> Outcome {
     let server = RedisServer::start().await;
     let [here, there] = presences_at(&server.url).await;

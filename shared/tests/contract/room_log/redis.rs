@@ -152,6 +152,19 @@ pub async fn malformed_data_is_an_error_that_names_its_room(_: Mode) -> Outcome 
     DONE
 }
 
+pub async fn a_malformed_name_does_not_keep_others_from_the_archive(_: Mode) -> Outcome {
+    let server = RedisServer::start().await;
+    let (logs, room) = opened_at(&server).await?;
+    add(&*logs.here, &room, &messages(1)).await?;
+    let dirty = format!("{}:{{p{}}}:dirty", logs.namespace, room.partition());
+    server
+        .command(&["SADD", &dirty, "", "stats", "no room!"])
+        .await;
+    let listed = logs.there.dirty_rooms(10).await?;
+    assert_eq!(listed, std::slice::from_ref(&room));
+    DONE
+}
+
 pub async fn a_malformed_message_is_a_gap(mode: Mode) -> Outcome {
     let (logs, room) = opened(mode).await?;
     let by_hand = crate::fixture::redis_server::client(&std::env::var("REDIS_URL")?).await;

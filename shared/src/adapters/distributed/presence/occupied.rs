@@ -58,28 +58,40 @@ impl RedisPresence {
     async fn rooms_after(&self, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>> {
         let share = limit / usize::from(PARTITIONS) + EXTRA;
         let mut first: BTreeSet<RoomId> = BTreeSet::new();
-        let mut asking: Vec<(u16, Option<RoomId>)> = (0..PARTITIONS)
-            .map(|partition| (partition, after.cloned()))
+        let mut asking: Vec<(u16, Option<String>)> = (0..PARTITIONS)
+            .map(|partition| (partition, after.map(RoomId::to_string)))
             .collect();
         while !asking.is_empty() {
-            let answers: Vec<(u16, Vec<RoomId>)> = stream::iter(asking)
+            let answers: Vec<(u16, Vec<String>)> = stream::iter(asking)
                 .map(|(partition, after)| async move {
-                    let rooms = self.of_partition(partition, after.as_ref(), share).await?;
-                    Ok::<_, PortError>((partition, rooms))
+                    let names = self.of_partition(partition, after, share).await?;
+                    Ok::<_, PortError>((partition, names))
                 })
                 .buffer_unordered(WIDTH)
                 .try_collect()
                 .await?;
-            let full: Vec<(u16, RoomId)> = answers
+            let full: Vec<(u16, String)> = answers
                 .iter()
-                .filter(|(_, rooms)| rooms.len() == share)
-                .filter_map(|(partition, rooms)| Some((*partition, rooms.last()?.clone())))
+                .filter(|(_, names)| names.len() == share)
+                .filter_map(|(partition, names)| Some((*partition, names.last()?.clone())))
                 .collect();
-            first.extend(answers.into_iter().flat_map(|(_, rooms)| rooms));
+            first.extend(
+                answers
+                    .iter()
+                    .flat_map(|(_, names)| names)
+                    .filter_map(|name| {
+                        // One malformed name must not hide every other room.
+                        name.parse()
+                            .inspect_err(|error| {
+                                tracing::error!(name, %error, "malformed name of an occupied room");
+                            })
+                            .ok()
+                    }),
+            );
             let bound = first.iter().nth(limit.saturating_sub(1)).cloned();
             asking = full
                 .into_iter()
-                .filter(|(_, last)| bound.as_ref().is_none_or(|bound| last < bound))
+                .filter(|(_, last)| bound.as_ref().is_none_or(|b| last.as_str() < b.as_str()))
                 .map(|(partition, last)| (partition, Some(last)))
                 .collect();
             while first.len() > limit {
@@ -92,13 +104,12 @@ impl RedisPresence {
     async fn of_partition(
         &self,
         partition: u16,
-        after: Option<&RoomId>,
+        after: Option<String>,
         limit: usize,
-    ) -> Result<Vec<RoomId>> {
+    ) -> Result<Vec<String>> {
         let from = after.map_or_else(|| "-".to_owned(), |room| format!("({room}"));
         let count = i64::try_from(limit).unwrap_or(i64::MAX);
-        let names: Vec<String> = self
-            .redis
+        self.redis
             .pool
             .zrangebylex(
                 keys::occupied(&self.redis.namespace, partition),
@@ -107,14 +118,6 @@ impl RedisPresence {
                 Some((0, count)),
             )
             .await
-            .map_err(|e| port_error(DOING, e))?;
-        names
-            .into_iter()
-            .map(|name| {
-                name.parse().map_err(|e| {
-                    PortError::fatal(DOING, format!("an occupied room is called {name:?}: {e}"))
-                })
-            })
-            .collect()
+            .map_err(|e| port_error(DOING, e))
     }
 }
