@@ -292,9 +292,15 @@ pub(crate) mod tests {
         gateway: GatewayConfig,
     }
 
-    pub(crate) fn parse(flags: &[&str]) -> Result<GatewayConfig, clap::Error> {
+    /// Parses the flags alone: what the environment of the test run says (the local services' settings) does not count.
+    pub(crate) fn parse_alone<T: Parser>(flags: &[&str]) -> Result<T, clap::Error> {
         let argv = std::iter::once("atelier").chain(flags.iter().copied());
-        Cli::try_parse_from(argv).map(|cli| cli.gateway)
+        let command = T::command().mut_args(|arg| arg.env(None::<&str>));
+        T::from_arg_matches(&command.try_get_matches_from(argv)?)
+    }
+
+    pub(crate) fn parse(flags: &[&str]) -> Result<GatewayConfig, clap::Error> {
+        parse_alone::<Cli>(flags).map(|cli| cli.gateway)
     }
 
     fn prepared(flags: &[&str], mode: Mode) -> Result<GatewayConfig, ConfigError> {

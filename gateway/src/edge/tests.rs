@@ -12,7 +12,6 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Request, StatusCode};
 use chrono::Utc;
-use clap::Parser;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -20,12 +19,6 @@ use super::client::{ClientAddress, make_room_by_connecting, may_enter};
 use super::problem::Kind;
 use super::{App, routes};
 use crate::config::tests::parse;
-
-#[derive(Parser)]
-struct Stores {
-    #[command(flatten)]
-    stores: StoreConfig,
-}
 
 struct Server {
     app: App,
@@ -36,8 +29,10 @@ struct Server {
 async fn server(flags: &[&str]) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let data_dir: &Path = folder.path();
-    let argv = ["atelier", "--data-dir", data_dir.to_str().unwrap()];
-    let stores = Stores::try_parse_from(argv).unwrap().stores;
+    let stores = StoreConfig {
+        data_dir: data_dir.to_owned(),
+        ..StoreConfig::default()
+    };
     let backends = Backends::open(&stores).await.unwrap();
     let mut config = parse(flags).unwrap();
     config.prepare(backends.mode, data_dir).unwrap();
