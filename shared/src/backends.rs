@@ -152,7 +152,7 @@ impl Backends {
         }
     }
 
-    /// Asks every store at once whether it is there, under the names that `/health` shows; each has [`PING_TIMEOUT`] to
+    /// Asks every store at once whether it is there, under the names that `/health` shows; each has two seconds to
     /// answer.
     pub async fn health(&self) -> [(&'static str, Result<(), PortError>); 7] {
         let (log, presence, records, archive, queue, vault, files) = tokio::join!(

@@ -1,7 +1,7 @@
 //! A live room: its task, its feed, its people, and the sockets that follow it.
 //!
 //! [`Rooms`] is the door. One task ([`actor`]) owns each room that has connections here; everybody else holds a cheap
-//! [`Handle`]. Sockets are written by the room's fan-out ([`fanout`]) and drained by their own task ([`session`]).
+//! handle (`registry::Handle`). Sockets are written by the room's fan-out ([`fanout`]) and drained by their own task ([`session`]).
 
 mod actor;
 mod admission;
