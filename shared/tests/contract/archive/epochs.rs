@@ -114,10 +114,18 @@ pub async fn of_writers_in_two_epochs_exactly_one_wins(mode: Mode) -> Outcome {
     for round in 0..ROUNDS {
         let room = opened(&*archives.here).await;
         let (old, new) = (chat(1, 5), chat(1, 5));
-        let old_writer = archives.here.append(&room, Epoch(1), &old);
+        // From "at the same time" over "in the middle of the other's append" to "long before", each of them first in turn.
+        let pause = std::time::Duration::from_micros(round * round * 50);
+        let (old_pause, new_pause) = match round % 2 {
+            0 => (std::time::Duration::ZERO, pause),
+            _ => (pause, std::time::Duration::ZERO),
+        };
+        let old_writer = async {
+            tokio::time::sleep(old_pause).await;
+            archives.here.append(&room, Epoch(1), &old).await
+        };
         let new_writer = async {
-            // From "at the same time" to "in the middle of the other's append".
-            tokio::time::sleep(std::time::Duration::from_micros(round * round * 50)).await;
+            tokio::time::sleep(new_pause).await;
             let raised = archives.there.raise_epoch(&room, Epoch(1)).await?;
             let written = archives.there.append(&room, raised.epoch, &new).await?;
             Ok::<_, atelier_shared::ports::StaleEpoch>((raised, written))
