@@ -16,10 +16,11 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
 use crate::config::{ConfigError, GatewayConfig};
 
-/// RFC 7518, section 3.2: an HS256 key must be at least as long as the hash.
+/// RFC 7518, section 3.2: an HS256 key should be at least as long as the hash. A shorter one is taken, with a warning.
 const SECRET_MIN_BYTES: usize = 32;
 /// Most keys in a rotation.
 const KEYS_MAX: usize = 8;
@@ -88,11 +89,13 @@ impl KeyRing {
     }
 
     fn of_secret(secret: &[u8]) -> Result<Self, ConfigError> {
+        if secret.is_empty() {
+            return Err(ConfigError::new("JWT_SECRET_KEY", "is empty"));
+        }
         if secret.len() < SECRET_MIN_BYTES {
-            return Err(ConfigError::new(
-                "JWT_SECRET_KEY",
-                format!("must have at least {SECRET_MIN_BYTES} bytes"),
-            ));
+            warn!(
+                "JWT_SECRET_KEY has less than {SECRET_MIN_BYTES} bytes: whoever guesses it can be anybody"
+            );
         }
         let id = URL_SAFE_NO_PAD.encode(&derive(secret, b"kid")[..16]);
         Ok(Self {
