@@ -6,6 +6,7 @@ pub mod identity;
 pub mod metrics;
 mod process;
 pub mod room;
+mod runs;
 
 use atelier_shared::Backends;
 use tokio::net::TcpListener;

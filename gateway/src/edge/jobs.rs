@@ -1,11 +1,8 @@
 //! `/jobs`: code taken in, looked at, cancelled.
 
-use std::time::Duration;
-
 use atelier_shared::domain::ids::{JobId, RoomId};
 use atelier_shared::domain::job::{Job, JobResult, JobState, QUEUE_CODE};
 use atelier_shared::domain::room::{Activity, Role};
-use atelier_shared::outbox;
 use atelier_shared::ports::Throttle;
 use axum::Json;
 use axum::extract::State;
@@ -20,15 +17,14 @@ use uuid::Uuid;
 use super::client::{Authenticated, may, role_in};
 use super::extract::{Body, Id, Query};
 use super::health::rfc3339;
-use super::job_spec::NewJob;
 use super::page::{Page, PageParams, cursor};
 use super::problem::Problem;
 use super::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, NeedsToken, Taken};
 use super::state::App;
 use super::trace;
 use crate::identity::Principal;
-
-const SUBMIT_WINDOW: Duration = Duration::from_secs(60);
+use crate::runs::spec::NewJob;
+use crate::runs::{self, Accepted, SUBMIT_WINDOW};
 
 /// A job in a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -135,27 +131,15 @@ pub async fn create(
         may_run_in(&app, room, &principal).await?;
     }
     throttle(&app, &principal).await?;
-    let job = Job {
-        id: JobId::generate(),
+    let accepted = Accepted {
         owner: principal.user_id,
         owner_name: principal.name.unwrap_or_default(),
         room_id,
-        project_id: None,
-        priority,
         spec,
-        state: JobState::Queued,
-        attempts: 0,
+        priority,
         traceparent: trace::current_traceparent(),
-        created_at: Utc::now().trunc_subsecs(6),
-        started_at: None,
-        finished_at: None,
     };
-    let b = &app.backends;
-    b.records.create_job(&job).await?;
-    // From here on it is accepted: if the queue is away, the sweep of the outbox hands it over later.
-    if let Err(error) = outbox::hand_over(&*b.records, &*b.queue, &job).await {
-        tracing::warn!(job = %job.id, %error, "a job waits in the outbox");
-    }
+    let job = runs::accept(&app.backends, accepted).await?;
     let location = format!("/api/v1/jobs/{}", job.id);
     Ok((
         StatusCode::ACCEPTED,
@@ -173,9 +157,8 @@ async fn may_run_in(app: &App, room: &RoomId, principal: &Principal) -> Result<(
 }
 
 async fn throttle(app: &App, principal: &Principal) -> Result<(), Problem> {
-    let key = format!("jobs:{}", principal.user_id);
     let limit = app.config.jobs_per_minute;
-    let wait = app.backends.vault.throttle(&key, limit, SUBMIT_WINDOW);
+    let wait = runs::throttle(&app.backends, principal.user_id, limit);
     match wait.await? {
         Throttle::Allowed => Ok(()),
         Throttle::Wait(wait) => Err(Problem::rate_limited(wait).policy(limit, SUBMIT_WINDOW)),

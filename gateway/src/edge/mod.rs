@@ -8,7 +8,6 @@ mod extract;
 mod health;
 mod history;
 mod index;
-mod job_spec;
 mod jobs;
 mod languages;
 mod layers;

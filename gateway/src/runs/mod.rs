@@ -1,0 +1,70 @@
+//! Code to be run, taken in: what may be asked for, how often, and the way from a checked request to the queue. REST and
+//! rooms come this way alike.
+
+pub mod spec;
+
+use std::time::Duration;
+
+use atelier_shared::Backends;
+use atelier_shared::domain::ids::{JobId, RoomId, UserId};
+use atelier_shared::domain::job::{Job, JobSpec, JobState};
+use atelier_shared::outbox;
+use atelier_shared::ports::{PortError, Throttle};
+use chrono::{SubsecRound, Utc};
+
+/// The window of `JOBS_PER_MINUTE`.
+pub const SUBMIT_WINDOW: Duration = Duration::from_secs(60);
+
+/// A checked request, and whose it is.
+#[derive(Debug)]
+pub struct Accepted {
+    pub owner: UserId,
+    pub owner_name: String,
+    pub room_id: Option<RoomId>,
+    pub spec: JobSpec,
+    pub priority: i16,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
+}
+
+/// Counts one job of this person's; more than `per_minute` must wait.
+pub async fn throttle(
+    backends: &Backends,
+    owner: UserId,
+    per_minute: u32,
+) -> Result<Throttle, PortError> {
+    let key = format!("jobs:{owner}");
+    backends
+        .vault
+        .throttle(&key, per_minute, SUBMIT_WINDOW)
+        .await
+}
+
+/// Stores the job's row, which is the queue's outbox too, and hands it to the queue.
+pub async fn accept(backends: &Backends, accepted: Accepted) -> Result<Job, PortError> {
+    let job = Job {
+        id: JobId::generate(),
+        owner: accepted.owner,
+        owner_name: accepted.owner_name,
+        room_id: accepted.room_id,
+        project_id: None,
+        priority: accepted.priority,
+        spec: accepted.spec,
+        state: JobState::Queued,
+        attempts: 0,
+        traceparent: accepted.traceparent,
+        created_at: Utc::now().trunc_subsecs(6),
+        started_at: None,
+        finished_at: None,
+    };
+    backends.records.create_job(&job).await?;
+    hand_over(backends, &job).await;
+    Ok(job)
+}
+
+/// From the row on it is accepted: if the queue is away, the sweep of the outbox hands it over later.
+async fn hand_over(backends: &Backends, job: &Job) {
+    if let Err(error) = outbox::hand_over(&*backends.records, &*backends.queue, job).await {
+        tracing::warn!(job = %job.id, %error, "a job waits in the outbox");
+    }
+}
