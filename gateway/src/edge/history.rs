@@ -219,6 +219,7 @@ fn text(body: &Body) -> Option<&str> {
         Body::ChatMessage { content, .. } | Body::DirectMessage { content, .. } => Some(content),
         Body::CodeComment { data, .. } => Some(&data.content),
         Body::Draw(_)
+        | Body::DocumentUpdate { .. }
         | Body::SessionUpdate { .. }
         | Body::RoleChanged { .. }
         | Body::RunStarted { .. }

@@ -1,10 +1,12 @@
 //! The entry: one durable thing that happened in a room, with its place in the room's log.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::board::DrawBatch;
+use super::document::base64_text;
 use super::ids::{ClientId, ConnectionId, JobId, MessageId, Ref, Seq, UserId};
 use super::job::JobState;
 use super::room::Role;
@@ -105,6 +107,12 @@ pub enum Body {
         data: CodeComment,
     },
     Draw(DrawBatch),
+    /// A v1 update of the document, checked, and without what the document held already.
+    #[serde(rename = "update")]
+    DocumentUpdate {
+        #[serde(with = "base64_text")]
+        data: Bytes,
+    },
     SessionUpdate {
         data: Map<String, Value>,
     },
@@ -135,6 +143,7 @@ impl Body {
             Self::DirectMessage { .. } => "direct_message",
             Self::CodeComment { .. } => "code_comment",
             Self::Draw(_) => "draw",
+            Self::DocumentUpdate { .. } => "update",
             Self::SessionUpdate { .. } => "session_update",
             Self::RoleChanged { .. } => "role_changed",
             Self::RunStarted { .. } => "run_started",

@@ -2,6 +2,7 @@
 
 pub mod board;
 pub mod chat;
+pub mod document;
 pub mod entry;
 pub mod ids;
 pub mod job;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::board::Board;
+use super::document::Document;
 use super::entry::{Body, Entry};
 use super::ids::{Epoch, Seq};
 
@@ -12,6 +13,8 @@ use super::ids::{Epoch, Seq};
 pub struct RoomState {
     #[serde(default)]
     pub board: Board,
+    #[serde(default, skip_serializing_if = "Document::is_empty")]
+    pub document: Document,
     /// Merged `session_update`s.
     #[serde(default)]
     pub metadata: Map<String, Value>,
@@ -25,6 +28,7 @@ impl RoomState {
                 self.board
                     .apply(entry.seq, &entry.record.author.client_id, batch);
             }
+            Body::DocumentUpdate { data } => self.document.fold(data),
             Body::SessionUpdate { data } => {
                 for (key, value) in data {
                     if value.is_null() {

@@ -113,13 +113,14 @@ impl Durable {
             Body::ChatMessage { .. } | Body::DirectMessage { .. } => Some(Activity::Chat),
             Body::CodeComment { .. } => Some(Activity::Code),
             Body::Draw(_) => Some(Activity::Draw),
+            Body::DocumentUpdate { .. } => Some(Activity::Document),
             _ => None,
         }
     }
 
-    /// Is it counted by the message rate? Drawing is not.
+    /// Is it counted by the message rate? Drawing and writing are not.
     pub fn is_rated(&self) -> bool {
-        !matches!(self.body, Body::Draw(_))
+        !matches!(self.body, Body::Draw(_) | Body::DocumentUpdate { .. })
     }
 }
 

@@ -343,6 +343,7 @@ pub fn entry_json(entry: &Entry) -> Vec<u8> {
         Body::Draw(batch) => {
             put(json!({"paths": batch.paths, "erase": batch.erase, "clear": batch.clear}));
         }
+        Body::DocumentUpdate { data } => put(json!({"data": hex::encode(data)})),
         Body::SessionUpdate { data } => put(json!({"data": data})),
         Body::RoleChanged { user_id, role, .. } => put(json!({"user_id": user_id, "role": role})),
         Body::RunStarted { run_id, language } => put(json!({
