@@ -160,7 +160,9 @@ pub static LANGUAGES: &[Language] = &[
                     ],
                 )
             },
+            // Types are stripped and not checked here either, so that a job means the same wherever it runs.
             Toolchain {
+                oldest: (5, 6),
                 compile: Some(&[
                     "{tsc}",
                     "--outDir",
@@ -169,7 +171,7 @@ pub static LANGUAGES: &[Language] = &[
                     "es2022",
                     "--module",
                     "commonjs",
-                    "--skipLibCheck",
+                    "--noCheck",
                     "{sources}",
                 ]),
                 defaults: VIRTUAL_MACHINE,
