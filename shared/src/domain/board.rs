@@ -31,6 +31,56 @@ pub struct Stroke {
     pub ts: i64,
 }
 
+impl Stroke {
+    /// Checks every limit of PROTOCOL.md; `now_ms` is the server's clock.
+    pub fn check(&self, now_ms: i64) -> Result<(), Invalid> {
+        check_id("paths.id", &self.id)?;
+        check_ts("paths.ts", self.ts, now_ms)?;
+        names::color("paths.color", &self.color)?;
+        if !(self.width > 0.0 && self.width <= WIDTH_MAX) {
+            return Err(Invalid::new(
+                "paths.width",
+                format!("must be above 0 and at most {WIDTH_MAX}"),
+            ));
+        }
+        if self.points.is_empty() || !self.points.len().is_multiple_of(2) {
+            return Err(Invalid::new(
+                "paths.points",
+                "must be x0,y0,x1,y1,… with at least one pair",
+            ));
+        }
+        if self.points.len() / 2 > POINTS_MAX {
+            return Err(Invalid::new(
+                "paths.points",
+                format!("at most {POINTS_MAX} points in a path"),
+            ));
+        }
+        if self.points.iter().any(|p| !p.is_finite()) {
+            return Err(Invalid::new("paths.points", "must be finite numbers"));
+        }
+        Ok(())
+    }
+
+    /// Bytes of its JSON.
+    pub fn json_len(&self) -> usize {
+        struct Count(usize);
+        impl std::io::Write for Count {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0 += bytes.len();
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut count = Count(0);
+        // Nothing in a stroke can fail to be JSON, and counting can't fail either.
+        let _ = serde_json::to_writer(&mut count, self);
+        count.0
+    }
+}
+
 /// Whole numbers are written without a fraction, as clients send them.
 fn number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     Whole(*value).serialize(serializer)
@@ -84,30 +134,7 @@ impl DrawBatch {
             ));
         }
         for stroke in &self.paths {
-            check_id("paths.id", &stroke.id)?;
-            check_ts("paths.ts", stroke.ts, now_ms)?;
-            names::color("paths.color", &stroke.color)?;
-            if !(stroke.width > 0.0 && stroke.width <= WIDTH_MAX) {
-                return Err(Invalid::new(
-                    "paths.width",
-                    format!("must be above 0 and at most {WIDTH_MAX}"),
-                ));
-            }
-            if stroke.points.is_empty() || stroke.points.len() % 2 != 0 {
-                return Err(Invalid::new(
-                    "paths.points",
-                    "must be x0,y0,x1,y1,… with at least one pair",
-                ));
-            }
-            if stroke.points.len() / 2 > POINTS_MAX {
-                return Err(Invalid::new(
-                    "paths.points",
-                    format!("at most {POINTS_MAX} points in a path"),
-                ));
-            }
-            if stroke.points.iter().any(|p| !p.is_finite()) {
-                return Err(Invalid::new("paths.points", "must be finite numbers"));
-            }
+            stroke.check(now_ms)?;
         }
         for erase in &self.erase {
             check_id("erase.id", &erase.id)?;
@@ -139,51 +166,154 @@ fn check_ts(field: &'static str, ts: i64, now_ms: i64) -> Result<(), Invalid> {
 struct Slot {
     ts: i64,
     by: ClientId,
-    /// Where in the log this write stands: the drawing order.
+    /// Where in the log this write stands, and where in its batch: the drawing order.
     seq: Seq,
+    #[serde(default, skip_serializing_if = "is_first")]
+    at: u32,
     /// `None`: a tombstone.
     stroke: Option<Arc<Stroke>>,
+    /// Of a tombstone: the server's time when it was logged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    erased_ms: Option<i64>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_first(at: &u32) -> bool {
+    *at == 0
 }
 
 /// The folded drawing of a room. Folding the same entries in `seq` order always gives the same board.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
 pub struct Board {
     slots: BTreeMap<String, Slot>,
+    /// Tombstones among the slots.
+    #[serde(skip)]
+    tombstones: usize,
+    /// So many tombstones make the next sweep due; part of the state, so that every fold sweeps at the same entry.
+    sweep_at: usize,
+}
+
+/// A board as checkpoints hold it.
+#[derive(Deserialize)]
+struct Stored {
+    slots: BTreeMap<String, Slot>,
+    #[serde(default)]
+    sweep_at: usize,
+}
+
+impl From<Stored> for Board {
+    fn from(Stored { slots, sweep_at }: Stored) -> Self {
+        Self {
+            tombstones: slots.values().filter(|s| s.stroke.is_none()).count(),
+            slots,
+            sweep_at,
+        }
+    }
+}
+
+/// An erase wins over every older write that is logged within so long after it, by the servers' clocks. That covers a
+/// resend for as long as its ref is remembered.
+const TOMBSTONE_KEEP_MS: i64 = 24 * 60 * 60 * 1_000;
+/// Fewer tombstones are never swept, however old.
+const TOMBSTONES_MIN: usize = 10_000;
+/// More are never kept, however young: the oldest go first. About 100 MB.
+const TOMBSTONES_MAX: usize = 500_000;
+
+/// One write, as last-write-wins compares it.
+struct Write<'a> {
+    seq: Seq,
+    at: usize,
+    by: &'a ClientId,
+    now_ms: i64,
+    ts: i64,
 }
 
 impl Board {
-    /// Folds one batch in. A write wins over an older `ts`; on a tie the greater client id wins.
-    pub fn apply(&mut self, seq: Seq, by: &ClientId, batch: &DrawBatch) {
+    /// Folds one batch in. A write wins over an older `ts`; on a tie the greater client id wins. `now_ms` is the server's
+    /// time in the entry, not this process's.
+    pub fn apply(&mut self, seq: Seq, by: &ClientId, now_ms: i64, batch: &DrawBatch) {
         if batch.clear {
-            self.slots.clear();
+            *self = Self::default();
         }
-        for stroke in &batch.paths {
-            self.write(seq, by, &stroke.id, stroke.ts, Some(stroke));
+        let write = |at, ts| Write {
+            seq,
+            at,
+            by,
+            now_ms,
+            ts,
+        };
+        for (at, stroke) in batch.paths.iter().enumerate() {
+            self.write(&stroke.id, write(at, stroke.ts), Some(stroke));
         }
         for erase in &batch.erase {
-            self.write(seq, by, &erase.id, erase.ts, None);
+            self.write(&erase.id, write(0, erase.ts), None);
+        }
+        if self.tombstones > self.sweep_at.max(TOMBSTONES_MIN) {
+            self.sweep(now_ms);
         }
     }
 
-    fn write(&mut self, seq: Seq, by: &ClientId, id: &str, ts: i64, stroke: Option<&Arc<Stroke>>) {
-        let wins = self
-            .slots
-            .get(id)
-            .is_none_or(|slot| (ts, by) >= (slot.ts, &slot.by));
-        if wins {
-            let slot = Slot {
-                ts,
-                by: by.clone(),
-                seq,
-                stroke: stroke.cloned(),
-            };
-            self.slots.insert(id.to_owned(), slot);
+    fn write(&mut self, id: &str, write: Write<'_>, stroke: Option<&Arc<Stroke>>) {
+        let before = self.slots.get(id);
+        if before.is_some_and(|slot| (write.ts, write.by) < (slot.ts, &slot.by)) {
+            return;
         }
+        if before.is_some_and(|slot| slot.stroke.is_none()) {
+            self.tombstones -= 1;
+        }
+        if stroke.is_none() {
+            self.tombstones += 1;
+        }
+        let slot = Slot {
+            ts: write.ts,
+            by: write.by.clone(),
+            seq: write.seq,
+            at: u32::try_from(write.at).unwrap_or(u32::MAX),
+            stroke: stroke.cloned(),
+            erased_ms: stroke.is_none().then_some(write.now_ms),
+        };
+        self.slots.insert(id.to_owned(), slot);
+    }
+
+    /// Drops tombstones that have served. The next sweep waits until there are twice as many again, so that sweeping costs
+    /// each erase a bounded share.
+    fn sweep(&mut self, now_ms: i64) {
+        let old = now_ms.saturating_sub(TOMBSTONE_KEEP_MS);
+        let mut kept: Vec<Seq> = Vec::new();
+        self.slots.retain(|_, slot| {
+            let stays = slot.erased_ms.is_none_or(|erased_ms| erased_ms > old);
+            if stays && slot.stroke.is_none() {
+                kept.push(slot.seq);
+            }
+            stays
+        });
+        if let Some(surplus) = kept.len().checked_sub(TOMBSTONES_MAX / 2)
+            && kept.len() > TOMBSTONES_MAX
+        {
+            kept.sort_unstable();
+            let from = kept[surplus];
+            self.slots
+                .retain(|_, slot| slot.stroke.is_some() || slot.seq >= from);
+        }
+        self.tombstones = self.slots.values().filter(|s| s.stroke.is_none()).count();
+        self.sweep_at = (self.tombstones * 2).min(TOMBSTONES_MAX);
     }
 
     /// No stroke to show (there may be tombstones).
     pub fn is_empty(&self) -> bool {
-        self.slots.values().all(|slot| slot.stroke.is_none())
+        self.slots.len() == self.tombstones
+    }
+
+    /// The ids of what is shown.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.slots
+            .iter()
+            .filter(|(_, slot)| slot.stroke.is_some())
+            .map(|(id, _)| id.as_str())
     }
 
     /// The strokes in drawing order.
@@ -191,10 +321,14 @@ impl Board {
         let mut shown: Vec<_> = self
             .slots
             .values()
-            .filter_map(|slot| slot.stroke.clone().map(|stroke| (slot.seq, stroke)))
+            .filter_map(|slot| {
+                slot.stroke
+                    .clone()
+                    .map(|stroke| (slot.seq, slot.at, stroke))
+            })
             .collect();
-        shown.sort_by_key(|(seq, stroke)| (*seq, stroke.ts));
-        shown.into_iter().map(|(_, stroke)| stroke).collect()
+        shown.sort_by_key(|(seq, at, _)| (*seq, *at));
+        shown.into_iter().map(|(_, _, stroke)| stroke).collect()
     }
 }
 
@@ -226,10 +360,11 @@ mod tests {
     #[test]
     fn an_older_write_loses_and_a_tie_goes_to_the_greater_client() {
         let mut board = Board::default();
-        board.apply(Seq(1), &client("b"), &paths(&[stroke("s", 10)]));
+        board.apply(Seq(1), &client("b"), 0, &paths(&[stroke("s", 10)]));
         board.apply(
             Seq(2),
             &client("a"),
+            0,
             &paths(&[Stroke {
                 width: 9.0,
                 ..stroke("s", 10)
@@ -239,13 +374,14 @@ mod tests {
         board.apply(
             Seq(3),
             &client("c"),
+            0,
             &paths(&[Stroke {
                 width: 7.0,
                 ..stroke("s", 10)
             }]),
         );
         assert_eq!(board.strokes()[0].width, 7.0);
-        board.apply(Seq(4), &client("z"), &paths(&[stroke("s", 9)]));
+        board.apply(Seq(4), &client("z"), 0, &paths(&[stroke("s", 9)]));
         assert_eq!(board.strokes()[0].width, 7.0);
     }
 
@@ -272,23 +408,23 @@ mod tests {
             }],
             ..DrawBatch::default()
         };
-        board.apply(Seq(1), &client("a"), &erase);
-        board.apply(Seq(2), &client("a"), &paths(&[stroke("s", 19)]));
+        board.apply(Seq(1), &client("a"), 0, &erase);
+        board.apply(Seq(2), &client("a"), 0, &paths(&[stroke("s", 19)]));
         assert!(board.is_empty());
-        board.apply(Seq(3), &client("a"), &paths(&[stroke("s", 21)]));
+        board.apply(Seq(3), &client("a"), 0, &paths(&[stroke("s", 21)]));
         assert_eq!(board.strokes().len(), 1);
     }
 
     #[test]
     fn clear_goes_by_seq_whatever_the_clocks_say() {
         let mut board = Board::default();
-        board.apply(Seq(1), &client("a"), &paths(&[stroke("future", 5_000)]));
+        board.apply(Seq(1), &client("a"), 0, &paths(&[stroke("future", 5_000)]));
         let clear = DrawBatch {
             clear: true,
             paths: vec![Arc::new(stroke("after", 1))],
             ..DrawBatch::default()
         };
-        board.apply(Seq(2), &client("a"), &clear);
+        board.apply(Seq(2), &client("a"), 0, &clear);
         let ids: Vec<_> = board.strokes().iter().map(|s| s.id.clone()).collect();
         assert_eq!(ids, ["after"]);
     }
@@ -319,5 +455,59 @@ mod tests {
             }])),
             "paths.color"
         );
+    }
+
+    #[test]
+    fn strokes_of_one_batch_keep_their_order_whatever_their_ids() {
+        let mut board = Board::default();
+        let batch = paths(&[stroke("z", 5), stroke("a", 5), stroke("m", 1)]);
+        board.apply(Seq(1), &client("a"), 0, &batch);
+        let ids: Vec<_> = board.strokes().iter().map(|s| s.id.clone()).collect();
+        assert_eq!(ids, ["z", "a", "m"]);
+    }
+
+    #[test]
+    fn tombstones_are_swept_when_they_have_served_and_every_fold_agrees() {
+        let erase = |from: usize, count: usize| DrawBatch {
+            erase: (from..from + count)
+                .map(|i| Erase {
+                    id: format!("e{i}"),
+                    ts: 10,
+                })
+                .collect(),
+            ..DrawBatch::default()
+        };
+        let mut board = Board::default();
+        board.apply(Seq(1), &client("a"), 0, &erase(0, 8_000));
+        let read: Board = serde_json::from_str(&serde_json::to_string(&board).unwrap()).unwrap();
+        let mut boards = [board, read];
+        for board in &mut boards {
+            board.apply(Seq(2), &client("a"), 1_000, &erase(8_000, 4_000));
+            assert_eq!(board.tombstones, 12_000, "all are young");
+            board.apply(
+                Seq(3),
+                &client("a"),
+                TOMBSTONE_KEEP_MS,
+                &erase(12_000, 9_000),
+            );
+            board.apply(
+                Seq(4),
+                &client("a"),
+                TOMBSTONE_KEEP_MS,
+                &erase(21_000, 4_000),
+            );
+            assert_eq!(
+                board.tombstones, 17_000,
+                "those of the first entry are gone"
+            );
+            board.apply(
+                Seq(5),
+                &client("b"),
+                TOMBSTONE_KEEP_MS,
+                &paths(&[stroke("e8000", 9)]),
+            );
+            assert!(board.is_empty(), "a young one still stands");
+        }
+        assert_eq!(boards[0], boards[1]);
     }
 }

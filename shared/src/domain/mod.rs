@@ -3,6 +3,7 @@
 pub mod board;
 pub mod chat;
 pub mod document;
+pub mod drawing;
 pub mod entry;
 pub mod ids;
 pub mod job;
@@ -12,6 +13,7 @@ pub mod presence;
 pub mod room;
 pub mod signal;
 pub mod state;
+pub mod svg;
 pub mod user;
 
 use thiserror::Error;

@@ -25,8 +25,9 @@ impl RoomState {
     pub fn apply(&mut self, entry: &Entry) {
         match &entry.record.body {
             Body::Draw(batch) => {
+                let record = &entry.record;
                 self.board
-                    .apply(entry.seq, &entry.record.author.client_id, batch);
+                    .apply(entry.seq, &record.author.client_id, record.ts_ms, batch);
             }
             Body::DocumentUpdate { data } => self.document.fold(data),
             Body::SessionUpdate { data } => {
