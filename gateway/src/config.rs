@@ -96,6 +96,9 @@ pub struct GatewayConfig {
     /// Recent frames kept in memory for each room and wire form, bytes
     #[arg(long, env = "ROOM_RING_BYTES", default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(65_536..=1_073_741_824))]
     pub room_ring_bytes: u32,
+    /// Largest document of a room, as a merged Yjs update, bytes
+    #[arg(long, env = "DOCUMENT_MAX_BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u32).range(1_024..=268_435_456))]
+    pub document_max_bytes: u32,
     /// A reader that takes nothing for so long is closed 4508, seconds
     #[arg(long, env = "SLOW_READER_TIMEOUT", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub slow_reader_timeout_s: u32,
@@ -254,6 +257,10 @@ impl GatewayConfig {
 
     pub fn room_ring_bytes(&self) -> usize {
         self.room_ring_bytes as usize
+    }
+
+    pub fn document_max_bytes(&self) -> usize {
+        self.document_max_bytes as usize
     }
 }
 

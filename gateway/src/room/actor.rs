@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atelier_shared::domain::entry::{Entry, Record};
+use atelier_shared::domain::document::{Document, Malformed, Merge};
+use atelier_shared::domain::entry::Entry;
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::domain::state::RoomState;
-use atelier_shared::ports::{
-    Appended, Delivery, LogHead, Membership, Refusal, Result, Subscription,
-};
+use atelier_shared::ports::{Delivery, LogHead, Membership, Refusal, Result, Subscription};
 use atelier_shared::recovery;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -21,7 +20,9 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::connection::Connection;
+use super::document::{DocumentCare, DocumentSnapshot};
 use super::json::incoming::{Durable, Ephemeral, Join};
+use super::pending::{Pending, Place, Queue};
 use super::registry::{Handle, Rooms, Shared};
 use super::ring::{Feed, LatestValues, Ring};
 use crate::identity::Principal;
@@ -68,6 +69,10 @@ pub enum Command {
     Members {
         reply: oneshot::Sender<Vec<Member>>,
     },
+    /// The document as it is now; `None`: not allowed in this room.
+    Document {
+        reply: oneshot::Sender<Option<Arc<DocumentSnapshot>>>,
+    },
     /// Is this connection, on whichever pod, still there? Answered only if it is.
     Challenge {
         connection: ConnectionId,
@@ -104,13 +109,6 @@ pub struct Local {
     pub pinged_ms: i64,
 }
 
-/// A record on its way into the log.
-#[derive(Debug)]
-pub struct Pending {
-    pub record: Record,
-    pub since: Instant,
-}
-
 /// The drawing at one seq, encoded once for however many join.
 #[derive(Debug)]
 pub struct BoardSnapshot {
@@ -123,7 +121,7 @@ pub struct BoardSnapshot {
 pub enum Done {
     Appended {
         batch: Vec<Pending>,
-        result: Result<(Vec<Appended>, bool), Refusal>,
+        result: Result<(Vec<Place>, bool), Refusal>,
     },
     /// Entries read back for a hole; `None`: another epoch.
     Repaired(Result<Option<Vec<Entry>>>),
@@ -132,6 +130,11 @@ pub enum Done {
     People(Result<Vec<Member>>),
     Roles(Result<(Option<Room>, Vec<Membership>)>),
     Published,
+    Merged {
+        merge: Merge,
+        merged: Option<std::result::Result<Bytes, Malformed>>,
+    },
+    DocumentRead(Result<Document>),
     Nothing,
 }
 
@@ -144,6 +147,7 @@ pub struct Actor {
     pub applied: Seq,
     pub state: RoomState,
     pub board: Option<Arc<BoardSnapshot>>,
+    pub document: DocumentCare,
     /// Everybody who has joined, on any pod.
     pub members: BTreeMap<ClientId, Member>,
     pub locals: HashMap<ConnectionId, Local>,
@@ -152,7 +156,7 @@ pub struct Actor {
     pub mailbox: mpsc::Receiver<Command>,
     pub subscription: Subscription,
     pub work: FuturesUnordered<BoxFuture<'static, Done>>,
-    pub pending: VecDeque<Pending>,
+    pub pending: Queue,
     pub appending: bool,
     pub reading_roles: bool,
     /// No append before this: the store was away.
@@ -195,12 +199,13 @@ impl Actor {
         };
         let shared = Arc::new(Shared::new(room.id.clone(), feed, head.epoch));
         let now = Instant::now();
-        let actor = Self {
+        let mut actor = Self {
             shared: shared.clone(),
             head,
             applied,
             state,
             board: None,
+            document: DocumentCare::default(),
             members: members
                 .into_iter()
                 .filter(|m| m.joined)
@@ -211,7 +216,7 @@ impl Actor {
             mailbox: receiver,
             subscription,
             work: FuturesUnordered::new(),
-            pending: VecDeque::new(),
+            pending: Queue::default(),
             appending: false,
             reading_roles: false,
             append_after: None,
@@ -235,6 +240,7 @@ impl Actor {
             room,
             rooms: rooms.clone(),
         };
+        actor.document_loaded();
         rooms.metrics.rooms.inc();
         rooms.tasks.spawn(actor.run());
         Ok(Handle {
@@ -330,6 +336,9 @@ impl Actor {
             Command::Members { reply } => {
                 let _ = reply.send(self.members.values().cloned().collect());
             }
+            Command::Document { reply } => {
+                let _ = reply.send(self.document_now());
+            }
             Command::Challenge { connection, reply } => self.challenge(connection, reply),
             Command::Alive { connection } => self.signals.push_back(Signal::Alive { connection }),
         }
@@ -365,6 +374,8 @@ impl Actor {
             Done::People(Ok(members)) => self.compare_people(members),
             Done::Roles(read) => self.roles_read(read),
             Done::Published => self.publishing = false,
+            Done::Merged { merge, merged } => self.merged(&merge, merged),
+            Done::DocumentRead(read) => self.document_read(read),
             Done::People(Err(error)) => {
                 tracing::debug!(room = %self.room.id, %error, "will be tried again");
             }

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::actor::BoardSnapshot;
+use super::document::DocumentSnapshot;
 use super::ring::{Feed, Frame};
 use super::websocket;
 
@@ -44,6 +45,8 @@ pub enum Phase {
 pub struct Outbound {
     unsent: VecDeque<Bytes>,
     unsent_bytes: usize,
+    /// Of these, what it asked for and may be as large as it is.
+    large_bytes: usize,
     pub phase: Phase,
     /// The socket would block (or the phase is not `Live`): the connection's own task writes.
     blocked: bool,
@@ -84,6 +87,7 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct Start {
     pub first: Vec<Bytes>,
+    pub document: Option<Arc<DocumentSnapshot>>,
     pub board: Option<Arc<BoardSnapshot>>,
     /// Entries of this epoch after `.1` come from the log, up to `delivered`.
     pub replay: Option<(Epoch, Seq)>,
@@ -137,6 +141,7 @@ impl Connection {
             out: Mutex::new(Outbound {
                 unsent: VecDeque::new(),
                 unsent_bytes: 0,
+                large_bytes: 0,
                 phase: Phase::Loading,
                 blocked: true,
                 cursor: 0,
@@ -208,11 +213,26 @@ impl Connection {
         if out.phase == Phase::Closing {
             return;
         }
-        if out.unsent_bytes > UNREAD_ANSWERS_MAX {
+        if out.unsent_bytes > UNREAD_ANSWERS_MAX + out.large_bytes {
             drop(out);
             self.close(4508, "answers are not read");
             return;
         }
+        out.push(frame);
+        if !out.blocked && out.flush(&self.stream) != Written::All {
+            out.block();
+            self.wake.notify_one();
+        }
+    }
+
+    /// As [`Self::send`], for what is large because the room is (its document): it does not count as unread answers. The
+    /// connection's own task sends it, and takes no other request before it is written.
+    pub fn send_large(&self, frame: Bytes) {
+        let mut out = self.out.lock();
+        if out.phase == Phase::Closing {
+            return;
+        }
+        out.large_bytes += frame.len();
         out.push(frame);
         if !out.blocked && out.flush(&self.stream) != Written::All {
             out.block();
@@ -416,6 +436,7 @@ impl Outbound {
     fn advance(&mut self, mut written: usize) {
         self.stuck_since_ms = 0;
         self.unsent_bytes -= written;
+        self.large_bytes = self.large_bytes.min(self.unsent_bytes);
         while written > 0 {
             let Some(first) = self.unsent.front_mut() else {
                 return;

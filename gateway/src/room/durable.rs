@@ -6,21 +6,18 @@ use atelier_shared::Backends;
 use atelier_shared::domain::entry::{Author, Entry, Record};
 use atelier_shared::domain::ids::{ConnectionId, RoomId, Seq};
 use atelier_shared::domain::room::Role;
-use atelier_shared::ports::{Append, Appended, LogHead, PortError, Refusal};
+use atelier_shared::ports::{Append, LogHead, PortError, Refusal};
 use atelier_shared::recovery;
 use chrono::Utc;
 use futures::FutureExt;
 use tokio::time::Instant;
 
-use super::actor::{Actor, Done, Pending};
+use super::actor::{Actor, Done};
 use super::json::incoming::Durable;
 use super::json::outgoing::{self, ErrorFrame};
+use super::pending::{Fate, Pending, Place, cut_to_news};
 use super::ring::Frame;
 
-/// Records that wait for the log, in one room of one pod; beyond it senders hear `overloaded`.
-const PENDING_MAX: usize = 10_000;
-/// Records of one append.
-const BATCH_MAX: usize = 256;
 /// A record that could not be logged for so long is given back to its sender as `unavailable`.
 const PATIENCE: Duration = Duration::from_secs(10);
 pub const RETRY_AFTER: Duration = Duration::from_millis(250);
@@ -47,7 +44,7 @@ impl Actor {
             refuse(ErrorFrame::new("not_allowed", text).field("type"));
             return;
         }
-        if self.pending.len() >= PENDING_MAX {
+        if self.pending.is_full() {
             refuse(
                 ErrorFrame::new("overloaded", "the room has too much to store").retry_in_ms(1_000),
             );
@@ -68,10 +65,7 @@ impl Actor {
             reference: message.reference,
             body: message.body,
         };
-        self.pending.push_back(Pending {
-            record,
-            since: Instant::now(),
-        });
+        self.pending.push(Pending::new(record, Instant::now()));
     }
 
     /// One append is under way at a time; what comes meanwhile makes the next batch.
@@ -82,8 +76,7 @@ impl Actor {
             return;
         }
         self.append_after = None;
-        let count = self.pending.len().min(BATCH_MAX);
-        let batch: Vec<Pending> = self.pending.drain(..count).collect();
+        let batch = self.pending.take_batch();
         let (batch, barred): (Vec<_>, Vec<_>) = batch
             .into_iter()
             .partition(|pending| self.may_write(&pending.record));
@@ -101,7 +94,12 @@ impl Actor {
             self.head,
             self.applied,
         );
+        // No other append is under way here, so all that this room logged is folded in.
+        let held = self.state.document.held();
+        let limit = self.rooms.config.document_max_bytes();
+        let left = limit.saturating_sub(self.state.document.bytes());
         let append = async move {
+            let batch = cut_to_news(batch, held, left).await;
             let started = Instant::now();
             let result = append(&rooms.backends, &room, &head, seen, &batch).await;
             let took = started.elapsed().as_secs_f64();
@@ -117,11 +115,7 @@ impl Actor {
         local.is_none_or(|local| local.member.role >= Role::Editor)
     }
 
-    pub fn appended(
-        &mut self,
-        batch: Vec<Pending>,
-        result: Result<(Vec<Appended>, bool), Refusal>,
-    ) {
+    pub fn appended(&mut self, batch: Vec<Pending>, result: Result<(Vec<Place>, bool), Refusal>) {
         self.appending = false;
         match result {
             Ok((places, newly_dirty)) => {
@@ -130,20 +124,21 @@ impl Actor {
                 }
                 for (pending, place) in batch.into_iter().zip(places) {
                     match place {
-                        Appended::New(seq) => self.receive(Entry {
+                        Place::New(seq) => self.receive(Entry {
                             seq,
                             record: pending.record,
                         }),
-                        Appended::Duplicate(seq) => self.acknowledge_again(&pending.record, seq),
+                        Place::Known(seq) => self.acknowledge_again(&pending.record, seq),
+                        Place::Full => self.refuse_full(&pending.record),
                     }
                 }
             }
             Err(Refusal::NotSeeded | Refusal::Epoch(_) | Refusal::Behind(_)) => {
-                self.put_back(batch);
+                self.pending.put_back(batch);
                 self.activate();
             }
             Err(Refusal::RoleVersion(version)) => {
-                self.put_back(batch);
+                self.pending.put_back(batch);
                 self.head.role_version = version;
                 self.read_roles();
             }
@@ -161,16 +156,10 @@ impl Actor {
     /// Gives back what has waited too long for a log that is away.
     pub fn give_up_waiting(&mut self) {
         let now = Instant::now();
-        while let Some(pending) = self.pending.pop_front_if(|p| now >= p.since + PATIENCE) {
+        while let Some(pending) = self.pending.pop_waiting(now, PATIENCE) {
             let text = "the room's log is away; send it again";
             let error = ErrorFrame::new("unavailable", text).retry_in_ms(1_000);
             self.give_back(&pending.record, error);
-        }
-    }
-
-    fn put_back(&mut self, batch: Vec<Pending>) {
-        for pending in batch.into_iter().rev() {
-            self.pending.push_front(pending);
         }
     }
 
@@ -189,7 +178,7 @@ impl Actor {
                 self.give_back(&pending.record, error);
             }
         }
-        self.put_back(again);
+        self.pending.put_back(again);
         self.append_after = Some(now + RETRY_AFTER);
     }
 
@@ -202,7 +191,16 @@ impl Actor {
         }
     }
 
-    /// A resend: told the place of the first.
+    /// The document is as large as it may be. It may be smaller where the archive compacts it.
+    fn refuse_full(&mut self, record: &Record) {
+        let limit = self.rooms.config.document_max_bytes();
+        let text =
+            format!("data: the room's document may have {limit} bytes, and has no place for this");
+        self.give_back(record, ErrorFrame::new("document_full", text).field("data"));
+        self.renew_document();
+    }
+
+    /// A resend, or what changes nothing: told the place of the first, or where all of it is in.
     fn acknowledge_again(&mut self, record: &Record, seq: Seq) {
         if let (Some(reference), Some(id)) = (&record.reference, record.author.connection) {
             let ack = outgoing::ack(reference, seq);
@@ -227,24 +225,34 @@ async fn append(
     head: &LogHead,
     seen: Seq,
     batch: &[Pending],
-) -> Result<(Vec<Appended>, bool), Refusal> {
+) -> Result<(Vec<Place>, bool), Refusal> {
     let now_ms = Utc::now().timestamp_millis();
-    let mut known: Vec<Option<Seq>> = vec![None; batch.len()];
-    if recovery::refs_need_archive(head, now_ms) {
-        let (places, refs): (Vec<usize>, Vec<_>) = batch
-            .iter()
-            .enumerate()
-            .filter_map(|(i, p)| Some((i, p.record.ref_key()?)))
-            .unzip();
+    let mut known: Vec<Option<Place>> = batch
+        .iter()
+        .map(|p| match p.fate {
+            Fate::Append => None,
+            Fate::Known => Some(Place::Known(seen)),
+            Fate::Full => Some(Place::Full),
+        })
+        .collect();
+    let ask_archive = recovery::refs_need_archive(head, now_ms);
+    // What changes nothing does not come by the log, which else knows a ref: it is asked.
+    let (places, refs): (Vec<usize>, Vec<_>) = batch
+        .iter()
+        .enumerate()
+        .filter(|(_, p)| ask_archive || p.fate == Fate::Known)
+        .filter_map(|(i, p)| Some((i, p.record.ref_key()?)))
+        .unzip();
+    if !refs.is_empty() {
         let found = recovery::known_refs(&*b.log, &*b.archive, room, head, &refs, now_ms).await?;
         for (place, seq) in places.into_iter().zip(found) {
-            known[place] = seq;
+            known[place] = seq.map(Place::Known).or(known[place]);
         }
     }
     let records: Vec<Record> = batch
         .iter()
         .zip(&known)
-        .filter(|(_, seq)| seq.is_none())
+        .filter(|(_, place)| place.is_none())
         .map(|(p, _)| p.record.clone())
         .collect();
     let (new, newly_dirty) = if records.is_empty() {
@@ -264,7 +272,7 @@ async fn append(
     let mut new = new.into_iter();
     let places = known
         .into_iter()
-        .filter_map(|seq| seq.map(Appended::Duplicate).or_else(|| new.next()))
+        .filter_map(|place| place.or_else(|| new.next().map(Place::from)))
         .collect();
     Ok((places, newly_dirty))
 }

@@ -47,6 +47,7 @@ impl Actor {
                 self.hold_draw(entry);
                 return;
             }
+            Body::DocumentUpdate { .. } => self.document_changed(),
             Body::RoleChanged { .. } => self.read_roles(),
             _ => {}
         }

@@ -28,6 +28,7 @@ impl Actor {
         self.beats += 1;
         self.look_after_sockets();
         self.write_changed();
+        self.look_after_document();
         if self.locals.is_empty() {
             return;
         }
@@ -162,6 +163,7 @@ impl Actor {
         self.state = state;
         self.applied = applied;
         self.board = None;
+        self.document_loaded();
         self.draws.clear();
         self.draws_acked = 0;
         self.ahead.clear();

@@ -6,11 +6,13 @@
 mod actor;
 mod admission;
 mod connection;
+mod document;
 mod durable;
 mod entries;
 mod epoch;
 mod fanout;
 pub mod json;
+mod pending;
 mod people;
 mod registry;
 mod ring;
@@ -21,4 +23,5 @@ mod upkeep;
 mod websocket;
 
 pub use admission::{Admission, AdmissionError, Newcomer};
+pub use document::DocumentSnapshot;
 pub use registry::Rooms;

@@ -85,6 +85,7 @@ impl Actor {
         let mut start = Start {
             first,
             board: None,
+            document: None,
             replay: None,
             last: vec![outgoing::users("users", &users)],
             cursor,
@@ -101,9 +102,13 @@ impl Actor {
                 start
                     .first
                     .push(self.reload_frame("the log was lost or rolled back"));
+                start.document = self.document_for_newcomer();
                 start.board = self.board_snapshot();
             }
-            None => start.board = self.board_snapshot(),
+            None => {
+                start.document = self.document_for_newcomer();
+                start.board = self.board_snapshot();
+            }
         }
         start
     }

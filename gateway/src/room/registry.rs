@@ -1,7 +1,7 @@
 //! Which rooms are live on this pod, and what the pod does for all of them: its lease, reaping, ended logins, draining.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use atelier_shared::Backends;
@@ -38,6 +38,8 @@ const REAP_AT_ONCE: usize = 1_000;
 pub struct Shared {
     pub id: RoomId,
     pub feed: RwLock<Feed>,
+    /// Of the room's document, as it is kept here.
+    pub document_bytes: AtomicUsize,
     epoch: AtomicU64,
 }
 
@@ -46,6 +48,7 @@ impl Shared {
         Self {
             id,
             feed: RwLock::new(feed),
+            document_bytes: AtomicUsize::new(0),
             epoch: AtomicU64::new(epoch.0),
         }
     }
@@ -180,6 +183,12 @@ impl Rooms {
         let handle = self.find(id)?;
         handle.mailbox.send(Command::Members { reply }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Bytes of the room's document as this pod keeps it; `None`: it is not live here.
+    pub fn document_bytes(&self, id: &RoomId) -> Option<usize> {
+        let handle = self.find(id)?;
+        Some(handle.shared.document_bytes.load(Ordering::Relaxed))
     }
 
     pub fn is_draining(&self) -> bool {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use atelier_shared::domain::entry::Entry;
+use atelier_shared::domain::entry::{Body, Entry};
 use atelier_shared::domain::ids::{Epoch, Seq};
 use atelier_shared::recovery;
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::actor::{BoardSnapshot, Command};
 use super::admission::leave_presence;
 use super::connection::{Connection, Phase, Start};
+use super::document::check;
 use super::json::incoming::{self, Join, Request};
 use super::json::outgoing::{self, ErrorFrame};
 use super::registry::{Handle, Rooms};
@@ -266,6 +267,7 @@ impl Session {
                 };
                 self.tell(resume).await
             }
+            Request::SyncRequest => Box::pin(self.sync()).await,
             Request::Ephemeral(value) => self.tell(Command::Ephemeral { connection, value }).await,
             Request::Durable(message) => {
                 if message.is_rated()
@@ -278,12 +280,34 @@ impl Session {
                     self.connection.send(error.bytes());
                     return Ok(());
                 }
+                if let Body::DocumentUpdate { data } = &message.body
+                    && let Err(error) = check(data).await
+                {
+                    let error = ErrorFrame::new("invalid", format!("data: {error}")).field("data");
+                    self.refuse(&error.reference(message.reference));
+                    return Ok(());
+                }
                 let message = Box::new(message);
                 self.tell(Command::Durable {
                     connection,
                     message,
                 })
                 .await
+            }
+        }
+    }
+
+    /// The whole document, empty or not; nothing else is taken from this client until it is written.
+    async fn sync(&mut self) -> Result<(), Gone> {
+        match self.handle.document().await.map_err(|_| Gone)? {
+            Some(document) => {
+                self.connection.send_large(document.sync_frame().await);
+                self.flush().await
+            }
+            None => {
+                let text = "this room does not allow document";
+                self.refuse(&ErrorFrame::new("not_allowed", text).field("type"));
+                Ok(())
             }
         }
     }
@@ -339,6 +363,10 @@ impl Session {
     /// Carries out what the room ordered: first frames, board, replay, last frames; then the ring has it.
     async fn begin(&mut self, start: Start) -> Result<(), Gone> {
         self.connection.push(start.first);
+        if let Some(document) = start.document {
+            self.connection.send_large(document.sync_frame().await);
+            self.flush().await?;
+        }
         if let Some(board) = start.board {
             for frame in board_frames(&board).await {
                 self.connection.push([frame]);
@@ -437,14 +465,14 @@ impl Session {
                 .connection
                 .drain(&self.handle.shared.feed)
                 .map_err(|_| Gone)?;
-            if all {
+            if all || self.connection.phase() == Phase::Closing {
                 return Ok(());
             }
-            self.connection
-                .stream()
-                .writable()
-                .await
-                .map_err(|_| Gone)?;
+            tokio::select! {
+                writable = self.connection.stream().writable() => writable.map_err(|_| Gone)?,
+                // Given up on, perhaps.
+                () = tokio::time::sleep(CLOSE_PATIENCE) => {}
+            }
         }
     }
 

@@ -59,6 +59,9 @@ pub struct Malformed(Cow<'static, str>);
 
 impl Malformed {
     const CUT: Self = Self(Cow::Borrowed("it is cut off"));
+    /// It takes too long to find out.
+    pub const TOO_COSTLY: Self = Self(Cow::Borrowed("it takes too long to apply"));
+
     const TOO_DEEP: Self = Self(Cow::Borrowed("it nests too deeply"));
 
     const fn new(reason: &'static str) -> Self {
@@ -77,6 +80,17 @@ impl Held {
     fn add(&mut self, outline: &Outline) {
         self.structs.extend(&outline.structs);
         self.deleted.extend(&outline.deleted);
+    }
+
+    /// Notes what a checked update brings.
+    pub fn note(&mut self, update: &[u8]) {
+        if let Ok(outline) = Outline::read(update) {
+            self.add(&outline);
+        }
+    }
+
+    pub fn covers_all(&self, other: &Self) -> bool {
+        self.structs.contains_all(&other.structs) && self.deleted.contains_all(&other.deleted)
     }
 
     /// Does an update of this outline bring nothing?
@@ -200,8 +214,7 @@ impl Document {
         };
         let mut held = Held::default();
         held.add(&outline);
-        let whole = held.structs.contains_all(&self.held.structs)
-            && held.deleted.contains_all(&self.held.deleted);
+        let whole = held.covers_all(&self.held);
         if whole {
             self.bytes = state.len();
             self.pieces = vec![state];

@@ -1,5 +1,7 @@
 //! The fields of each client message, as serde reads them.
 
+use std::borrow::Cow;
+
 use atelier_shared::domain::ids::{Epoch, MessageId, Seq, UserId};
 use serde::Deserialize;
 use serde_json::Value;
@@ -48,6 +50,13 @@ pub struct SelectionFields {
 #[derive(Deserialize)]
 pub struct DataFields<T> {
     pub data: T,
+}
+
+/// Borrowed where the text has no escapes, as hex has none.
+#[derive(Deserialize)]
+pub struct UpdateFields<'a> {
+    #[serde(borrow)]
+    pub data: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]

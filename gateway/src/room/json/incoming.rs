@@ -10,12 +10,11 @@ use atelier_shared::domain::presence::Status;
 use atelier_shared::domain::room::{Activity, Role};
 use atelier_shared::domain::signal::EphemeralKind;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::fields::{
     AuthFields, ChatFields, CursorFields, DataFields, DirectFields, JoinFields, PingFields,
-    ReceiptFields, ResumeFields, SelectionFields,
+    ReceiptFields, ResumeFields, SelectionFields, UpdateFields,
 };
 use super::outgoing::ErrorFrame;
 
@@ -30,6 +29,7 @@ pub enum Request {
     Resume { epoch: Epoch, seq: Seq },
     Ping { timestamp: Option<Value> },
     Auth { token: String },
+    SyncRequest,
     Ephemeral(Ephemeral),
     Durable(Durable),
 }
@@ -42,6 +42,7 @@ impl Request {
             Self::Resume { .. } => "resume",
             Self::Ping { .. } => "ping",
             Self::Auth { .. } => "auth",
+            Self::SyncRequest => "sync_request",
             Self::Ephemeral(value) => value.kind().as_str(),
             Self::Durable(message) => message.body.kind(),
         }
@@ -217,6 +218,13 @@ fn body(
             };
             durable(body, None)
         }
+        "sync_request" => Ok(Request::SyncRequest),
+        "update" => {
+            let m: UpdateFields<'_> = fields(text)?;
+            let data = hex::decode(m.data.as_bytes())
+                .map_err(|_| Invalid::new("data", "must be the bytes of a Yjs update in hex"))?;
+            durable(Body::DocumentUpdate { data: data.into() }, None)
+        }
         "draw" => {
             let batch: DrawBatch = fields(text)?;
             batch.check(now_ms)?;
@@ -356,7 +364,7 @@ fn bounded(field: &'static str, value: &impl serde::Serialize) -> Result<(), Inv
 }
 
 /// The typed fields of a message. The second pass, taken only on failure, finds the path of what is wrong.
-fn fields<T: DeserializeOwned>(text: &str) -> Result<T, ErrorFrame> {
+fn fields<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ErrorFrame> {
     serde_json::from_str(text).map_err(|_| {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {

@@ -233,6 +233,11 @@ pub fn drain(after_ms: u64) -> Bytes {
     frame(&json!({"type": "drain", "after_ms": after_ms}))
 }
 
+/// The whole document, as one v1 update.
+pub fn sync(state: &[u8]) -> Bytes {
+    frame(&json!({"type": "sync", "data": hex::encode(state)}))
+}
+
 /// The whole drawing, in frames of bounded size; all carry the `seq` they stand for.
 pub fn board(strokes: &[Arc<Stroke>], seq: Seq) -> Vec<Bytes> {
     let parts = strokes.len().div_ceil(BOARD_FRAME_STROKES);

@@ -1,0 +1,296 @@
+//! The room's document on this pod: the edge between its encoded bytes and those who read and write it. No `Doc` is kept
+//! here; whatever walks through many bytes runs on blocking threads, so many at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use atelier_shared::domain::document::{self, Document, Malformed, Merge, Snapshot};
+use atelier_shared::domain::ids::Seq;
+use atelier_shared::domain::room::Activity;
+use bytes::Bytes;
+use futures::FutureExt;
+use tokio::sync::{OnceCell, Semaphore, oneshot};
+
+use super::actor::{Actor, Command, Done};
+use super::json::outgoing;
+use super::registry::Handle;
+
+/// Work on so many bytes is done where it comes up: a thread's turn costs more.
+const LITTLE: usize = 4 * 1024;
+/// Documents worked on at once, in the whole process.
+const AT_ONCE: usize = 4;
+/// An update that can't be checked within this (its author made it so) is refused.
+const CHECK_PATIENCE: Duration = Duration::from_secs(10);
+/// A document of a live room is read anew from the archive, where it is kept compacted, when it has so many bytes and has
+/// doubled since the last time.
+const RENEWED_FROM: usize = 1 << 20;
+
+static TURNS: Semaphore = Semaphore::const_new(AT_ONCE);
+
+/// Runs `work`, which walks through about so many bytes. `None`: it panicked, or the process is stopping.
+pub async fn walk<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    if bytes <= LITTLE {
+        return Some(work());
+    }
+    let turn = TURNS.acquire().await.ok()?;
+    let work = move || {
+        // Held until the thread is done, also where nobody waits for it any more.
+        let _turn = turn;
+        work()
+    };
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// [`document::check`] for bytes from outside, off the async threads where they are many.
+///
+/// # Errors
+/// What is wrong, for the person who sent it.
+pub async fn check(update: &Bytes) -> Result<(), Malformed> {
+    let (bytes, held) = (update.len(), update.clone());
+    let checked = walk(bytes, move || document::check(&held).map(drop));
+    match tokio::time::timeout(CHECK_PATIENCE, checked).await {
+        Ok(Some(outcome)) => outcome,
+        Ok(None) | Err(_) => Err(Malformed::TOO_COSTLY),
+    }
+}
+
+/// The document at one seq, put together once for however many ask.
+#[derive(Debug)]
+pub struct DocumentSnapshot {
+    pub seq: Seq,
+    pub snapshot: Snapshot,
+    merge: Option<Merge>,
+    state: OnceCell<Bytes>,
+    /// What its merge gave, if it lost nothing.
+    merged: OnceCell<Bytes>,
+    sync: OnceCell<Bytes>,
+}
+
+impl DocumentSnapshot {
+    fn new(document: &Document, seq: Seq) -> Arc<Self> {
+        Arc::new(Self {
+            seq,
+            snapshot: document.snapshot(),
+            merge: document.merge_all(),
+            state: OnceCell::new(),
+            merged: OnceCell::new(),
+            sync: OnceCell::new(),
+        })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.snapshot.is_empty()
+    }
+
+    /// All of it as one update.
+    pub async fn state(&self) -> Bytes {
+        let state = self.state.get_or_init(|| async {
+            if let Some(merge) = self.merge.clone() {
+                let run = walk(self.snapshot.bytes(), move || merge.run());
+                if let Some(Ok(merged)) = run.await {
+                    let _ = self.merged.set(merged.clone());
+                    return merged;
+                }
+            }
+            let snapshot = self.snapshot.clone();
+            let state = walk(self.snapshot.bytes(), move || snapshot.state()).await;
+            state.unwrap_or_else(|| Bytes::from_static(&document::EMPTY_UPDATE))
+        });
+        state.await.clone()
+    }
+
+    /// What somebody with this v1 state vector does not have, with all deletions.
+    ///
+    /// # Errors
+    /// The state vector can't be read.
+    pub async fn diff(&self, state_vector: Bytes) -> Result<Bytes, Malformed> {
+        document::read_state_vector(&state_vector)?;
+        let state = self.state().await;
+        let whole = state.clone();
+        let diff = move || {
+            let mut one = Document::default();
+            one.fold(&state);
+            one.snapshot().diff(&state_vector)
+        };
+        walk(whole.len(), diff).await.unwrap_or(Ok(whole))
+    }
+
+    /// The `sync` frame.
+    pub async fn sync_frame(&self) -> Bytes {
+        let frame = self.sync.get_or_init(|| async {
+            let state = self.state().await;
+            let whole = state.clone();
+            let frame = walk(whole.len(), move || outgoing::sync(&state)).await;
+            frame.unwrap_or_else(|| outgoing::sync(&whole))
+        });
+        frame.await.clone()
+    }
+}
+
+/// The room's task has ended; opening the room again starts another.
+#[derive(Debug)]
+pub struct RoomEnded;
+
+impl Handle {
+    /// The document as it is now; `None`: this room does not allow documents.
+    pub async fn document(&self) -> Result<Option<Arc<DocumentSnapshot>>, RoomEnded> {
+        let (reply, answer) = oneshot::channel();
+        let asked = self.mailbox.send(Command::Document { reply }).await;
+        asked.map_err(|_| RoomEnded)?;
+        answer.await.map_err(|_| RoomEnded)
+    }
+}
+
+/// What the room's task remembers of its document beside the document itself.
+#[derive(Debug, Default)]
+pub struct DocumentCare {
+    /// As it is now, if somebody asked since it changed.
+    snapshot: Option<Arc<DocumentSnapshot>>,
+    merging: bool,
+    /// Merging these pieces failed: not again before the room is loaded anew.
+    given_up: bool,
+    /// Nothing came since the last beat.
+    quiet: bool,
+    renewing: bool,
+    /// Bytes after it was last read anew.
+    renewed_bytes: usize,
+}
+
+impl Actor {
+    /// The document as it is; made once for all who ask before the next update. `None`: not allowed here.
+    pub fn document_now(&mut self) -> Option<Arc<DocumentSnapshot>> {
+        if !self.room.allows(Activity::Document) {
+            return None;
+        }
+        let (document, seq) = (&self.state.document, self.applied);
+        let snapshot = self
+            .document
+            .snapshot
+            .get_or_insert_with(|| DocumentSnapshot::new(document, seq));
+        Some(snapshot.clone())
+    }
+
+    /// What a newcomer is told of the document, if there is one.
+    pub fn document_for_newcomer(&mut self) -> Option<Arc<DocumentSnapshot>> {
+        self.document_now().filter(|document| !document.is_empty())
+    }
+
+    /// An update was folded in.
+    pub fn document_changed(&mut self) {
+        self.absorb_snapshot();
+        self.document.snapshot = None;
+        self.document.quiet = false;
+        if let Some(merge) = self.state.document.merge_due() {
+            self.start_merge(merge);
+        }
+        self.tell_document_size();
+    }
+
+    /// The room was loaded, for the first time or anew.
+    pub fn document_loaded(&mut self) {
+        self.document = DocumentCare {
+            renewed_bytes: self.state.document.bytes(),
+            ..DocumentCare::default()
+        };
+        if let Some(merge) = self.state.document.merge_all() {
+            self.start_merge(merge);
+        }
+        self.tell_document_size();
+    }
+
+    /// On every beat: what is quiet becomes one piece, what grew is read anew.
+    pub fn look_after_document(&mut self) {
+        self.absorb_snapshot();
+        if !std::mem::replace(&mut self.document.quiet, true) {
+            return;
+        }
+        if let Some(merge) = self.state.document.merge_all() {
+            self.start_merge(merge);
+        }
+        let bytes = self.state.document.bytes();
+        if bytes >= RENEWED_FROM && bytes / 2 >= self.document.renewed_bytes {
+            self.renew_document();
+        }
+        self.tell_document_size();
+    }
+
+    /// Keeps what was merged for a reader.
+    fn absorb_snapshot(&mut self) {
+        let Some(snapshot) = &self.document.snapshot else {
+            return;
+        };
+        if let (Some(merge), Some(merged)) = (&snapshot.merge, snapshot.merged.get()) {
+            self.state.document.absorb(merge, merged.clone());
+        }
+    }
+
+    fn start_merge(&mut self, merge: Merge) {
+        if self.document.merging || self.document.given_up {
+            return;
+        }
+        self.document.merging = true;
+        let work = async move {
+            let bytes = merge.pieces().iter().map(Bytes::len).sum();
+            let run = merge.clone();
+            let merged = walk(bytes, move || run.run()).await;
+            Done::Merged { merge, merged }
+        };
+        self.work.push(work.boxed());
+    }
+
+    pub fn merged(&mut self, merge: &Merge, merged: Option<Result<Bytes, Malformed>>) {
+        self.document.merging = false;
+        match merged {
+            Some(Ok(merged)) => {
+                self.state.document.absorb(merge, merged);
+                self.tell_document_size();
+            }
+            Some(Err(error)) => {
+                self.document.given_up = true;
+                tracing::error!(room = %self.room.id, %error, pieces = merge.pieces().len(), "a document can't be merged; its pieces are kept");
+            }
+            None => {}
+        }
+    }
+
+    /// Reads the document as the archive keeps it, compacted, with what came since.
+    pub fn renew_document(&mut self) {
+        if self.document.renewing {
+            return;
+        }
+        self.document.renewing = true;
+        self.document.renewed_bytes = self.state.document.bytes();
+        let (rooms, room, head) = (self.rooms.clone(), self.room.id.clone(), self.head);
+        let read = async move {
+            let b = &rooms.backends;
+            let loaded = atelier_shared::recovery::load(&*b.log, &*b.archive, &room, &head).await;
+            Done::DocumentRead(loaded.map(|(state, _)| state.document))
+        };
+        self.work.push(read.boxed());
+    }
+
+    pub fn document_read(&mut self, read: atelier_shared::ports::Result<Document>) {
+        self.document.renewing = false;
+        let ours = &self.state.document;
+        match read {
+            // Of an older moment, or not smaller: the one here serves.
+            Ok(read) if read.bytes() >= ours.bytes() || !read.held().covers_all(&ours.held()) => {}
+            Ok(read) => {
+                self.state.document = read;
+                self.document_loaded();
+            }
+            Err(error) => {
+                tracing::debug!(room = %self.room.id, %error, "the document will be read anew later");
+            }
+        }
+    }
+
+    fn tell_document_size(&self) {
+        let bytes = self.state.document.bytes();
+        self.shared.document_bytes.store(bytes, Ordering::Relaxed);
+    }
+}
