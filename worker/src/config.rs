@@ -42,6 +42,9 @@ pub struct WorkerConfig {
     /// First of the host user ids that boxes run under; a range of its own for each worker of one machine
     #[arg(long, env = "SANDBOX_FIRST_USER", default_value_t = 61_000, value_parser = clap::value_parser!(u32).range(1..=4_000_000_000))]
     pub sandbox_first_user: u32,
+    /// MiB of compiled programs kept in memory, so that the same source is not compiled again; 0 = none
+    #[arg(long, env = "COMPILE_CACHE_MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(0..=65_536))]
+    pub compile_cache_mib: u64,
     /// Most seconds of wall clock a job may ask for, for compiling and for running
     #[arg(long, env = "CODE_MAX_WALL", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub code_max_wall: u64,
@@ -106,6 +109,12 @@ impl WorkerConfig {
         Policy {
             minimum: self.sandbox_tier,
         }
+    }
+
+    /// Bytes of compiled programs kept; `None`: every program is compiled where it runs.
+    pub fn compile_cache(&self) -> Option<usize> {
+        let bytes = self.compile_cache_mib * MIB;
+        (bytes > 0).then(|| usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
     /// The most a job may ask for.

@@ -23,7 +23,7 @@ use crate::config::WorkerConfig;
 use crate::jobs::archive::{self, Archiver, Policy};
 use crate::jobs::execute::Execution;
 use crate::sandbox::toolchains::Toolchains;
-use crate::sandbox::{NsConfig, NsSandbox, Sandbox, SandboxError};
+use crate::sandbox::{CompileCache, NsConfig, NsSandbox, Sandbox, SandboxError};
 
 /// Why the worker could not start, or ended by itself.
 #[derive(Debug, Error)]
@@ -180,6 +180,10 @@ async fn execution(
     sandbox: Arc<dyn Sandbox>,
 ) -> Result<Arc<Execution>, SandboxError> {
     let toolchains = Toolchains::discover(&*sandbox).await?;
+    let sandbox = match config.compile_cache() {
+        Some(most_bytes) => Arc::new(CompileCache::new(sandbox, most_bytes)),
+        None => sandbox,
+    };
     Ok(Arc::new(Execution {
         records: backends.records.clone(),
         archive: backends.archive.clone(),

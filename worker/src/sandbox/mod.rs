@@ -3,6 +3,7 @@
 //! A driver keeps one promise: code it runs can spend what its [`Limits`] allow and touch nothing else.
 //! What a machine lets a driver promise is its [`Tier`]; [`Policy`] says which tier is enough.
 
+mod compiled;
 mod error;
 pub mod init;
 mod limits;
@@ -17,6 +18,7 @@ pub mod toolchains;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+pub use compiled::CompileCache;
 pub use error::SandboxError;
 pub use limits::Limits;
 pub use ns::{AccountingChoice, NsConfig, NsSandbox};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use atelier_shared::domain::job::{AskedLimits, JobSpec, SourceFile};
@@ -32,15 +32,14 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 });
 
 /// The sandbox of all tests that leave it as they found it.
-static SHARED: LazyLock<NsSandbox> = LazyLock::new(|| {
+static SHARED: LazyLock<Arc<NsSandbox>> = LazyLock::new(|| {
     let config = NsConfig {
         slots: 3,
         warm: 2,
         ..config()
     };
-    RUNTIME
-        .block_on(NsSandbox::start(config, ANY))
-        .expect("a sandbox on this machine")
+    let sandbox = RUNTIME.block_on(NsSandbox::start(config, ANY));
+    Arc::new(sandbox.expect("a sandbox on this machine"))
 });
 
 /// A test that is an async function.
@@ -59,6 +58,11 @@ pub fn block_on<T>(body: impl Future<Output = Result<T, Failed>>) -> Result<T, F
 /// The shared sandbox. Must be taken before entering the runtime the first time, as `main` does.
 pub fn shared() -> &'static NsSandbox {
     &SHARED
+}
+
+/// The shared sandbox, to build on.
+pub fn shared_handle() -> Arc<NsSandbox> {
+    SHARED.clone()
 }
 
 /// Ends the shared sandbox.

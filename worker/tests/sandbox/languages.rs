@@ -1,14 +1,16 @@
 //! Every language of the table that is on this machine runs; the absent ones say so.
 
-use atelier_shared::domain::job::JobState;
+use atelier_shared::domain::job::{JobSpec, JobState};
 use atelier_shared::domain::language::LANGUAGES;
 use atelier_worker::sandbox::toolchains::Toolchains;
-use atelier_worker::sandbox::{Limits, OutputSink, Sandbox as _, SandboxError};
+use atelier_worker::sandbox::{
+    CompileCache, Limits, OutputSink, Program, ProgramFile, Sandbox as _, SandboxError, Step,
+};
 use libtest_mimic::{Completion, Failed, Trial};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{block_on, job, run, shared, test, text};
+use crate::fixture::{block_on, job, run, shared, shared_handle, test, text};
 
 static TOOLCHAINS: OnceCell<Toolchains> = OnceCell::const_new();
 
@@ -81,6 +83,14 @@ pub fn tests() -> Vec<Trial> {
         "a_compile_error_is_told_apart_from_a_run",
         compile_error,
     ));
+    tests.push(Trial::ignorable_test(
+        "the_same_source_is_compiled_once_in_every_compiled_language",
+        || block_on(compiled_once()),
+    ));
+    tests.push(test(
+        "a_program_can_t_change_what_is_kept_of_its_compilation",
+        kept_clean,
+    ));
     tests.push(test(
         "an_unknown_or_absent_language_and_another_version_are_refused_by_field",
         refusals,
@@ -142,6 +152,84 @@ async fn compile_error() -> Result<(), Failed> {
         "{}",
         text(&compile.stderr)
     );
+    Ok(())
+}
+
+/// A sandbox that keeps what was compiled, over the shared one.
+fn cache() -> CompileCache {
+    CompileCache::new(shared_handle(), 64 * 1024 * 1024)
+}
+
+/// What a job printed, and what its compile step says of itself.
+async fn through(
+    cache: &CompileCache,
+    program: Program,
+) -> Result<(String, Option<String>), Failed> {
+    let outcome = cache
+        .run(program, OutputSink::none(), CancellationToken::new())
+        .await?;
+    assert_eq!(outcome.state(), JobState::Succeeded, "{outcome:?}");
+    let run = outcome.run.ok_or("no run step")?;
+    let compile = outcome.compile.ok_or("no compile step")?;
+    Ok((text(&run.stdout), compile.message))
+}
+
+async fn compiled_once() -> Result<Completion, Failed> {
+    let toolchains = toolchains().await?;
+    let cache = cache();
+    let mut tried = 0;
+    for (name, source) in PROGRAMS {
+        let found = toolchains.languages().iter().find(|row| row.name == *name);
+        let Some(found) = found.filter(|row| row.missing.is_none()) else {
+            continue;
+        };
+        let mut first = job(name, found.entry_file, source);
+        first.stdin = "7\n".into();
+        first.args = vec!["times".into()];
+        let second = JobSpec {
+            stdin: "8\n".into(),
+            ..first.clone()
+        };
+        let program = toolchains.program(&first, &Limits::CEILING)?;
+        if program.compile.is_none() {
+            continue;
+        }
+        tried += 1;
+        let (said, message) = through(&cache, program).await?;
+        assert_eq!((said.as_str(), &message), ("42 times\n", &None), "{name}");
+        let program = toolchains.program(&second, &Limits::CEILING)?;
+        let (said, message) = through(&cache, program).await?;
+        assert_eq!(said, "48 times\n", "{name}");
+        assert!(message.is_some(), "{name} was compiled again");
+    }
+    Ok(if tried == 0 {
+        Completion::ignored_with("no compiled language here")
+    } else {
+        Completion::Completed
+    })
+}
+
+async fn kept_clean() -> Result<(), Failed> {
+    let cache = cache();
+    let compile = |source: &str| Program {
+        compile: Some(Step {
+            argv: ["/bin/cp", "main.sh", "made.sh"].map(Into::into).to_vec(),
+            ..Step::default()
+        }),
+        files: vec![ProgramFile {
+            path: "main.sh".into(),
+            content: source.to_owned().into(),
+            executable: false,
+        }],
+        ..Program::command(["/bin/sh", "./made.sh"])
+    };
+    let source = "echo honest; echo 'echo poisoned' > made.sh; echo 'echo poisoned' > main.sh";
+    for _ in 0..3 {
+        let (said, _) = through(&cache, compile(source)).await?;
+        assert_eq!(said, "honest\n");
+    }
+    let (said, message) = through(&cache, compile("echo another")).await?;
+    assert_eq!((said.as_str(), message), ("another\n", None));
     Ok(())
 }
 
