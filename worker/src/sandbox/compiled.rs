@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use atelier_shared::domain::job::Usage;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
@@ -198,7 +199,7 @@ impl Sandbox for CompileCache {
         let (product, step) = match kept {
             Some(product) => {
                 let mut step = product.step.clone();
-                step.usage = Default::default();
+                step.usage = Usage::default();
                 step.message = Some(KEPT.into());
                 say_again(&step, output.clone()).await;
                 (product, step)
