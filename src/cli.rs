@@ -53,7 +53,7 @@ pub struct ProcessConfig {
     #[arg(long, env = "ATELIER_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
     /// What is logged: a level, or directives such as `info,atelier_gateway=debug`
-    #[arg(long, env = "ATELIER_LOG", default_value = "info,sqlx=warn")]
+    #[arg(long, env = "ATELIER_LOG", default_value = "info,sqlx=warn,fred=error")]
     pub log: String,
     /// How log lines are written, on standard error
     #[arg(long, env = "ATELIER_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]

@@ -1,12 +1,10 @@
 //! What is archived, when clients are told, and what a room is rebuilt from.
 
-use std::time::Duration;
-
 use anyhow::{Context, ensure};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::harness::{Address, Client, Options, Stories, Story, Told, fresh, stores};
+use crate::harness::{Address, Client, Options, SOON, Stories, Story, Told, fresh, stores};
 
 pub fn stories(all: &mut Stories) {
     all.both(what_is_said_is_archived_within_two_seconds_of_idle);
@@ -38,7 +36,7 @@ async fn what_is_said_is_archived_within_two_seconds_of_idle(story: Story) -> To
         archived(&here, last).await?;
         archived(&there, last).await?;
         let took = idle.elapsed();
-        ensure!(took < Duration::from_secs(3), "archived after {took:?}");
+        ensure!(took < SOON, "archived after {took:?}");
         let late = door.enter().await?;
         ensure!(late.connected["archived_seq"] == last, "{}", late.connected);
     }

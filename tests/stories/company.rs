@@ -1,13 +1,13 @@
 //! People in one room: who sees whom, on which pod, and in which order.
 
-use std::time::Duration;
-
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::harness::{Address, Mode, Options, PATIENCE, Rest, Stories, Story, Told, fresh, until};
+use crate::harness::{
+    Address, Mode, Options, PATIENCE, Rest, SOON, Stories, Story, Told, fresh, until,
+};
 
 pub fn stories(all: &mut Stories) {
     all.both(two_people_on_two_pods_see_one_room);
@@ -251,10 +251,7 @@ async fn leaving_is_told_at_once(story: Story) -> Told {
         }
         watcher.expect("user_left").await?;
         let took = began.elapsed();
-        ensure!(
-            took < Duration::from_secs(1),
-            "told after {took:?} (polite: {polite})"
-        );
+        ensure!(took < SOON, "told after {took:?} (polite: {polite})");
     }
     Ok(())
 }
@@ -308,9 +305,6 @@ async fn a_direct_message_is_seen_by_the_two_only(story: Story) -> Told {
     past.saw_no("direct_message")
 }
 
-/// A pod's lease (6 s) and the beat in which others look (2 s), and some for a busy machine.
-const GHOST_PATIENCE: Duration = Duration::from_secs(14);
-
 async fn people_of_a_killed_pod_are_reported_gone_exactly_once(story: Story) -> Told {
     ensure!(
         story.mode() == Mode::Distributed,
@@ -345,9 +339,7 @@ async fn people_of_a_killed_pod_are_reported_gone_exactly_once(story: Story) -> 
     for watcher in &watchers {
         for client in &lost {
             watcher
-                .expect_within("user_left", GHOST_PATIENCE, |m| {
-                    m["userId"] == client.client_id.as_str()
-                })
+                .expect_where("user_left", |m| m["userId"] == client.client_id.as_str())
                 .await?;
         }
     }
@@ -392,9 +384,7 @@ async fn a_client_that_comes_back_in_time_was_never_gone(story: Story) -> Told {
     back.closed().await?;
     let back = back.way_back().at(cluster.here().address()).enter().await?;
     // Once the other one's place is cleared, his would have been too.
-    let left = watcher
-        .expect_within("user_left", GHOST_PATIENCE, |_| true)
-        .await?;
+    let left = watcher.expect("user_left").await?;
     ensure!(left["userId"] == gone.client_id.as_str(), "{left}");
     let seq = back.chat("I never left").await?;
     let heard = watcher

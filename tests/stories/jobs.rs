@@ -312,7 +312,7 @@ async fn one_trace_leads_from_the_request_to_the_result(story: Story) -> Told {
 
 /// Runs for so long that its worker can be killed meanwhile.
 fn long_job(room: &str) -> Value {
-    json!({"language": "python", "source": "import time\ntime.sleep(4)\nprint(6*7)", "room_id": room})
+    json!({"language": "python", "source": "import time\ntime.sleep(6)\nprint(6*7)", "room_id": room})
 }
 
 async fn run_again(cluster: &Cluster, rest: &Rest, room: &str, id: &str) -> Told {

@@ -6,7 +6,7 @@ use anyhow::{bail, ensure};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::harness::{Address, Options, PATIENCE, Rest, Stories, Story, Told, fresh, until};
+use crate::harness::{Address, Options, PATIENCE, Rest, SOON, Stories, Story, Told, fresh, until};
 
 pub fn stories(all: &mut Stories) {
     // First: it waits out the time in which a refresh may be repeated.
@@ -196,10 +196,7 @@ async fn logging_out_closes_sockets_on_every_pod_within_a_second(story: Story) -
     here.closed_with(4401).await?;
     there.closed_with(4401).await?;
     let took = told.elapsed();
-    ensure!(
-        took < Duration::from_secs(1),
-        "the sockets closed after {took:?}"
-    );
+    ensure!(took < SOON, "the sockets closed after {took:?}");
     other.answered().await
 }
 
@@ -323,7 +320,10 @@ async fn failed_logins_must_wait_and_say_how_long(story: Story) -> Told {
 }
 
 async fn a_token_runs_out_with_a_notice_unless_it_is_renewed(story: Story) -> Told {
-    const LIFETIME: Duration = Duration::from_secs(10);
+    // Long enough for a busy machine to renew in time, and below the 30 s of the notice.
+    const LIFETIME: Duration = Duration::from_secs(20);
+    // A token's times are whole seconds.
+    const PRECISION: Duration = Duration::from_secs(1);
     let options = Options::default().gateways(1).workers(0);
     let options = options.set("ACCESS_TOKEN_LIFETIME", LIFETIME.as_secs());
     let cluster = story.cluster(options).await?;
@@ -363,7 +363,7 @@ async fn a_token_runs_out_with_a_notice_unless_it_is_renewed(story: Story) -> To
     renews.answered().await?;
     let took = began.elapsed();
     ensure!(
-        took >= LIFETIME,
+        took >= LIFETIME - PRECISION,
         "closed after {took:?}, before the token ran out"
     );
     Ok(())

@@ -133,7 +133,7 @@ impl WorkerConfig {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, FromArgMatches, Parser};
 
     use super::*;
 
@@ -143,9 +143,13 @@ mod tests {
         worker: WorkerConfig,
     }
 
+    /// Parses the flags alone: what the environment of the test run says does not count.
     fn parse(flags: &[&str]) -> Result<WorkerConfig, String> {
         let all = ["atelier"].iter().chain(flags);
-        Command::try_parse_from(all)
+        let command = Command::command().mut_args(|arg| arg.env(None::<&str>));
+        command
+            .try_get_matches_from(all)
+            .and_then(|matches| Command::from_arg_matches(&matches))
             .map(|command| command.worker)
             .map_err(|error| error.to_string())
     }

@@ -210,6 +210,7 @@ pub async fn cancel(
     Id(id): Id<JobId>,
 ) -> Result<Json<JobView>, Problem> {
     let job = find(&app, id, &principal, Role::Host).await?;
+    let (job, _) = with_result(&app, job).await?;
     if job.state.is_final() && job.state != JobState::Cancelled {
         return Err(Problem::conflict(format!(
             "The job is over: {}.",
@@ -230,8 +231,13 @@ pub async fn delete(
     Id(id): Id<JobId>,
 ) -> Result<StatusCode, Problem> {
     let job = find(&app, id, &principal, Role::Host).await?;
+    let (job, _) = with_result(&app, job).await?;
     if job.state.is_final() {
-        app.backends.records.delete_job(id).await?;
+        // Its worker may not have come to that yet, and finds nothing left to do.
+        let finished_at = job.finished_at.unwrap_or_else(Utc::now).trunc_subsecs(6);
+        let records = &app.backends.records;
+        records.finish_job(id, job.state, finished_at).await?;
+        records.delete_job(id).await?;
     } else {
         stop(&app, job).await?;
     }
@@ -271,19 +277,24 @@ async fn stop(app: &App, job: Job) -> Result<Job, Problem> {
     now.ok_or_else(|| Problem::not_found("job"))
 }
 
-async fn view(app: &App, mut job: Job) -> Result<JobView, Problem> {
+async fn view(app: &App, job: Job) -> Result<JobView, Problem> {
+    let (job, result) = with_result(app, job).await?;
+    Ok(JobView {
+        job: job.into(),
+        result,
+    })
+}
+
+/// The result is written before the row: between the two, the result is right.
+async fn with_result(app: &App, mut job: Job) -> Result<(Job, Option<JobResult>), Problem> {
     let result = if job.state == JobState::Queued {
         None
     } else {
         app.backends.archive.result(job.id, Utc::now()).await?
     };
-    // The result is written before the row: between the two, the result is right.
     if let Some(result) = result.as_ref().filter(|_| !job.state.is_final()) {
         job.state = result.status;
         job.finished_at = Some(result.finished_at);
     }
-    Ok(JobView {
-        job: job.into(),
-        result,
-    })
+    Ok((job, result))
 }

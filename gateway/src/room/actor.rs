@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use atelier_shared::domain::document::{Document, Malformed, Merge};
 use atelier_shared::domain::entry::Entry;
-use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, RoomId, Seq};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
@@ -82,6 +82,8 @@ pub enum Command {
     Alive {
         connection: ConnectionId,
     },
+    /// This pod's people may be missing in presence.
+    LookWhoIsHere,
 }
 
 /// Somebody comes in, admitted and with an open socket.
@@ -109,12 +111,28 @@ pub struct Local {
     pub pinged_ms: i64,
 }
 
+/// Somebody resumes behind what this pod has applied: another pod was quicker.
+#[derive(Debug, Clone, Copy)]
+pub struct AheadOfUs {
+    pub connection: ConnectionId,
+    pub epoch: Epoch,
+    pub seq: Seq,
+}
+
 /// The drawing at one seq, encoded once for however many join.
 #[derive(Debug)]
 pub struct BoardSnapshot {
     pub seq: Seq,
     pub strokes: Vec<Arc<atelier_shared::domain::board::Stroke>>,
     pub frames: OnceCell<Vec<Bytes>>,
+}
+
+/// Everybody in the room, as presence knows them.
+#[derive(Debug)]
+pub struct People {
+    pub members: Vec<Member>,
+    /// Presence has remembered for so long that whoever is missing is gone.
+    pub complete: bool,
 }
 
 /// What came of work that the room's task did not wait for.
@@ -127,7 +145,7 @@ pub enum Done {
     Repaired(Result<Option<Vec<Entry>>>),
     Head(Result<Option<LogHead>>),
     Activated(Result<Box<(LogHead, RoomState, Seq)>>),
-    People(Result<Vec<Member>>),
+    People(Result<People>),
     Roles(Result<(Option<Room>, Vec<Membership>)>),
     Published,
     Merged {
@@ -183,6 +201,8 @@ pub struct Actor {
     pub beats: u64,
     pub empty_since: Option<Instant>,
     pub closed: bool,
+    /// Connections that know more than this pod does yet, and wait for it to read on.
+    pub ahead_of_us: Vec<AheadOfUs>,
 }
 
 impl Actor {
@@ -237,12 +257,16 @@ impl Actor {
             beats: 0,
             empty_since: Some(now),
             closed: false,
+            ahead_of_us: Vec::new(),
             room,
             rooms: rooms.clone(),
         };
         actor.document_loaded();
         rooms.metrics.rooms.inc();
         rooms.tasks.spawn(actor.run());
+        rooms
+            .tasks
+            .spawn(watch_idle(rooms.clone(), shared.id.clone()));
         Ok(Handle {
             mailbox: sender,
             shared,
@@ -273,6 +297,7 @@ impl Actor {
                 tokio::task::yield_now().await;
             }
             self.take_what_waits();
+            self.begin_those_we_caught_up_with();
             let now = Instant::now();
             if now >= self.next_housekeeping {
                 self.next_housekeeping = now + HOUSEKEEPING;
@@ -341,6 +366,7 @@ impl Actor {
             }
             Command::Challenge { connection, reply } => self.challenge(connection, reply),
             Command::Alive { connection } => self.signals.push_back(Signal::Alive { connection }),
+            Command::LookWhoIsHere => self.refresh_people(),
         }
     }
 
@@ -371,7 +397,7 @@ impl Actor {
             Done::Repaired(result) => self.repaired(result),
             Done::Head(result) => self.verified(result),
             Done::Activated(result) => self.activated(result),
-            Done::People(Ok(members)) => self.compare_people(members),
+            Done::People(Ok(people)) => self.compare_people(people),
             Done::Roles(read) => self.roles_read(read),
             Done::Published => self.publishing = false,
             Done::Merged { merge, merged } => self.merged(&merge, merged),
@@ -430,6 +456,14 @@ impl Actor {
             local.connection.close(code, reason);
         }
         self.closed = true;
+    }
+}
+
+/// A room that is opened and never written to leaves the hot store too.
+async fn watch_idle(rooms: Rooms, room: RoomId) {
+    let queue = &*rooms.backends.queue;
+    if let Err(error) = recovery::watch_idle(queue, &room, recovery::IDLE_AFTER).await {
+        tracing::debug!(%room, %error, "stays in the hot store until it is written to or opened again");
     }
 }
 

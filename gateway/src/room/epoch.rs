@@ -1,5 +1,6 @@
 //! Holes, lost logs and new epochs: how a live room stays in agreement with the log and the archive.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use atelier_shared::domain::entry::Entry;
@@ -60,12 +61,13 @@ impl Actor {
             return self.activate();
         }
         self.archived(head.epoch, head.archived);
+        self.begin_those_ahead_of_the_log((head.epoch, head.seq));
         if head.seq <= self.applied {
             self.head_behind = false;
             return;
         }
         // Normal once, while a publication is on its way; twice in a row it was lost.
-        if self.head_behind || self.hole_since.is_some() {
+        if self.head_behind || self.hole_since.is_some() || !self.ahead_of_us.is_empty() {
             self.hole_since.get_or_insert_with(Instant::now);
         }
         self.head_behind = !self.head_behind;
@@ -175,9 +177,18 @@ impl Actor {
             self.told = (feed.ring.end(), feed.latest.version());
         }
         let everybody: Vec<ConnectionId> = self.locals.keys().copied().collect();
+        let waiting: HashSet<ConnectionId> = self
+            .ahead_of_us
+            .iter()
+            .map(|waiting| waiting.connection)
+            .collect();
         for id in everybody {
-            self.restart(id, "the log was lost or rolled back");
+            if !waiting.contains(&id) {
+                self.restart(id, "the log was lost or rolled back");
+            }
         }
+        // Loaded from the log just now: what it does not have is lost.
+        self.begin_those_ahead_of_the_log((self.head.epoch, self.applied));
         // What lost the log may have lost who is here.
         self.refresh_people();
     }

@@ -7,7 +7,7 @@ use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::signal::Signal;
 use serde_json::Value;
 
-use super::actor::{Actor, Enter, Local};
+use super::actor::{Actor, AheadOfUs, Enter, Local};
 use super::connection::Start;
 use super::json::incoming::Join;
 use super::json::outgoing::{self, Connected};
@@ -53,8 +53,60 @@ impl Actor {
         if member.joined {
             self.present(member, Some(id));
         }
+        self.begin(id, resume);
+    }
+
+    /// Has a connection told what it is owed, now or as soon as this pod knows as much as it does.
+    fn begin(&mut self, id: ConnectionId, resume: Option<(Epoch, Seq)>) {
+        self.ahead_of_us.retain(|waiting| waiting.connection != id);
+        if let Some((epoch, seq)) = resume
+            && (epoch, seq) > (self.head.epoch, self.applied)
+        {
+            // Either publications are still on their way (and the log has what is missing), or it was lost: the log tells.
+            self.ahead_of_us.push(AheadOfUs {
+                connection: id,
+                epoch,
+                seq,
+            });
+            self.verify();
+            return;
+        }
         let start = self.start_of(id, resume);
-        connection.begin(start);
+        if let Some(local) = self.locals.get(&id) {
+            local.connection.begin(start);
+        }
+    }
+
+    pub fn begin_those_we_caught_up_with(&mut self) {
+        if !self.ahead_of_us.is_empty() {
+            self.begin_ahead_of(|waiting, us| waiting <= us);
+        }
+    }
+
+    /// Those who wait for more than the log has: what they know was lost.
+    pub fn begin_those_ahead_of_the_log(&mut self, log: (Epoch, Seq)) {
+        self.begin_ahead_of(|waiting, us| waiting <= us || waiting > log);
+    }
+
+    fn begin_ahead_of(&mut self, which: impl Fn((Epoch, Seq), (Epoch, Seq)) -> bool) {
+        let us = (self.head.epoch, self.applied);
+        let begins = |waiting: &mut AheadOfUs| which((waiting.epoch, waiting.seq), us);
+        let begun: Vec<AheadOfUs> = self.ahead_of_us.extract_if(.., begins).collect();
+        if begun.is_empty() {
+            return;
+        }
+        self.flush_draws();
+        for AheadOfUs {
+            connection,
+            epoch,
+            seq,
+        } in begun
+        {
+            let start = self.start_of(connection, Some((epoch, seq)));
+            if let Some(local) = self.locals.get(&connection) {
+                local.connection.begin(start);
+            }
+        }
     }
 
     /// What a connection is told first, and where in the feed it goes on.
@@ -115,10 +167,7 @@ impl Actor {
 
     pub fn resume(&mut self, id: ConnectionId, epoch: Epoch, seq: Seq) {
         self.flush_draws();
-        let start = self.start_of(id, Some((epoch, seq)));
-        if let Some(local) = self.locals.get(&id) {
-            local.connection.begin(start);
-        }
+        self.begin(id, Some((epoch, seq)));
     }
 
     /// The present state for a connection whose epoch is over.
@@ -165,6 +214,7 @@ impl Actor {
 
     fn forget_local(&mut self, id: ConnectionId) -> Option<Local> {
         let local = self.locals.remove(&id)?;
+        self.ahead_of_us.retain(|waiting| waiting.connection != id);
         self.sockets.retain(|socket| socket.id != id);
         Some(local)
     }

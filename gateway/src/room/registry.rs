@@ -1,5 +1,6 @@
 //! Which rooms are live on this pod, and what the pod does for all of them: its lease, reaping, ended logins, draining.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use atelier_shared::domain::ids::{ConnectionId, Epoch, FamilyId, PodId, RoomId, 
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
-use atelier_shared::ports::{PortError, Result};
+use atelier_shared::ports::{PortError, Result, Revoked};
 use dashmap::DashMap;
 use parking_lot::RwLock;
 use rand::Rng;
@@ -28,7 +29,7 @@ use crate::metrics::Metrics;
 /// Commands that wait for one room's task. Senders wait beyond it, and so stop reading their sockets.
 const MAILBOX: usize = 1024;
 /// A pod's members are alive for so long after its last renewal.
-const LEASE: Duration = Duration::from_secs(6);
+pub const LEASE: Duration = Duration::from_secs(6);
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// Members of dead pods that one beat hands out at most.
 const REAP_AT_ONCE: usize = 1_000;
@@ -244,7 +245,9 @@ impl Rooms {
 
     async fn beat(&self) -> Result<(), PortError> {
         let presence = &self.backends.presence;
-        presence.renew(self.pod, LEASE).await?;
+        if presence.renew(self.pod, LEASE).await?.is_zero() {
+            self.tasks.spawn(self.clone().look_who_is_here());
+        }
         for (room, member) in presence.reap(self.pod, REAP_AT_ONCE).await? {
             let left = Signal::Left {
                 client_id: member.client_id,
@@ -256,12 +259,48 @@ impl Rooms {
         Ok(())
     }
 
+    /// This pod was away, or the store has lost its memory: its people may be missing there.
+    async fn look_who_is_here(self) {
+        let live = self.live.iter().filter_map(|cell| cell.get().cloned());
+        for handle in live.collect::<Vec<_>>() {
+            // A room whose task has just ended has nobody in it.
+            let _ = handle.mailbox.send(Command::LookWhoIsHere).await;
+        }
+    }
+
     /// Closes the sockets of logins that were ended, on whichever pod.
-    async fn end_revoked(self, mut revocations: mpsc::Receiver<FamilyId>) {
-        while let Some(family) = revocations.recv().await {
-            self.close_where(4401, "this login was ended", |socket| {
-                socket.family == Some(family)
-            });
+    async fn end_revoked(self, mut revocations: mpsc::Receiver<Revoked>) {
+        while let Some(revoked) = revocations.recv().await {
+            match revoked {
+                Revoked::Family(family) => self.end_login(family),
+                Revoked::Missed => self.end_missed().await,
+            }
+        }
+    }
+
+    fn end_login(&self, family: FamilyId) {
+        self.close_where(4401, "this login was ended", |socket| {
+            socket.family == Some(family)
+        });
+    }
+
+    /// Some revocations may have gone by unheard: asks of every login with an open socket.
+    async fn end_missed(&self) {
+        let families: HashSet<FamilyId> = self.sockets.iter().filter_map(|s| s.family).collect();
+        for family in families {
+            loop {
+                match self.identity.is_revoked(family).await {
+                    Ok(true) => self.end_login(family),
+                    Ok(false) => {}
+                    // Away again: not in a tight circle, and not given up.
+                    Err(error) => {
+                        tracing::debug!(%error, "whether a login was ended is asked again");
+                        tokio::time::sleep(RENEW_EVERY).await;
+                        continue;
+                    }
+                }
+                break;
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use atelier_shared::domain::ids::{ClientId, ConnectionId};
 use atelier_shared::domain::presence::{Member, Status};
@@ -10,9 +11,14 @@ use atelier_shared::ports::Claim;
 use chrono::Utc;
 use futures::FutureExt;
 
-use super::actor::{Actor, Done};
+use super::actor::{Actor, Done, People};
 use super::json::outgoing;
+use super::registry::LEASE;
 use super::websocket;
+
+/// After presence has lost its memory every living pod learns so with its next renewal, and has its people enter again: two
+/// leases later whoever is still missing is gone.
+const COMPLETE_AFTER: Duration = LEASE.saturating_mul(2);
 
 impl Actor {
     /// Sends pings, ends what is stale, stuck or out of token.
@@ -119,19 +125,41 @@ impl Actor {
     /// Reads who is here from presence, to repair what lost signals left out.
     pub fn refresh_people(&mut self) {
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
-        let read = async move { Done::People(rooms.backends.presence.members(&room).await) };
+        let read = async move {
+            let presence = &rooms.backends.presence;
+            let people = async {
+                let members = presence.members(&room).await?;
+                // In this order: what presence had forgotten when it was read, it has forgotten now.
+                let complete = presence.steady(rooms.pod).await? >= COMPLETE_AFTER;
+                Ok(People { members, complete })
+            };
+            Done::People(people.await)
+        };
         self.work.push(read.boxed());
     }
 
-    pub fn compare_people(&mut self, there: Vec<Member>) {
+    pub fn compare_people(&mut self, people: People) {
+        let People {
+            members: there,
+            complete,
+        } = people;
         let pod = self.rooms.pod;
-        let gone: Vec<(ClientId, ConnectionId)> = if self.enter_again(&there) {
-            // What forgot our own people forgot the others' too: they have until the next look to come back.
+        let forgetful = self.enter_again(&there);
+        let gone: Vec<(ClientId, ConnectionId)> = if forgetful || !complete {
+            // What forgot our own people forgot the others' too: they have time to come back.
             Vec::new()
         } else {
+            let open: HashSet<ConnectionId> = there.iter().map(|m| m.connection).collect();
+            // Came back by another connection: below.
+            let back: HashSet<&ClientId> = there
+                .iter()
+                .filter(|m| m.joined)
+                .map(|m| &m.client_id)
+                .collect();
             self.members
                 .values()
-                .filter(|m| m.pod != pod && !there.iter().any(|t| t.connection == m.connection))
+                .filter(|m| m.pod != pod)
+                .filter(|m| !open.contains(&m.connection) && !back.contains(&m.client_id))
                 .map(|m| (m.client_id.clone(), m.connection))
                 .collect()
         };

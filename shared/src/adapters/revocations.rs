@@ -3,27 +3,26 @@
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::domain::ids::FamilyId;
-use crate::ports::REVOCATIONS_CAPACITY;
+use crate::ports::{REVOCATIONS_CAPACITY, Revoked};
 
 /// The subscribers. The lock is never held over an await.
 #[derive(Debug, Default)]
 pub struct Revocations {
-    subscribers: Mutex<Vec<mpsc::Sender<FamilyId>>>,
+    subscribers: Mutex<Vec<mpsc::Sender<Revoked>>>,
 }
 
 impl Revocations {
-    pub fn subscribe(&self) -> mpsc::Receiver<FamilyId> {
+    pub fn subscribe(&self) -> mpsc::Receiver<Revoked> {
         let (sender, receiver) = mpsc::channel(REVOCATIONS_CAPACITY);
         self.subscribers.lock().push(sender);
         receiver
     }
 
     /// Never waits: a subscriber that is too far behind misses it, which the port allows.
-    pub fn tell(&self, family: FamilyId) {
+    pub fn tell(&self, revoked: Revoked) {
         self.subscribers
             .lock()
-            .retain(|subscriber| match subscriber.try_send(family) {
+            .retain(|subscriber| match subscriber.try_send(revoked) {
                 Ok(()) => true,
                 Err(mpsc::error::TrySendError::Full(_)) => {
                     tracing::warn!(

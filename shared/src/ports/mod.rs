@@ -27,7 +27,7 @@ pub use room_log::{
 };
 pub use vault::{
     FAMILIES_PER_USER_MAX, Family, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, REVOCATIONS_CAPACITY,
-    Rotation, TICKETS_MAX, Throttle, Ticket, Vault,
+    Revoked, Rotation, TICKETS_MAX, Throttle, Ticket, Vault,
 };
 
 use thiserror::Error;

@@ -60,7 +60,16 @@ pub trait Presence: Send + Sync {
 
     /// Says that this pod is alive for `lease` from now on the store's clock. To be called every third of a lease, and
     /// before the first `enter`: a pod whose renewals lie more than half a lease apart reaps nobody.
-    async fn renew(&self, pod: PodId, lease: Duration) -> Result<()>;
+    ///
+    /// Returns for how long the pod has renewed steadily, as far as the store remembers. Zero: this is the first time,
+    /// or the pod was away for more than half a lease, or the store has lost its memory. In all three the pod's members
+    /// may be missing, and have to [`enter`](Self::enter) again.
+    async fn renew(&self, pod: PodId, lease: Duration) -> Result<Duration>;
+
+    /// What [`renew`](Self::renew) returned, and the time since; zero for a pod that is late. Asked after `members`, it
+    /// tells whether the store has remembered long enough for every living pod to have entered its members again, so
+    /// that who was missing there is gone.
+    async fn steady(&self, pod: PodId) -> Result<Duration>;
 
     /// Removes the members of pods whose lease lapsed, at most `limit`, and hands them to the caller. Called by
     /// every pod on its own beat; a member is handed out once.

@@ -51,6 +51,14 @@ pub enum Throttle {
     Wait(Duration),
 }
 
+/// What a subscriber to revocations hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Revoked {
+    Family(FamilyId),
+    /// Some may have gone by unheard: whoever must be sure asks `is_revoked` of those it knows.
+    Missed,
+}
+
 /// What a one-time WebSocket ticket stands for: the claims of the token it was made with, as JSON.
 pub type Ticket = String;
 
@@ -94,9 +102,9 @@ pub trait Vault: Send + Sync {
 
     async fn is_revoked(&self, family: FamilyId, now: DateTime<Utc>) -> Result<bool>;
 
-    /// Families revoked from now on, on any pod. Lost messages are possible over a reconnect of the store; whoever
-    /// must be sure asks `is_revoked`.
-    async fn revocations(&self) -> Result<mpsc::Receiver<FamilyId>>;
+    /// Families revoked from now on, on any pod. What was revoked while the store was out of reach is not told; that
+    /// something may be missing is ([`Revoked::Missed`]).
+    async fn revocations(&self) -> Result<mpsc::Receiver<Revoked>>;
 
     async fn put_ticket(&self, ticket: [u8; 32], claims: &Ticket, ttl: Duration) -> Result<()>;
 

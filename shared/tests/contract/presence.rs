@@ -47,10 +47,11 @@ pub fn trials(trials: &mut Vec<Trial>) {
         leases: a_lapsed_pods_members_are_handed_out_once, a_live_pod_is_not_reaped, reaping_keeps_its_limit,
             who_just_came_reaps_nobody, who_stopped_renewing_reaps_nobody, a_pod_that_renews_again_is_safe,
             a_retired_pod_is_lapsed_at_once, a_reaped_member_may_enter_again,
-            a_member_that_moved_to_a_live_pod_is_not_reaped;
+            a_member_that_moved_to_a_live_pod_is_not_reaped, a_pod_is_told_for_how_long_it_was_steady;
     );
     promises!(trials only Mode::Distributed,
-        redis: a_stall_of_redis_reaps_nobody, malformed_data_is_an_error_that_names_its_room,
+        redis: a_stall_of_redis_reaps_nobody, who_was_steady_starts_anew_when_redis_forgets,
+            malformed_data_is_an_error_that_names_its_room,
             a_malformed_place_does_not_stop_reaping, a_malformed_name_does_not_hide_other_rooms,
             a_cluster_serves_the_rooms_of_all_its_nodes;
     );

@@ -13,7 +13,7 @@ use atelier_shared::Mode;
 use atelier_shared::ports::{Claimed, Enqueue, Queue, QueueWaker, Settled};
 use libtest_mimic::Trial;
 
-use crate::fixture::{Outcome, both};
+use crate::fixture::{Outcome, both, only};
 
 pub const Q: &str = "code_execution";
 /// Long enough that no test outlives it.
@@ -23,7 +23,7 @@ pub const SHORT: Duration = Duration::from_millis(150);
 /// No cap that a test would reach.
 pub const NO_CAP: u32 = 1_000_000;
 /// How long a test waits for what must happen.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 pub fn trials(trials: &mut Vec<Trial>) {
     both(
@@ -170,6 +170,13 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "queue",
         "an_enqueue_on_another_pod_wakes_the_waiting",
         schedule::wakes,
+    );
+    only(
+        trials,
+        Mode::Distributed,
+        "queue",
+        "the_waiting_are_woken_after_a_broken_or_silent_connection",
+        schedule::wakes_after_a_break,
     );
     both(
         trials,

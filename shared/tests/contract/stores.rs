@@ -154,6 +154,11 @@ pub async fn vault(mode: Mode) -> Vaults {
     Vaults::of(pods(mode).await)
 }
 
+/// In a Redis of the test's own.
+pub async fn vault_at(redis_url: &str) -> Vaults {
+    Vaults::of(pods_with(queue_config_at(redis_url).await).await)
+}
+
 /// Two handles on one fresh queue.
 pub struct Queues {
     pub here: Arc<dyn Queue>,
@@ -165,6 +170,23 @@ pub async fn queue(mode: Mode) -> Queues {
     Queues {
         here: pods.here.queue,
         there: pods.there.queue,
+    }
+}
+
+/// In a Redis of the test's own.
+pub async fn queue_at(redis_url: &str) -> Queues {
+    let pods = pods_with(queue_config_at(redis_url).await).await;
+    Queues {
+        here: pods.here.queue,
+        there: pods.there.queue,
+    }
+}
+
+/// Queues and tokens in a Redis of the test's own.
+async fn queue_config_at(redis_url: &str) -> StoreConfig {
+    StoreConfig {
+        redis_queue_url: Some(redis_url.to_owned()),
+        ..config(Mode::Distributed).await
     }
 }
 

@@ -18,7 +18,7 @@ pub use door::{ADDRESSES, Address, Door};
 pub use rest::{Answer, Person, Rest};
 pub use story::{Stories, Story};
 pub use stream::{Safe, Stream};
-pub use wait::{PATIENCE, until};
+pub use wait::{PATIENCE, SOON, until};
 
 /// How a story ends: the error says what was seen instead of what was promised.
 pub type Told = anyhow::Result<()>;

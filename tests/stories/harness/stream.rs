@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
-use super::{Client, Door, until};
+use super::{Client, Door, PATIENCE, until};
 
 /// Messages that a writer has under way at most.
 const WINDOW: usize = 25;
@@ -179,16 +179,16 @@ impl Stream {
         }
     }
 
-    /// All of the room's log, read by somebody new.
+    /// All of the room's log, read by somebody new. A pod that was away may know only a part at first, and goes on to
+    /// tell the rest.
     pub async fn whole_log(&self) -> anyhow::Result<Vec<Value>> {
         let newcomer = self.enter(&self.door, 0).await?;
-        let last = newcomer.connected["seq"].as_u64().context("seq")?;
-        let (epoch, _) = newcomer.position();
-        let door = newcomer.way_back().query("epoch", epoch).query("seq", 0);
+        let door = newcomer.way_back().query("seq", 0);
         let reader = self.enter(&door, 0).await?;
-        reader
-            .expect_where("chat_message", |m| m["seq"] == last)
-            .await?;
+        let last = reader.connected["seq"].as_u64().context("seq")?;
+        let enough = self.total().max(usize::try_from(last)?);
+        reader.entries_reach(enough, PATIENCE).await?;
+        reader.answered().await?;
         Ok(reader
             .entries()
             .iter()

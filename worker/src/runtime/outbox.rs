@@ -11,8 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::sweep;
 
 const BEAT: Duration = Duration::from_secs(2);
-/// How often jobs that are not over are offered to the queue again, in case it lost its memory (emptied, or rolled back
-/// by a failover). A queue that has them says so, and nothing changes.
+/// A mark that the queue keeps for as long as it remembers anything: where it is missing the queue is new, or was emptied.
+const MEMORY_MARK: &str = "queue-memory";
+const MEMORY_KEPT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// How often jobs that are not over are offered to the queue again, in case it lost a part of its memory (rolled back by
+/// a failover). A queue that has them says so, and nothing changes.
 const DOUBT_BEAT: Duration = Duration::from_secs(30);
 /// Jobs doubted at a time, oldest first.
 const DOUBTED: usize = 1_000;
@@ -37,10 +40,29 @@ pub(super) async fn doubt(backends: Backends, stop: CancellationToken) {
 }
 
 async fn once(backends: &Backends) -> Result<(), PortError> {
+    let queue = &backends.queue;
+    if queue.claim_tick(MEMORY_MARK, 0, MEMORY_KEPT).await? {
+        let jobs = doubt_all(backends).await?;
+        if jobs > 0 {
+            tracing::warn!(jobs, "the queue was emptied; its jobs are queued anew");
+        }
+    }
     let before = Utc::now() - GRACE;
     let queued = outbox::sweep(&*backends.records, &*backends.queue, before, BATCH).await?;
     if queued > 0 {
         tracing::info!(jobs = queued, "jobs queued from the outbox");
     }
     Ok(())
+}
+
+/// Every job that is not over, whatever its row says of the queue.
+async fn doubt_all(backends: &Backends) -> Result<u64, PortError> {
+    let mut all = 0;
+    loop {
+        let doubted = backends.records.doubt_queued(Utc::now(), DOUBTED).await?;
+        all += doubted;
+        if doubted < DOUBTED as u64 {
+            return Ok(all);
+        }
+    }
 }

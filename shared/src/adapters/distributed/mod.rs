@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod files;
 mod keys;
+mod listener;
 pub mod mongo;
 pub mod postgres;
 pub mod presence;

@@ -12,7 +12,8 @@
 //! in that time either, because 2/3 L is more than L/2 every pod's steadiness starts anew with its first renewal
 //! afterwards, and nobody is reaped for a full L from then on: time for every living pod to renew. A step of the clock,
 //! forwards or backwards, breaks steadiness in the same way, and so does a reaper that was itself asleep. A pod that is
-//! cut off alone, while others renew steadily, is reaped; it learns so when `update` says that its members are gone.
+//! cut off alone, while others renew steadily, is reaped; its next renewal tells it so by starting anew, as it does when
+//! Redis has lost its memory, and its members enter again.
 //!
 //! # No ghosts
 //! `places` names every member under its pod, is written by the same scripts as the members and lies in the same slot,
@@ -54,6 +55,7 @@ struct Scripts {
     update: Script,
     leave: Script,
     renew: Script,
+    steady: Script,
     lapsed: Script,
     forget: Script,
     retire: Script,
@@ -68,6 +70,7 @@ impl RedisPresence {
                 update: Script::new(include_str!("presence/update.lua")),
                 leave: Script::new(include_str!("presence/leave.lua")),
                 renew: Script::new(include_str!("presence/renew.lua")),
+                steady: Script::new(include_str!("presence/steady.lua")),
                 lapsed: Script::new(include_str!("presence/lapsed.lua")),
                 forget: Script::new(include_str!("presence/forget.lua")),
                 retire: Script::new(include_str!("presence/retire.lua")),
@@ -97,7 +100,9 @@ impl RedisPresence {
     async fn renew_if_lapsed(&self, pod: PodId) -> Result<()> {
         let lease = self.leases.get(&pod).map(|lease| *lease);
         match lease {
-            Some((until, length)) if until <= Instant::now() => self.renew(pod, length).await,
+            Some((until, length)) if until <= Instant::now() => {
+                self.renew(pod, length).await.map(drop)
+            }
             _ => Ok(()),
         }
     }
@@ -231,17 +236,30 @@ impl Presence for RedisPresence {
         self.occupied_page(after, limit).await
     }
 
-    async fn renew(&self, pod: PodId, lease: Duration) -> Result<()> {
+    async fn renew(&self, pod: PodId, lease: Duration) -> Result<Duration> {
         // Before the call: what we think of our lease may end early, never late.
         let until = Instant::now() + lease;
         let args = vec![pod.to_string().into(), lease.as_millis().to_string().into()];
-        self.scripts
+        let steady_ms: u64 = self
+            .scripts
             .renew
             .call(&self.redis, self.lease_keys(), args)
             .await
+            .and_then(FromValue::from_value)
             .map_err(|e| port_error("renew a pod's lease", e))?;
         self.leases.insert(pod, (until, lease));
-        Ok(())
+        Ok(Duration::from_millis(steady_ms))
+    }
+
+    async fn steady(&self, pod: PodId) -> Result<Duration> {
+        let steady_ms: u64 = self
+            .scripts
+            .steady
+            .call(&self.redis, self.lease_keys(), vec![pod.to_string().into()])
+            .await
+            .and_then(FromValue::from_value)
+            .map_err(|e| port_error("ask how steady a pod is", e))?;
+        Ok(Duration::from_millis(steady_ms))
     }
 
     async fn reap(&self, by: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>> {

@@ -109,22 +109,9 @@ impl Redis {
         Ok(())
     }
 
-    /// A connection of its own for subscriptions.
-    pub async fn subscriber(&self) -> Result<fred::clients::SubscriberClient> {
-        let client = self
-            .builder
-            .build_subscriber_client()
-            .map_err(|e| PortError::fatal("configure Redis subscriber", e))?;
-        client
-            .init()
-            .await
-            .map_err(|e| PortError::retry("connect to Redis", e))?;
-        Ok(client)
-    }
-
-    /// A connection of its own for sharded subscriptions. It speaks RESP3, in which it can be pinged, and so watched, like
+    /// A connection of its own for subscriptions, sharded or not. It speaks RESP3, in which it can be pinged, and so watched, like
     /// any other; the caller puts it under a [`Watchdog`].
-    pub async fn sharded_subscriber(&self) -> Result<Client> {
+    pub async fn subscriber_client(&self) -> Result<Client> {
         let mut builder = self.builder.clone();
         builder.with_config(|config| config.version = fred::types::RespVersion::RESP3);
         let client = builder

@@ -10,20 +10,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use fred::clients::SubscriberClient;
 use fred::prelude::*;
-use fred::types::Message;
 use fred::types::scripts::Script;
 use sha2::{Digest, Sha256};
-use tokio::sync::{broadcast, mpsc};
-use tokio::task::AbortHandle;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::listener::{Heard, Listener};
 use super::redis::{Redis, port_error as failed};
 use crate::adapters::revocations::Revocations;
 use crate::domain::ids::{FamilyId, UserId};
 use crate::ports::{
-    FAMILIES_PER_USER_MAX, Family, PortError, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result,
+    FAMILIES_PER_USER_MAX, Family, PortError, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result, Revoked,
     Rotation, Throttle, Ticket, Vault,
 };
 
@@ -35,9 +33,7 @@ pub struct RedisVault {
     scripts: Scripts,
     revocations: Arc<Revocations>,
     channel: String,
-    subscriber: SubscriberClient,
-    /// Resubscribing after a reconnect, and listening.
-    tasks: [AbortHandle; 2],
+    listener: Listener,
 }
 
 struct Scripts {
@@ -53,16 +49,17 @@ impl RedisVault {
     /// Opens a connection of its own that listens for revocations.
     pub async fn open(redis: Redis) -> Result<Self> {
         let channel = format!("{}:vault:revoked", redis.namespace);
-        let subscriber = redis.subscriber().await?;
-        let messages = subscriber.message_rx();
-        let resubscribing = subscriber.manage_subscriptions().abort_handle();
-        subscriber
-            .subscribe(channel.as_str())
-            .await
-            .map_err(|e| failed("subscribe to revocations", e))?;
         let revocations = Arc::new(Revocations::default());
-        let listening =
-            tokio::spawn(listen(messages, channel.clone(), revocations.clone())).abort_handle();
+        let tell = revocations.clone();
+        let listener = Listener::start(&redis, move |what| match what {
+            Heard::Message { value, .. } => match family_named(value) {
+                Some(family) => tell.tell(Revoked::Family(family)),
+                None => tracing::warn!("a message about a revocation names no family"),
+            },
+            Heard::Missed => tell.tell(Revoked::Missed),
+        })
+        .await?;
+        listener.listen(&channel).await?;
         Ok(Self {
             redis,
             scripts: Scripts {
@@ -75,8 +72,7 @@ impl RedisVault {
             },
             revocations,
             channel,
-            subscriber,
-            tasks: [resubscribing, listening],
+            listener,
         })
     }
 
@@ -119,44 +115,8 @@ impl RedisVault {
     }
 }
 
-impl Drop for RedisVault {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-        // Without a runtime the connection is going down with the process anyway.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let subscriber = self.subscriber.clone();
-            runtime.spawn(async move { subscriber.quit().await });
-        }
-    }
-}
-
-/// Hands what Redis publishes to the subscribers of this process.
-async fn listen(
-    mut messages: broadcast::Receiver<Message>,
-    channel: String,
-    revocations: Arc<Revocations>,
-) {
-    loop {
-        match messages.recv().await {
-            Ok(message) if message.channel == channel => {
-                let family = message
-                    .value
-                    .as_string()
-                    .and_then(|text| text.parse::<FamilyId>().ok());
-                match family {
-                    Some(family) => revocations.tell(family),
-                    None => tracing::warn!("a message about a revocation names no family"),
-                }
-            }
-            Ok(_) => {}
-            Err(broadcast::error::RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "revocations came faster than they were handed on");
-            }
-            Err(broadcast::error::RecvError::Closed) => return,
-        }
-    }
+fn family_named(value: &Value) -> Option<FamilyId> {
+    value.as_str()?.parse().ok()
 }
 
 fn micros(duration: Duration) -> i64 {
@@ -204,7 +164,8 @@ fn bytes(token: &[u8; 32]) -> Value {
 #[async_trait]
 impl Vault for RedisVault {
     async fn ping(&self) -> Result<()> {
-        self.redis.ping().await
+        self.redis.ping().await?;
+        self.listener.ping().await
     }
 
     async fn create_family(&self, family: &Family, token: [u8; 32]) -> Result<()> {
@@ -373,7 +334,7 @@ impl Vault for RedisVault {
         Ok(until.is_some_and(|until| until > now.timestamp_micros()))
     }
 
-    async fn revocations(&self) -> Result<mpsc::Receiver<FamilyId>> {
+    async fn revocations(&self) -> Result<mpsc::Receiver<Revoked>> {
         Ok(self.revocations.subscribe())
     }
 

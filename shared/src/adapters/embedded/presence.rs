@@ -137,7 +137,7 @@ impl Presence for MemoryPresence {
             .collect())
     }
 
-    async fn renew(&self, pod: PodId, lease: Duration) -> Result<()> {
+    async fn renew(&self, pod: PodId, lease: Duration) -> Result<Duration> {
         let now = Instant::now();
         let mut state = self.state.lock();
         let steady_since = state
@@ -152,7 +152,14 @@ impl Presence for MemoryPresence {
             retired: false,
         };
         state.pods.insert(pod, renewed);
-        Ok(())
+        Ok(now - steady_since)
+    }
+
+    async fn steady(&self, pod: PodId) -> Result<Duration> {
+        let now = Instant::now();
+        let state = self.state.lock();
+        let steady = state.pods.get(&pod).filter(|lease| lease.is_steady(now));
+        Ok(steady.map_or(Duration::ZERO, |lease| now - lease.steady_since))
     }
 
     async fn reap(&self, by: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>> {

@@ -16,8 +16,8 @@ use super::vault_memory::{Tickets, Tries};
 use crate::adapters::revocations::Revocations;
 use crate::domain::ids::{FamilyId, UserId};
 use crate::ports::{
-    FAMILIES_PER_USER_MAX, Family, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result, Rotation, Throttle,
-    Ticket, Vault,
+    FAMILIES_PER_USER_MAX, Family, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result, Revoked, Rotation,
+    Throttle, Ticket, Vault,
 };
 
 const MIGRATIONS: [(&str, &str); 1] = [(
@@ -78,7 +78,7 @@ impl SqliteVault {
         }
         drop(revoked);
         for (family, _) in families {
-            self.revocations.tell(*family);
+            self.revocations.tell(Revoked::Family(*family));
         }
     }
 }
@@ -342,7 +342,7 @@ impl Vault for SqliteVault {
             .is_some_and(|until| *until > now))
     }
 
-    async fn revocations(&self) -> Result<mpsc::Receiver<FamilyId>> {
+    async fn revocations(&self) -> Result<mpsc::Receiver<Revoked>> {
         Ok(self.revocations.subscribe())
     }
 

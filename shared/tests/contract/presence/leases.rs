@@ -221,3 +221,34 @@ pub async fn a_member_that_moved_to_a_live_pod_is_not_reaped(mode: Mode) -> Outc
     assert_eq!(here.members(&room).await?, [moved]);
     DONE
 }
+
+pub async fn a_pod_is_told_for_how_long_it_was_steady(mode: Mode) -> Outcome {
+    let [here, there] = presences(mode).await;
+    let pod = PodId::generate();
+    assert_eq!(here.steady(pod).await?, Duration::ZERO, "never seen");
+    let long = Duration::from_secs(60);
+    assert_eq!(
+        here.renew(pod, long).await?,
+        Duration::ZERO,
+        "the first time"
+    );
+    let began = tokio::time::Instant::now();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let renewed = there.renew(pod, long).await?;
+    let asked = here.steady(pod).await?;
+    assert!(renewed >= Duration::from_millis(49), "{renewed:?}");
+    assert!(renewed <= asked, "{renewed:?}, then {asked:?}");
+    let most = began.elapsed() + Duration::from_millis(2);
+    assert!(asked <= most, "{asked:?} of {most:?}");
+    // Late by more than half of a lease: it starts anew.
+    let short = Duration::from_millis(40);
+    here.renew(pod, short).await?;
+    tokio::time::sleep(short).await;
+    assert_eq!(here.steady(pod).await?, Duration::ZERO, "late");
+    assert_eq!(
+        there.renew(pod, short).await?,
+        Duration::ZERO,
+        "after a pause"
+    );
+    DONE
+}

@@ -145,3 +145,17 @@ pub async fn a_cluster_serves_the_rooms_of_all_its_nodes(_: Mode) -> Outcome {
     here.retire(reaper).await?;
     DONE
 }
+
+pub async fn who_was_steady_starts_anew_when_redis_forgets(_: Mode) -> Outcome {
+    let server = RedisServer::start().await;
+    let [here, _] = presences_at(&server.url).await;
+    let pod = PodId::generate();
+    let long = Duration::from_secs(60);
+    here.renew(pod, long).await?;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(here.renew(pod, long).await? > Duration::ZERO, "steady");
+    command(&server.client().await, &["FLUSHALL"]).await?;
+    assert_eq!(here.steady(pod).await?, Duration::ZERO);
+    assert_eq!(here.renew(pod, long).await?, Duration::ZERO);
+    DONE
+}

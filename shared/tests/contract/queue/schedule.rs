@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use atelier_shared::ports::WorkerInfo;
 
 use super::*;
+use crate::fixture::redis_server::{Proxy, RedisServer, command};
 
 pub async fn delayed(mode: Mode) -> Outcome {
     let (_queues, queue) = open(mode).await;
@@ -87,6 +88,41 @@ pub async fn wakes(mode: Mode) -> Outcome {
     waker.borrow_and_update();
     queues.there.replay(Q, "a").await?;
     assert!(woken(&mut waker).await, "by a replay");
+    DONE
+}
+
+/// Of several queues: fred mishandles a command that subscribes more than one channel.
+pub async fn wakes_after_a_break(_: Mode) -> Outcome {
+    const OTHERS: [&str; 3] = ["one", "two", "three"];
+    let server = RedisServer::start().await;
+    let proxy = Proxy::to(&server.url).await;
+    let queues = crate::fixture::queue_at(&proxy.url).await;
+    let queue = &queues.here;
+    let mut wakers = vec![queue.waker(Q).await?];
+    for other in OTHERS {
+        wakers.push(queue.waker(other).await?);
+    }
+    for round in 0..2 {
+        wakers.iter_mut().for_each(|waker| waker.mark_unchanged());
+        if round == 0 {
+            let by_hand = server.client().await;
+            command(&by_hand, &["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
+        } else {
+            proxy.silence();
+        }
+        for waker in &mut wakers {
+            assert!(woken(waker).await, "something may have been missed");
+            waker.mark_unchanged();
+        }
+        for (name, waker) in [Q].into_iter().chain(OTHERS).zip(&mut wakers) {
+            let job = job(&format!("{name}{round}"));
+            let until = tokio::time::Instant::now() + DEADLINE;
+            while let Err(error) = queues.there.enqueue(name, &job).await {
+                assert!(tokio::time::Instant::now() < until, "{error}");
+            }
+            assert!(woken(waker).await, "{name}, round {round}");
+        }
+    }
     DONE
 }
 

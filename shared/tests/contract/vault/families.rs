@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atelier_shared::Mode;
 use atelier_shared::domain::ids::{FamilyId, UserId};
-use atelier_shared::ports::{FAMILIES_PER_USER_MAX, REPLACED_TOKENS_MAX, Rotation};
+use atelier_shared::ports::{FAMILIES_PER_USER_MAX, REPLACED_TOKENS_MAX, Revoked, Rotation};
 use libtest_mimic::Trial;
 
 use super::{GRACE, family, family_of, now, token};
@@ -167,8 +167,8 @@ async fn reuse(mode: Mode) -> Outcome {
             .await?,
         "to its own end"
     );
-    let told = tokio::time::timeout(Duration::from_secs(1), heard.recv()).await?;
-    assert_eq!(told, Some(family.id));
+    let told = tokio::time::timeout(Duration::from_secs(30), heard.recv()).await?;
+    assert_eq!(told, Some(Revoked::Family(family.id)));
     let others = vault
         .here
         .rotate(bystander.id, token("a"), token("b"), late, GRACE)

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use atelier_shared::Mode;
 use atelier_shared::domain::ids::{FamilyId, UserId};
-use atelier_shared::ports::Rotation;
+use atelier_shared::ports::{Revoked, Rotation};
 use libtest_mimic::Trial;
 use tokio::sync::mpsc;
 
 use super::{GRACE, family, family_of, now, token};
-use crate::fixture::{self, Outcome, both};
+use crate::fixture::redis_server::{Proxy, RedisServer, command};
+use crate::fixture::{self, Outcome, both, only};
 
 pub fn trials(trials: &mut Vec<Trial>) {
     both(
@@ -42,17 +43,27 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "a_subscriber_that_went_away_is_no_hindrance",
         gone_subscriber,
     );
+    only(
+        trials,
+        Mode::Distributed,
+        "vault",
+        "a_connection_that_broke_or_fell_silent_hears_of_revocations_again",
+        heard_again,
+    );
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// A second is the promise to people; this is for a busy machine.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What one subscriber hears, in whatever order, within the promised second.
-async fn heard(receiver: &mut mpsc::Receiver<FamilyId>, count: usize) -> Vec<FamilyId> {
+async fn heard(receiver: &mut mpsc::Receiver<Revoked>, count: usize) -> Vec<FamilyId> {
     let mut heard = Vec::new();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
+    let deadline = tokio::time::Instant::now() + DEADLINE;
     while heard.len() < count {
         match tokio::time::timeout_at(deadline, receiver.recv()).await {
-            Ok(Some(family)) => heard.push(family),
+            Ok(Some(Revoked::Family(family))) => heard.push(family),
+            Ok(Some(Revoked::Missed)) => {}
             Ok(None) | Err(_) => break,
         }
     }
@@ -147,6 +158,34 @@ async fn gone_subscriber(mode: Mode) -> Outcome {
         let family = family();
         vault.revoke(family.id, now() + MINUTE).await?;
         assert_eq!(heard(&mut listening, 1).await, [family.id]);
+    }
+    Ok(())
+}
+
+/// Cut off: closed. Silent: the network takes it away without a word.
+async fn heard_again(_: Mode) -> Outcome {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::to(&server.url).await;
+    let vault = fixture::vault_at(&proxy.url).await;
+    let mut subscriber = vault.there.revocations().await?;
+    let by_hand = server.client().await;
+    for silent in [false, true] {
+        if silent {
+            proxy.silence();
+        } else {
+            command(&by_hand, &["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
+        }
+        let missed = async { while subscriber.recv().await != Some(Revoked::Missed) {} };
+        let told = tokio::time::timeout(DEADLINE, missed).await;
+        assert!(told.is_ok(), "silent: {silent}");
+        let family = family();
+        // Its own connections may have been silenced too.
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while let Err(error) = vault.here.revoke(family.id, now() + MINUTE).await {
+            assert!(tokio::time::Instant::now() < deadline, "{error}");
+        }
+        let revoked = heard(&mut subscriber, 1).await;
+        assert_eq!(revoked, [family.id], "silent: {silent}");
     }
     Ok(())
 }

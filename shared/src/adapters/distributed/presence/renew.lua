@@ -3,6 +3,7 @@
 -- no gap longer than half a lease (presence.rs says what for). A clock that steps is a gap too.
 -- KEYS: pods (sorted set: pod by lapse time), steady (hash: pod -> "renewed since lease"), claims (sorted set)
 -- ARGV: pod, lease_ms
+-- Returns for how long it has renewed steadily, in milliseconds.
 local time = redis.call('TIME')
 local now, lease = time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ARGV[2])
 local since, known = now, redis.call('HGET', KEYS[2], ARGV[1])
@@ -16,4 +17,4 @@ end
 redis.call('HSET', KEYS[2], ARGV[1], string.format('%d %d %d', now, since, lease))
 redis.call('ZADD', KEYS[1], now + lease, ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
-return 1
+return now - since

@@ -57,7 +57,7 @@ struct Guard {
 
 impl Hub {
     pub async fn open(redis: &Redis) -> Result<Self> {
-        let client = redis.sharded_subscriber().await?;
+        let client = redis.subscriber_client().await?;
         let signs = Signs {
             messages: client.message_rx(),
             reconnects: client.reconnect_rx(),

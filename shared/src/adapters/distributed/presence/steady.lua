@@ -1,0 +1,15 @@
+#!lua flags=no-writes
+-- For how long, in milliseconds, a pod has renewed steadily (presence.rs says what that is); 0: not known, or late.
+-- KEYS: pods, steady, claims
+-- ARGV: pod
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local renewed, since, lease = string.match(redis.call('HGET', KEYS[2], ARGV[1]) or '', '^(%d+) (%d+) (%d+)$')
+if not renewed then
+  return 0
+end
+renewed, since, lease = tonumber(renewed), tonumber(since), tonumber(lease)
+if now < renewed or now - renewed > lease / 2 then
+  return 0
+end
+return now - since
