@@ -5,6 +5,7 @@ mod auth;
 pub mod client;
 mod docs;
 mod extract;
+mod files;
 mod health;
 mod history;
 mod index;
@@ -34,6 +35,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use files::file_types;
 pub use routes::document;
 pub use state::App;
 

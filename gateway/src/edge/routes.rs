@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, auth, docs, health, history, index, jobs, languages, layers, members, prometheus,
+    accounts, auth, docs, files, health, history, index, jobs, languages, layers, members, prometheus,
     rooms, sessions, trace, ws,
 };
 
@@ -45,6 +45,9 @@ fn resources() -> OpenApiRouter<App> {
         ))
         .routes(routes!(sessions::messages))
         .routes(routes!(sessions::events))
+        .routes(routes!(files::upload))
+        .routes(routes!(files::get, files::delete))
+        .routes(routes!(files::list))
         .routes(routes!(jobs::create, jobs::list))
         .routes(routes!(jobs::get, jobs::delete))
         .routes(routes!(jobs::cancel))
@@ -93,6 +96,7 @@ fn aliases() -> Router<App> {
         .route("/api/health", get(health::health))
         .route("/api/v1/health", get(health::health))
         .route("/api/v1/metrics", get(prometheus::figures))
+        .route("/upload", post(files::upload))
         .route("/ws/stats", get(prometheus::figures))
         .route("/rooms/{room_id}/users", get(rooms::users))
 }

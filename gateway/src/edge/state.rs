@@ -8,6 +8,7 @@ use atelier_shared::ports::PortError;
 use chrono::{DateTime, Utc};
 use thiserror::Error;
 
+use super::files::Uploads;
 use super::health::Checks;
 use super::occupancy::Occupancy;
 use crate::config::{ConfigError, GatewayConfig};
@@ -40,6 +41,7 @@ pub struct Inner {
     pub rooms: Rooms,
     pub occupancy: Occupancy,
     pub checks: Checks,
+    pub uploads: Uploads,
     pub started_at: DateTime<Utc>,
     making_room: [tokio::sync::Mutex<()>; ADDRESS_LOCKS],
 }
@@ -69,6 +71,7 @@ impl App {
             rooms,
             occupancy: Occupancy::new(backends.presence.clone()),
             checks: Checks::new(backends.clone()),
+            uploads: Uploads::new(config.uploads_at_once.into()),
             identity,
             passwords,
             metrics,

@@ -42,6 +42,7 @@ impl RoomState {
             Body::ChatMessage { .. }
             | Body::DirectMessage { .. }
             | Body::CodeComment { .. }
+            | Body::FileShared { .. }
             | Body::RoleChanged { .. }
             | Body::RunStarted { .. }
             | Body::RunFinished { .. } => {}

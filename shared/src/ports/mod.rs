@@ -18,7 +18,7 @@ pub use queue::{
     Settled, WorkerInfo,
 };
 pub use records::{
-    CreateUserError, DELETED_ID_RESERVED, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page,
+    CreateUserError, DELETED_ID_RESERVED, FileRecords, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page,
     Records, RoomRecords, RoomVisibility, UserRecords,
 };
 pub use room_log::{

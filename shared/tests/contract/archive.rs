@@ -92,6 +92,7 @@ impl Writer {
             mentions: Vec::new(),
             reply_to: None,
             file_id: None,
+            file_name: None,
         })
     }
 

@@ -108,6 +108,7 @@ fn chat(author: &Author, content: &str, reference: Option<&str>) -> Record {
             mentions: vec![],
             reply_to: None,
             file_id: None,
+            file_name: None,
         },
     }
 }

@@ -196,6 +196,7 @@ fn body(
                 content: m.content,
                 reply_to: m.reply_to,
                 file_id: m.file_id,
+                file_name: None,
             };
             durable(body, None)
         }
