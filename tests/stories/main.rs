@@ -17,6 +17,7 @@ mod reference_clients;
 mod refusals;
 mod rooms;
 mod starting;
+mod uploads;
 
 /// Stories told at once where nothing else is asked for: most of their time they wait.
 const AT_ONCE: usize = 4;
@@ -37,6 +38,7 @@ fn main() {
     delivery::stories(&mut stories);
     refusals::stories(&mut stories);
     operations::stories(&mut stories);
+    uploads::stories(&mut stories);
     let told = libtest_mimic::run(&args, stories.trials());
     let ended = harness::story::end_all();
     if let Err(error) = &ended {

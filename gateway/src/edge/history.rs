@@ -77,7 +77,8 @@ pub struct LogPage {
 
 impl WireEntry {
     fn of(entry: &Entry, app: &App) -> Result<Self, Problem> {
-        let text = String::from_utf8(entry_json(entry, &app.identity)).map_err(|_| Problem::internal())?;
+        let text =
+            String::from_utf8(entry_json(entry, &app.identity)).map_err(|_| Problem::internal())?;
         RawValue::from_string(text)
             .map(Self)
             .map_err(|_| Problem::internal())

@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, auth, docs, files, health, history, index, jobs, languages, layers, members, prometheus,
-    rooms, sessions, trace, ws,
+    accounts, auth, docs, files, health, history, index, jobs, languages, layers, members,
+    prometheus, rooms, sessions, trace, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.

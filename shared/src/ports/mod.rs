@@ -18,8 +18,8 @@ pub use queue::{
     Settled, WorkerInfo,
 };
 pub use records::{
-    CreateUserError, DELETED_ID_RESERVED, FileRecords, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page,
-    Records, RoomRecords, RoomVisibility, UserRecords,
+    CreateUserError, DELETED_ID_RESERVED, FileRecords, JobRecords, MEMBERS_MAX, Membership,
+    PAGE_MAX, Page, Records, RoomRecords, RoomVisibility, UserRecords,
 };
 pub use room_log::{
     APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Delivery, LogHead, READ_MAX_BYTES, Refusal,
