@@ -91,6 +91,7 @@ pub struct Counts {
     /// The cluster's queues as they were at the scrape.
     queue_jobs: Family<QueueLabels, Gauge>,
     queue_oldest_ms: Family<QueueName, Gauge>,
+    queue_finished: Family<QueueName, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -132,6 +133,7 @@ impl Metrics {
             reloads: Counter::default(),
             queue_jobs: Family::default(),
             queue_oldest_ms: Family::default(),
+            queue_finished: Family::default(),
         };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Process));
@@ -164,6 +166,10 @@ impl Metrics {
         self.queue_oldest_ms
             .get_or_create(&QueueName { queue })
             .set(i64::try_from(stats.oldest_ms).unwrap_or(i64::MAX));
+        // A queue that was emptied begins anew: nothing is counted until it is past what was counted.
+        let finished = self.queue_finished.get_or_create(&QueueName { queue });
+        let counted = finished.get();
+        finished.inc_by(stats.finished_total.saturating_sub(counted));
     }
 
     pub fn request(&self, labels: RequestLabels, took: Duration) {
@@ -261,6 +267,11 @@ fn register(registry: &mut Registry, counts: &Counts) {
         "queue_oldest_milliseconds",
         "How long the first in line has waited",
         counts.queue_oldest_ms.clone(),
+    );
+    r.register(
+        "queue_finished",
+        "Jobs finished, by whichever worker",
+        counts.queue_finished.clone(),
     );
 }
 

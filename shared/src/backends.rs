@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::adapters::distributed::archive::MongoArchive;
+use crate::adapters::distributed::live_output::RedisLiveOutput;
 use crate::adapters::distributed::postgres::{self, Schema};
 use crate::adapters::distributed::presence::RedisPresence;
 use crate::adapters::distributed::queue::RedisQueue;
@@ -16,16 +17,20 @@ use crate::adapters::distributed::records::PostgresRecords;
 use crate::adapters::distributed::redis::Redis;
 use crate::adapters::distributed::room_log::RedisRoomLog;
 use crate::adapters::distributed::vault::RedisVault;
+use crate::adapters::distributed::wake::Wakers;
 use crate::adapters::distributed::{self, mongo};
 use crate::adapters::embedded;
 use crate::adapters::embedded::archive::SqliteArchive;
+use crate::adapters::embedded::live_output::MemoryLiveOutput;
 use crate::adapters::embedded::presence::MemoryPresence;
 use crate::adapters::embedded::queue::SqliteQueue;
 use crate::adapters::embedded::records::SqliteRecords;
 use crate::adapters::embedded::room_log::SqliteRoomLog;
 use crate::adapters::embedded::vault::SqliteVault;
 use crate::config::StoreConfig;
-use crate::ports::{Archive, Files, PortError, Presence, Queue, Records, RoomLog, Vault};
+use crate::ports::{
+    Archive, Files, LiveOutput, PortError, Presence, Queue, Records, RoomLog, Vault,
+};
 
 /// Connections of one process to each Redis, besides those that subscribe or block. Commands are pipelined, so few do.
 const REDIS_CONNECTIONS: usize = 4;
@@ -76,6 +81,7 @@ pub struct Backends {
     pub records: Arc<dyn Records>,
     pub archive: Arc<dyn Archive>,
     pub queue: Arc<dyn Queue>,
+    pub output: Arc<dyn LiveOutput>,
     pub vault: Arc<dyn Vault>,
     pub files: Arc<dyn Files>,
     /// Embedded mode: the lock on the data folder, released with the last clone.
@@ -242,6 +248,7 @@ async fn open_embedded(config: &StoreConfig) -> Result<Backends, OpenError> {
         records: Arc::new(SqliteRecords::open(folder).await.map_err(&failed)?),
         archive: Arc::new(SqliteArchive::open(folder).await.map_err(&failed)?),
         queue: Arc::new(SqliteQueue::open(folder).await.map_err(&failed)?),
+        output: Arc::new(MemoryLiveOutput::default()),
         vault: Arc::new(SqliteVault::open(folder).await.map_err(&failed)?),
         files: Arc::new(files.map_err(at_start("files"))?),
         _lock: Some(Arc::new(lock)),
@@ -293,6 +300,7 @@ async fn open_distributed(config: &StoreConfig) -> Result<Backends, OpenError> {
     )?;
     let (rooms, queues) = redis;
     let failed = at_start("Redis");
+    let wakers = Arc::new(Wakers::start(&queues).await.map_err(&failed)?);
     Ok(Backends {
         mode: Mode::Distributed,
         log: Arc::new(
@@ -303,7 +311,8 @@ async fn open_distributed(config: &StoreConfig) -> Result<Backends, OpenError> {
         presence: Arc::new(RedisPresence::new(rooms)),
         records: Arc::new(records),
         archive: Arc::new(archive),
-        queue: Arc::new(RedisQueue::open(queues.clone()).await.map_err(&failed)?),
+        queue: Arc::new(RedisQueue::new(queues.clone(), wakers.clone())),
+        output: Arc::new(RedisLiveOutput::new(queues.clone(), wakers)),
         vault: Arc::new(RedisVault::open(queues).await.map_err(&failed)?),
         files: Arc::new(files),
         _lock: None,

@@ -9,6 +9,10 @@ mod company;
 mod crashes;
 mod delivery;
 mod harness;
+mod idempotency;
+mod job_callbacks;
+mod job_crashes;
+mod job_output;
 mod jobs;
 mod logins;
 mod losses;
@@ -17,7 +21,6 @@ mod reference_clients;
 mod refusals;
 mod rooms;
 mod starting;
-mod uploads;
 
 /// Stories told at once where nothing else is asked for: most of their time they wait.
 const AT_ONCE: usize = 4;
@@ -30,6 +33,10 @@ fn main() {
     crashes::stories(&mut stories);
     losses::stories(&mut stories);
     jobs::stories(&mut stories);
+    job_crashes::stories(&mut stories);
+    job_output::stories(&mut stories);
+    job_callbacks::stories(&mut stories);
+    idempotency::stories(&mut stories);
     archive::stories(&mut stories);
     starting::stories(&mut stories);
     rooms::stories(&mut stories);
@@ -38,7 +45,6 @@ fn main() {
     delivery::stories(&mut stories);
     refusals::stories(&mut stories);
     operations::stories(&mut stories);
-    uploads::stories(&mut stories);
     let told = libtest_mimic::run(&args, stories.trials());
     let ended = harness::story::end_all();
     if let Err(error) = &ended {

@@ -2,13 +2,31 @@
 
 use std::time::Duration;
 
-use atelier_shared::domain::job::{QUEUE_ARCHIVE, QUEUE_CODE};
+use atelier_shared::domain::job::{QUEUE_ARCHIVE, QUEUE_CALLBACK, QUEUE_CODE};
 use clap::Args;
+use ipnet::IpNet;
 
 use crate::bridge::LaneConfig;
 use crate::sandbox::{Limits, Policy, TierLevel};
 
 const MIB: u64 = 1024 * 1024;
+
+/// The queues that this program knows how to serve.
+const SERVED: [&str; 3] = [QUEUE_CODE, QUEUE_ARCHIVE, QUEUE_CALLBACK];
+/// Callbacks of one tenant under way at a time: one that answers slowly does not hold up the others'.
+const CALLBACKS_PER_TENANT: u32 = 2;
+
+/// `name=jobs`.
+fn queue_concurrency(text: &str) -> Result<(String, u16), String> {
+    let (name, jobs) = text.split_once('=').ok_or("expected queue=number")?;
+    if !SERVED.contains(&name) {
+        return Err(format!("{name}: must be one of {}", SERVED.join(", ")));
+    }
+    match jobs.parse() {
+        Ok(jobs @ 1..=256) => Ok((name.to_owned(), jobs)),
+        _ => Err(format!("{name}: must be 1 to 256 jobs")),
+    }
+}
 
 /// Which queues to serve, how much at a time, and how code is run.
 #[derive(Debug, Clone, Args)]
@@ -16,8 +34,11 @@ const MIB: u64 = 1024 * 1024;
 pub struct WorkerConfig {
     /// Queues to take jobs from; several separated by commas. Route code to pods of its own with this
     #[arg(long = "queues", env = "WORKER_QUEUES", value_delimiter = ',',
-        default_values = [QUEUE_CODE, QUEUE_ARCHIVE], value_parser = [QUEUE_CODE, QUEUE_ARCHIVE])]
+        default_values = SERVED, value_parser = SERVED)]
     pub queues: Vec<String>,
+    /// Jobs of a queue done at a time by this worker, where the settings below are not meant: `archive=16,callback=2`
+    #[arg(long, env = "QUEUE_CONCURRENCY", value_delimiter = ',', value_parser = queue_concurrency)]
+    pub queue_concurrency: Vec<(String, u16)>,
     /// Programs run at a time; 0 = one per core
     #[arg(long, env = "CODE_CONCURRENCY", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=256))]
     pub code_concurrency: u16,
@@ -36,6 +57,15 @@ pub struct WorkerConfig {
     /// Days that results of jobs are kept
     #[arg(long, env = "RESULT_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_650))]
     pub result_days: u64,
+    /// Most MiB of files that a job leaves behind and that are kept with its result; 0 keeps none
+    #[arg(long, env = "ARTIFACT_MAX_MIB", default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=256))]
+    pub artifact_max_mib: u64,
+    /// Signs what is posted to the callback_url of a job: HMAC-SHA256 over time and body. Unsigned where absent
+    #[arg(long, env = "CALLBACK_SECRET", hide_env_values = true)]
+    pub callback_secret: Option<String>,
+    /// Networks that are called back although they are not public, as 10.0.0.0/8; several separated by commas
+    #[arg(long, env = "CALLBACK_NETWORKS", value_delimiter = ',')]
+    pub callback_networks: Vec<IpNet>,
     /// The weakest sandbox that may run code: full, or reduced where the machine lacks a layer
     #[arg(long, env = "SANDBOX_TIER", default_value = "full")]
     pub sandbox_tier: TierLevel,
@@ -71,27 +101,41 @@ impl WorkerConfig {
         self.queues.iter().any(|name| name == queue)
     }
 
-    pub fn code_lane(&self) -> LaneConfig {
+    /// How `queue` is served.
+    pub fn lane(&self, queue: &str) -> LaneConfig {
         LaneConfig {
-            concurrency: self.code_slots(),
-            in_flight_per_tenant: self.code_per_tenant,
-            ..self.upkeep_lane()
-        }
-    }
-
-    /// For queues whose tenants are rooms or the installation itself: nobody can flood them.
-    pub fn upkeep_lane(&self) -> LaneConfig {
-        LaneConfig {
-            concurrency: self.upkeep_concurrency.into(),
-            in_flight_per_tenant: u32::MAX,
+            concurrency: match queue {
+                QUEUE_CODE => self.code_slots(),
+                _ => usize::from(
+                    self.concurrency_of(queue)
+                        .unwrap_or(self.upkeep_concurrency),
+                ),
+            },
+            in_flight_per_tenant: match queue {
+                QUEUE_CODE => self.code_per_tenant,
+                QUEUE_CALLBACK => CALLBACKS_PER_TENANT,
+                // Their tenants are rooms or the installation itself: nobody can flood them.
+                _ => u32::MAX,
+            },
             lease: Duration::from_secs(self.job_lease),
             renew_every: Duration::from_secs(self.job_lease) / 3,
         }
     }
 
+    fn concurrency_of(&self, queue: &str) -> Option<u16> {
+        let named = self.queue_concurrency.iter();
+        named
+            .filter(|(name, _)| name == queue)
+            .map(|(_, jobs)| *jobs)
+            .next_back()
+    }
+
     /// Boxes, and programs run at a time.
     pub fn code_slots(&self) -> usize {
-        match self.code_concurrency {
+        match self
+            .concurrency_of(QUEUE_CODE)
+            .unwrap_or(self.code_concurrency)
+        {
             0 => std::thread::available_parallelism().map_or(2, usize::from),
             chosen => chosen.into(),
         }
@@ -160,7 +204,8 @@ mod tests {
         assert!(config.serves(QUEUE_CODE) && config.serves(QUEUE_ARCHIVE));
         assert!(config.code_slots() >= 1);
         assert!(config.ceiling().wall_ms <= Limits::CEILING.wall_ms);
-        assert!(config.code_lane().renew_every * 2 < config.code_lane().lease);
+        let lane = config.lane(QUEUE_CODE);
+        assert!(lane.renew_every * 2 < lane.lease);
     }
 
     #[test]
@@ -169,6 +214,17 @@ mod tests {
         assert!(!config.serves(QUEUE_CODE) && config.serves(QUEUE_ARCHIVE));
         let refusal = parse(&["--queues", "archive,nonsense"]).unwrap_err();
         assert!(refusal.contains("nonsense"), "{refusal}");
+    }
+
+    #[test]
+    fn a_queue_s_own_concurrency_wins() {
+        let config = parse(&["--queue-concurrency", "archive=3,code_execution=5"]).unwrap();
+        let at_once = |queue| config.lane(queue).concurrency;
+        assert_eq!((at_once(QUEUE_ARCHIVE), at_once(QUEUE_CODE)), (3, 5));
+        assert_eq!(at_once(QUEUE_CALLBACK), config.upkeep_concurrency.into());
+        for bad in ["archive", "archive=0", "nonsense=1", "archive=257"] {
+            assert!(parse(&["--queue-concurrency", bad]).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -10,4 +10,5 @@ mod runtime;
 pub mod sandbox;
 
 pub use config::WorkerConfig;
+pub use runtime::schedule;
 pub use runtime::{Worker, WorkerError, run};

@@ -3,14 +3,15 @@
 mod announce;
 mod dead_letters;
 mod outbox;
-mod sweep;
+mod results;
+pub mod schedule;
 
 use std::sync::Arc;
 
 use apalis_core::monitor::{Monitor, MonitorError};
 use atelier_shared::Backends;
-use atelier_shared::domain::job::{QUEUE_ARCHIVE, QUEUE_CODE};
-use atelier_shared::outbox::ExecuteJob;
+use atelier_shared::domain::job::{QUEUE_ARCHIVE, QUEUE_CALLBACK, QUEUE_CODE};
+use atelier_shared::outbox::{CallBack, ExecuteJob};
 use atelier_shared::ports::WorkerInfo;
 use atelier_shared::recovery::ArchiveRoom;
 use thiserror::Error;
@@ -18,9 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use self::schedule::Schedule;
 use crate::bridge::{self, Lane};
 use crate::config::WorkerConfig;
 use crate::jobs::archive::{self, Archiver, Policy};
+use crate::jobs::callback::CallBacks;
 use crate::jobs::execute::Execution;
 use crate::sandbox::toolchains::Toolchains;
 use crate::sandbox::{CompileCache, NsConfig, NsSandbox, Sandbox, SandboxError};
@@ -108,28 +111,57 @@ impl Worker {
         let stop = shutdown.child_token();
         let queue = backends.queue.clone();
         let upkeep = TaskTracker::new();
+        let schedule = Schedule::new(queue.clone(), stop.clone());
         let mut lanes = Vec::new();
         let mut monitor = Monitor::new();
 
         if let Some(Code { execution, .. }) = &code {
-            let lane = Lane::new(queue.clone(), QUEUE_CODE, config.code_lane(), stop.clone());
+            let lane = Lane::new(
+                queue.clone(),
+                QUEUE_CODE,
+                config.lane(QUEUE_CODE),
+                stop.clone(),
+            );
             monitor = bridge::register::<ExecuteJob>(monitor, lane.clone(), execution.clone());
             lanes.push(lane);
-            upkeep.spawn(outbox::sweep(backends.clone(), stop.clone()));
-            upkeep.spawn(outbox::doubt(backends.clone(), stop.clone()));
-            upkeep.spawn(dead_letters::sweep(execution.clone(), stop.clone()));
+            let b = backends.clone();
+            schedule.every(schedule::OUTBOX, move || outbox::sweep(b.clone()));
+            let b = backends.clone();
+            schedule.every(schedule::OUTBOX_DOUBT, move || outbox::doubt(b.clone()));
+            let b = backends.clone();
+            schedule.every(schedule::RESULTS, move || results::purge(b.clone()));
+            let (execution, seen) = (execution.clone(), Arc::default());
+            schedule.every(schedule::DEAD_LETTERS, move || {
+                dead_letters::sweep(execution.clone(), Arc::clone(&seen))
+            });
         }
         if config.serves(QUEUE_ARCHIVE) {
             let archiver = Arc::new(Archiver::new(&backends, Policy::default()));
             let lane = Lane::new(
                 queue.clone(),
                 QUEUE_ARCHIVE,
-                config.upkeep_lane(),
+                config.lane(QUEUE_ARCHIVE),
                 stop.clone(),
             );
             monitor = bridge::register::<ArchiveRoom>(monitor, lane.clone(), archiver.clone());
             lanes.push(lane);
             upkeep.spawn(archive::sweep(archiver, stop.clone()));
+        }
+        if config.serves(QUEUE_CALLBACK) {
+            let callbacks = Arc::new(CallBacks {
+                records: backends.records.clone(),
+                archive: backends.archive.clone(),
+                secret: config.callback_secret.clone(),
+                allowed: config.callback_networks.clone(),
+            });
+            let lane = Lane::new(
+                queue.clone(),
+                QUEUE_CALLBACK,
+                config.lane(QUEUE_CALLBACK),
+                stop.clone(),
+            );
+            monitor = bridge::register::<CallBack>(monitor, lane.clone(), callbacks);
+            lanes.push(lane);
         }
         tracing::info!(
             worker = info.id,
@@ -146,6 +178,7 @@ impl Worker {
         let served = served.await;
         stop.cancel();
         upkeep.wait().await;
+        schedule.ended().await;
         if let Some(Code { sandbox, .. }) = code {
             sandbox.shutdown().await;
         }
@@ -189,9 +222,12 @@ async fn execution(
         archive: backends.archive.clone(),
         log: backends.log.clone(),
         queue: backends.queue.clone(),
+        output: backends.output.clone(),
+        files: backends.files.clone(),
         sandbox,
         toolchains,
         ceiling: config.ceiling(),
         keep_results: config.keep_results(),
+        artifact_bytes: config.artifact_max_mib << 20,
     }))
 }

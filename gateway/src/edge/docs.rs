@@ -5,6 +5,9 @@ use axum::http::{HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -65,6 +68,27 @@ pub fn name_operations(document: &mut Document) {
             if let (Some(tag), Some(id)) = (tag, &operation.operation_id) {
                 operation.operation_id = Some(format!("{tag}_{id}"));
             }
+        }
+    }
+}
+
+/// Every POST outside `/auth` heeds `Idempotency-Key`.
+pub fn document_idempotency(document: &mut Document) {
+    let header = ParameterBuilder::new()
+        .name("Idempotency-Key")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(
+            "Up to 255 characters of your own choice. The same request with the same key within 24 h gets the first one's \
+             answer and makes nothing anew; 409 while that is under way, 422 with another body.",
+        ))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .build();
+    for (path, item) in &mut document.paths.paths {
+        if let Some(post) = item.post.as_mut().filter(|_| !path.contains("/auth/")) {
+            post.parameters
+                .get_or_insert_default()
+                .push(header.clone().into());
         }
     }
 }

@@ -80,6 +80,14 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
+/// A part of a body that was read already.
+pub fn parse_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        invalid(&path, &error.into_inner())
+    })
+}
+
 /// A value of the wrong shape. Where serde names the field only in its words (missing and unknown ones), it is taken
 /// from there.
 fn invalid(path: &str, error: &impl Display) -> Problem {

@@ -76,9 +76,8 @@ pub struct LogPage {
 }
 
 impl WireEntry {
-    fn of(entry: &Entry, app: &App) -> Result<Self, Problem> {
-        let text =
-            String::from_utf8(entry_json(entry, &app.identity)).map_err(|_| Problem::internal())?;
+    fn of(entry: &Entry) -> Result<Self, Problem> {
+        let text = String::from_utf8(entry_json(entry)).map_err(|_| Problem::internal())?;
         RawValue::from_string(text)
             .map(Self)
             .map_err(|_| Problem::internal())
@@ -172,7 +171,7 @@ pub async fn log(
         for entry in &entries {
             after = entry.seq;
             if entry.visible_to(reader) {
-                items.push(WireEntry::of(entry, &app)?);
+                items.push(WireEntry::of(entry)?);
             }
         }
     }
@@ -219,7 +218,6 @@ fn text(body: &Body) -> Option<&str> {
     match body {
         Body::ChatMessage { content, .. } | Body::DirectMessage { content, .. } => Some(content),
         Body::CodeComment { data, .. } => Some(&data.content),
-        Body::FileShared { file } => Some(&file.name),
         Body::Draw(_)
         | Body::DocumentUpdate { .. }
         | Body::SessionUpdate { .. }
@@ -270,7 +268,7 @@ async fn backwards(app: &App, room: &RoomId, wanted: Wanted) -> Result<Page<Wire
     } else {
         None
     };
-    let items = found.entries.iter().map(|entry| WireEntry::of(entry, app));
+    let items = found.entries.iter().map(WireEntry::of);
     Ok(Page {
         items: items.collect::<Result<_, _>>()?,
         next_cursor,
@@ -346,7 +344,6 @@ mod tests {
                     mentions: Vec::new(),
                     reply_to: None,
                     file_id: None,
-                    file_name: None,
                 },
             },
         }

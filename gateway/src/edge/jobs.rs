@@ -3,17 +3,19 @@
 use atelier_shared::domain::ids::{JobId, RoomId};
 use atelier_shared::domain::job::{Job, JobResult, JobState, QUEUE_CODE};
 use atelier_shared::domain::room::{Activity, Role};
-use atelier_shared::ports::Throttle;
+use atelier_shared::outbox;
+use atelier_shared::ports::{JobQuery, Throttle};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use chrono::{SubsecRound, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use super::artifacts;
 use super::client::{Authenticated, may, role_in};
 use super::extract::{Body, Id, Query};
 use super::health::rfc3339;
@@ -125,27 +127,37 @@ pub async fn create(
     Authenticated(principal): Authenticated,
     Body(asked): Body<NewJob>,
 ) -> Result<impl IntoResponse, Problem> {
-    let room_id = asked.room_id.clone();
-    let (spec, priority) = asked.check()?;
-    if let Some(room) = &room_id {
-        may_run_in(&app, room, &principal).await?;
-    }
-    throttle(&app, &principal).await?;
-    let accepted = Accepted {
-        owner: principal.user_id,
-        owner_name: principal.name.unwrap_or_default(),
-        room_id,
-        spec,
-        priority,
-        traceparent: trace::current_traceparent(),
-    };
-    let job = runs::accept(&app.backends, accepted).await?;
+    let job = accept(&app, &principal, asked).await?;
     let location = format!("/api/v1/jobs/{}", job.id);
     Ok((
         StatusCode::ACCEPTED,
         [(header::LOCATION, location)],
         Json(JobSummary::from(job)),
     ))
+}
+
+/// Everything between a body that could be read and a job that is queued.
+pub(super) async fn accept(
+    app: &App,
+    principal: &Principal,
+    asked: NewJob,
+) -> Result<Job, Problem> {
+    let (room_id, project_id) = (asked.room_id.clone(), asked.project_id);
+    let (spec, priority) = asked.check()?;
+    if let Some(room) = &room_id {
+        may_run_in(app, room, principal).await?;
+    }
+    throttle(app, principal).await?;
+    let accepted = Accepted {
+        owner: principal.user_id,
+        owner_name: principal.name.clone().unwrap_or_default(),
+        room_id,
+        project_id,
+        spec,
+        priority,
+        traceparent: trace::current_traceparent(),
+    };
+    Ok(runs::accept(&app.backends, accepted).await?)
 }
 
 async fn may_run_in(app: &App, room: &RoomId, principal: &Principal) -> Result<(), Problem> {
@@ -165,24 +177,56 @@ async fn throttle(app: &App, principal: &Principal) -> Result<(), Problem> {
     }
 }
 
+/// Which of your jobs.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct JobParams {
+    /// Only those that stand so
+    status: Option<String>,
+    /// Only those of this room
+    room_id: Option<String>,
+    /// Only those of this project
+    project_id: Option<Uuid>,
+    // Not flattened: serde's flattening takes numbers of a query string for text.
+    /// Most items to answer with, 1 to 200
+    #[param(default = 50, minimum = 1, maximum = 200)]
+    limit: Option<usize>,
+    /// `next_cursor` of the page before
+    cursor: Option<String>,
+}
+
 /// Your jobs, newest first.
-#[utoipa::path(get, path = "/jobs", tag = "jobs", params(PageParams), security(("bearer" = [])), responses(
+#[utoipa::path(get, path = "/jobs", tag = "jobs", params(JobParams), security(("bearer" = [])), responses(
     (status = 200, description = "A page of jobs", body = Page<JobSummary>), NeedsToken, BadQuery, Failures,
 ))]
 pub async fn list(
     State(app): State<App>,
     Authenticated(principal): Authenticated,
-    Query(page): Query<PageParams>,
+    Query(asked): Query<JobParams>,
 ) -> Result<Json<Page<JobSummary>>, Problem> {
-    let (limit, before) = (page.limit()?, page.after::<JobId>()?);
-    let records = &app.backends.records;
-    let jobs = records.list_jobs(principal.user_id, before, limit).await?;
-    let last = jobs.items.last().map(|job| job.id);
-    let next_cursor = if jobs.more {
-        last.and_then(|id| cursor(&id))
-    } else {
-        None
+    let page = PageParams {
+        limit: asked.limit,
+        cursor: asked.cursor,
     };
+    let (limit, before) = (page.limit()?, page.after::<JobId>()?);
+    let query = JobQuery {
+        owner: principal.user_id,
+        state: asked
+            .status
+            .map(|status| status.parse::<JobState>())
+            .transpose()
+            .map_err(|error| Problem::invalid("status", error.reason))?,
+        room: asked
+            .room_id
+            .map(|room| room.parse::<RoomId>())
+            .transpose()
+            .map_err(|error| Problem::invalid("room_id", error.reason))?,
+        project: asked.project_id,
+        before,
+    };
+    let jobs = app.backends.records.list_jobs(&query, limit).await?;
+    let last = jobs.items.last().map(|job| job.id);
+    let next_cursor = last.filter(|_| jobs.more).and_then(|id| cursor(&id));
     let items = jobs.items.into_iter().map(JobSummary::from).collect();
     Ok(Json(Page { items, next_cursor }))
 }
@@ -238,6 +282,7 @@ pub async fn delete(
         let records = &app.backends.records;
         records.finish_job(id, job.state, finished_at).await?;
         records.delete_job(id).await?;
+        artifacts::forget(&app, id).await;
     } else {
         stop(&app, job).await?;
     }
@@ -245,7 +290,12 @@ pub async fn delete(
 }
 
 /// The job, if it is this person's, or one of a room where they have at least this role. To all others it does not exist.
-async fn find(app: &App, id: JobId, principal: &Principal, least: Role) -> Result<Job, Problem> {
+pub(super) async fn find(
+    app: &App,
+    id: JobId,
+    principal: &Principal,
+    least: Role,
+) -> Result<Job, Problem> {
     let missing = || Problem::not_found("job");
     let records = &app.backends.records;
     let job = records.job(id).await?.ok_or_else(missing)?;
@@ -269,9 +319,14 @@ async fn stop(app: &App, job: Job) -> Result<Job, Problem> {
     }
     if job.state == JobState::Queued {
         // A worker that has just claimed it sees a final state at its start, and leaves it.
-        b.records
-            .finish_job(job.id, JobState::Cancelled, Utc::now().trunc_subsecs(6))
-            .await?;
+        let at = Utc::now().trunc_subsecs(6);
+        if b.records
+            .finish_job(job.id, JobState::Cancelled, at)
+            .await?
+        {
+            outbox::call_back(&*b.queue, &job).await?;
+            b.output.end(job.id).await?;
+        }
     }
     let now = b.records.job(job.id).await?;
     now.ok_or_else(|| Problem::not_found("job"))

@@ -1,18 +1,16 @@
-//! `/languages` and `/queues`: what can be run, and what waits.
+//! `/languages`: what can be run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use atelier_shared::domain::job::QUEUES;
 use atelier_shared::domain::language::LANGUAGES;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::client::Administrator;
 use super::page::Page;
 use super::problem::Problem;
-use super::refusals::{Failures, NeedsRight};
+use super::refusals::Failures;
 use super::state::App;
 
 /// A language, and whether a worker has it now.
@@ -32,20 +30,6 @@ pub struct LanguageView {
     /// Versions that the workers have
     #[schema(example = json!(["3.11.2"]))]
     versions: Vec<String>,
-}
-
-/// A queue as it stands.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct QueueView {
-    #[schema(example = "code_execution")]
-    name: &'static str,
-    waiting: u64,
-    delayed: u64,
-    in_flight: u64,
-    dead: u64,
-    /// How long the first in line has waited, milliseconds
-    oldest_ms: u64,
-    finished_total: u64,
 }
 
 /// Every language there is, with what the workers have of it.
@@ -71,28 +55,4 @@ pub async fn languages(State(app): State<App>) -> Result<Json<Page<LanguageView>
         }
     });
     Ok(Json(Page::whole(items.collect())))
-}
-
-/// What waits in each queue; administrators only.
-#[utoipa::path(get, path = "/queues", tag = "jobs", security(("bearer" = [])), responses(
-    (status = 200, description = "Queues", body = Page<QueueView>), NeedsRight, Failures,
-))]
-pub async fn queues(
-    State(app): State<App>,
-    Administrator(_): Administrator,
-) -> Result<Json<Page<QueueView>>, Problem> {
-    let mut items = Vec::with_capacity(QUEUES.len());
-    for name in QUEUES {
-        let stats = app.backends.queue.stats(name).await?;
-        items.push(QueueView {
-            name,
-            waiting: stats.waiting,
-            delayed: stats.delayed,
-            in_flight: stats.in_flight,
-            dead: stats.dead,
-            oldest_ms: stats.oldest_ms,
-            finished_total: stats.finished_total,
-        });
-    }
-    Ok(Json(Page::whole(items)))
 }

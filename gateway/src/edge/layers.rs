@@ -8,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use super::idempotency;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use crate::config::GatewayConfig;
@@ -77,27 +78,19 @@ pub async fn security_headers(request: Request, next: Next) -> Response {
 
 /// The answer must begin within REQUEST_TIMEOUT; a body that streams may take longer.
 pub async fn in_time(State(app): State<App>, request: Request, next: Next) -> Response {
-    let uploads = request
-        .extensions()
-        .get::<MatchedPath>()
-        .is_some_and(|path| path.as_str().ends_with("/upload"));
-    // An upload has its own time, and answers a little after it is over.
-    let patience = if uploads {
-        app.config.upload_timeout() + app.config.request_timeout()
-    } else {
-        app.config.request_timeout()
-    };
-    match tokio::time::timeout(patience, next.run(request)).await {
+    match tokio::time::timeout(app.config.request_timeout(), next.run(request)).await {
         Ok(response) => response,
-        Err(_) => {
-            tracing::warn!("request timed out");
-            Problem::new(
-                Kind::Timeout,
-                "The request took too long. It may have been carried out.",
-            )
-            .into_response()
-        }
+        Err(_) => timed_out(),
     }
+}
+
+pub fn timed_out() -> Response {
+    tracing::warn!("request timed out");
+    Problem::new(
+        Kind::Timeout,
+        "The request took too long. It may have been carried out.",
+    )
+    .into_response()
 }
 
 /// A panic is a bug: logged with its message, told as an internal error.
@@ -143,7 +136,7 @@ pub fn cors(config: &GatewayConfig) -> Option<CorsLayer> {
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
             header::RANGE,
-            HeaderName::from_static("idempotency-key"),
+            idempotency::HEADER,
             HeaderName::from_static("last-event-id"),
             HeaderName::from_static("traceparent"),
             HeaderName::from_static("tracestate"),
@@ -153,8 +146,6 @@ pub fn cors(config: &GatewayConfig) -> Option<CorsLayer> {
             header::RETRY_AFTER,
             header::WWW_AUTHENTICATE,
             header::CONTENT_RANGE,
-            header::CONTENT_DISPOSITION,
-            header::ETAG,
             HeaderName::from_static("ratelimit"),
             HeaderName::from_static("ratelimit-policy"),
         ])

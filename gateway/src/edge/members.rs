@@ -216,7 +216,7 @@ pub async fn change_role(
 }
 
 /// A person who acts over REST has no connection; the entry names them by their user id.
-pub(super) fn author(by: &Principal) -> Result<Author, Problem> {
+fn author(by: &Principal) -> Result<Author, Problem> {
     Ok(Author {
         client_id: by.user_id.to_string().parse::<ClientId>()?,
         user_id: by.user_id,

@@ -1,14 +1,17 @@
 //! All that knows axum: routes, one file per resource, and what stands before them.
 
 mod accounts;
+mod artifacts;
 mod auth;
 pub mod client;
 mod docs;
 mod extract;
-mod files;
 mod health;
 mod history;
+mod idempotency;
 mod index;
+mod job_batch;
+mod job_output;
 mod jobs;
 mod languages;
 mod layers;
@@ -19,6 +22,7 @@ mod page;
 pub mod problem;
 mod problem_kind;
 mod prometheus;
+mod queues;
 mod refusals;
 mod room_view;
 mod rooms;
@@ -35,7 +39,6 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use files::file_types;
 pub use routes::document;
 pub use state::App;
 

@@ -65,6 +65,13 @@ impl Problem {
         self
     }
 
+    /// The field is one of something that is itself a part of the body.
+    #[must_use]
+    pub fn within(mut self, parent: &str) -> Self {
+        self.field = self.field.map(|field| format!("{parent}.{field}"));
+        self
+    }
+
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
@@ -116,7 +123,8 @@ impl Problem {
         self.kind.status()
     }
 
-    fn body(&self) -> ProblemBody {
+    /// As it travels.
+    pub fn body(&self) -> ProblemBody {
         let (status, slug, title) = self.kind.parts();
         ProblemBody {
             kind: format!("/problems/{slug}"),

@@ -24,6 +24,10 @@ pub enum Kind {
     MethodNotAllowed,
     /// Somebody else has it, or it changed.
     Conflict,
+    /// A request with the same Idempotency-Key is under way.
+    IdempotencyInFlight,
+    /// The Idempotency-Key was used for another request.
+    IdempotencyMismatch,
     TooLarge,
     UnsupportedMediaType,
     /// This address is a WebSocket.
@@ -81,6 +85,16 @@ impl Kind {
                 "Method not allowed",
             ),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "Conflict"),
+            Self::IdempotencyInFlight => (
+                StatusCode::CONFLICT,
+                "idempotency-in-flight",
+                "The same request is under way",
+            ),
+            Self::IdempotencyMismatch => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-mismatch",
+                "The key was used for another request",
+            ),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
             Self::UnsupportedMediaType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -138,9 +152,11 @@ impl Kind {
     /// When a client that is told nothing better should come again.
     pub(super) fn default_retry(self) -> Option<Duration> {
         match self {
-            Self::Busy | Self::Draining | Self::Unavailable | Self::Timeout => {
-                Some(Duration::from_secs(1))
-            }
+            Self::Busy
+            | Self::Draining
+            | Self::Unavailable
+            | Self::Timeout
+            | Self::IdempotencyInFlight => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

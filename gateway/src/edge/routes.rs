@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::routing::get;
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, auth, docs, files, health, history, index, jobs, languages, layers, members,
-    prometheus, rooms, sessions, trace, ws,
+    accounts, artifacts, auth, docs, health, history, idempotency, index, job_batch, job_output,
+    jobs, languages, layers, members, prometheus, queues, rooms, sessions, trace, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -45,14 +45,16 @@ fn resources() -> OpenApiRouter<App> {
         ))
         .routes(routes!(sessions::messages))
         .routes(routes!(sessions::events))
-        .routes(routes!(files::upload))
-        .routes(routes!(files::get, files::delete))
-        .routes(routes!(files::list))
         .routes(routes!(jobs::create, jobs::list))
         .routes(routes!(jobs::get, jobs::delete))
         .routes(routes!(jobs::cancel))
+        .routes(routes!(job_batch::create))
+        .routes(routes!(job_output::output))
+        .routes(routes!(artifacts::get))
         .routes(routes!(languages::languages))
-        .routes(routes!(languages::queues))
+        .routes(routes!(queues::list))
+        .routes(routes!(queues::dead))
+        .routes(routes!(queues::replay))
 }
 
 /// What lives at the root, or spells its whole path.
@@ -76,6 +78,7 @@ fn documented() -> (Router<App>, Document) {
         .merge(roots())
         .split_for_parts();
     docs::name_operations(&mut document);
+    docs::document_idempotency(&mut document);
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
     (router, document)
 }
@@ -96,7 +99,6 @@ fn aliases() -> Router<App> {
         .route("/api/health", get(health::health))
         .route("/api/v1/health", get(health::health))
         .route("/api/v1/metrics", get(prometheus::figures))
-        .route("/upload", post(files::upload))
         .route("/ws/stats", get(prometheus::figures))
         .route("/rooms/{room_id}/users", get(rooms::users))
 }
@@ -109,6 +111,7 @@ pub fn router(app: App) -> Router {
         .merge(ws::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(app.clone(), idempotency::layer))
         .layer(from_fn_with_state(app.clone(), layers::in_time))
         .layer(CatchPanicLayer::custom(layers::panicked))
         .layer(option_layer(layers::cors(&app.config)))

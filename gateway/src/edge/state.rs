@@ -7,8 +7,8 @@ use atelier_shared::Backends;
 use atelier_shared::ports::PortError;
 use chrono::{DateTime, Utc};
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
-use super::files::Uploads;
 use super::health::Checks;
 use super::occupancy::Occupancy;
 use crate::config::{ConfigError, GatewayConfig};
@@ -16,6 +16,8 @@ use crate::identity::{Identity, Passwords};
 use crate::metrics::Metrics;
 use crate::room::Rooms;
 
+/// Streams of output that one gateway serves at a time.
+const OUTPUT_READERS_MAX: usize = 2_000;
 /// Locks that addresses share by hash.
 const ADDRESS_LOCKS: usize = 64;
 
@@ -41,8 +43,9 @@ pub struct Inner {
     pub rooms: Rooms,
     pub occupancy: Occupancy,
     pub checks: Checks,
-    pub uploads: Uploads,
     pub started_at: DateTime<Utc>,
+    /// Room for those who watch programs.
+    pub(super) output_readers: Arc<Semaphore>,
     making_room: [tokio::sync::Mutex<()>; ADDRESS_LOCKS],
 }
 
@@ -71,11 +74,11 @@ impl App {
             rooms,
             occupancy: Occupancy::new(backends.presence.clone()),
             checks: Checks::new(backends.clone()),
-            uploads: Uploads::new(config.upload_memory as usize / backends.files.part_bytes()),
             identity,
             passwords,
             metrics,
             started_at: Utc::now(),
+            output_readers: Arc::new(Semaphore::new(OUTPUT_READERS_MAX)),
             making_room: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             backends,
             config,

@@ -98,6 +98,11 @@ pub async fn layer(request: Request, next: Next) -> Response {
     response
 }
 
+/// Keeps the request's trace id on a task of its own; its span is kept by `in_current_span`.
+pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    with_id(current_id(), work)
+}
+
 fn with_id<F: Future>(id: String, work: F) -> impl Future<Output = F::Output> {
     TRACE_ID.scope(id, work)
 }

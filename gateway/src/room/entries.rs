@@ -62,7 +62,7 @@ impl Actor {
             Some(people) => Audience::People(people.clone()),
         };
         let frame = Frame {
-            bytes: outgoing::entry(&entry, &self.rooms.identity),
+            bytes: outgoing::entry(&entry),
             seq: Some(entry.seq),
             origin: record.author.connection,
             instead: ack,

@@ -5,7 +5,6 @@
 
 mod actor;
 mod admission;
-mod attachments;
 mod connection;
 mod document;
 mod durable;

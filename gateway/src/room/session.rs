@@ -269,7 +269,7 @@ impl Session {
             }
             Request::SyncRequest => Box::pin(self.sync()).await,
             Request::Ephemeral(value) => self.tell(Command::Ephemeral { connection, value }).await,
-            Request::Durable(mut message) => {
+            Request::Durable(message) => {
                 if message.is_rated()
                     && let Err(retry_in_ms) = self.take_token()
                 {
@@ -284,13 +284,6 @@ impl Session {
                     && let Err(error) = check(data).await
                 {
                     let error = ErrorFrame::new("invalid", format!("data: {error}")).field("data");
-                    self.refuse(&error.reference(message.reference));
-                    return Ok(());
-                }
-                let (room, person) = (self.handle.shared.id.clone(), self.connection.user_id);
-                // Boxed: rare, where the task's size is paid by every idle connection.
-                let attached = Box::pin(self.rooms.attach(&room, person, &mut message.body)).await;
-                if let Err(error) = attached {
                     self.refuse(&error.reference(message.reference));
                     return Ok(());
                 }
@@ -462,7 +455,7 @@ impl Session {
             let reference = entry.record.reference.as_ref()?;
             return Some(outgoing::ack(reference, entry.seq));
         }
-        Some(outgoing::entry(entry, &self.rooms.identity))
+        Some(outgoing::entry(entry))
     }
 
     /// Waits until everything pushed so far is in the kernel, while the room watches for progress.

@@ -11,6 +11,7 @@ use atelier_shared::domain::job::{Job, JobSpec, JobState};
 use atelier_shared::outbox;
 use atelier_shared::ports::{PortError, Throttle};
 use chrono::{SubsecRound, Utc};
+use uuid::Uuid;
 
 /// The window of `JOBS_PER_MINUTE`.
 pub const SUBMIT_WINDOW: Duration = Duration::from_secs(60);
@@ -21,6 +22,8 @@ pub struct Accepted {
     pub owner: UserId,
     pub owner_name: String,
     pub room_id: Option<RoomId>,
+    /// Whose turns it takes, instead of the owner's.
+    pub project_id: Option<Uuid>,
     pub spec: JobSpec,
     pub priority: i16,
     /// W3C trace context of the request.
@@ -47,7 +50,7 @@ pub async fn accept(backends: &Backends, accepted: Accepted) -> Result<Job, Port
         owner: accepted.owner,
         owner_name: accepted.owner_name,
         room_id: accepted.room_id,
-        project_id: None,
+        project_id: accepted.project_id,
         priority: accepted.priority,
         spec: accepted.spec,
         state: JobState::Queued,

@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 const VERSION_MAX_BYTES: usize = 32;
 const FILES_MAX: usize = 64;
@@ -20,6 +21,7 @@ const ARG_MAX_BYTES: usize = 4 * 1024;
 const ENV_MAX: usize = 64;
 const ENV_NAME_MAX_BYTES: usize = 128;
 const ENV_VALUE_MAX_BYTES: usize = 4 * 1024;
+const CALLBACK_MAX_BYTES: usize = 2_048;
 const PRIORITY_MAX: i16 = 100;
 
 /// Name, least and most of each limit that can be asked for. The worker cuts to its own ceilings, which may be lower.
@@ -70,6 +72,11 @@ pub struct NewJob {
     /// A room whose people see it start and finish; needs editor there
     #[schema(value_type = Option<String>)]
     pub room_id: Option<RoomId>,
+    /// A project that you may edit, whose turns in the queue it takes instead of yours
+    pub project_id: Option<Uuid>,
+    /// An http or https URL that the result is posted to; not one of a private network
+    #[schema(example = "https://example.com/results")]
+    callback_url: Option<String>,
     /// -100 to 100 among your own jobs, greater first
     #[serde(default)]
     priority: i16,
@@ -153,6 +160,9 @@ impl NewJob {
         check_args(&self.args)?;
         check_env(&self.env)?;
         check_limits(&self.limits)?;
+        if let Some(url) = &self.callback_url {
+            check_callback(url)?;
+        }
         if !(-PRIORITY_MAX..=PRIORITY_MAX).contains(&self.priority) {
             return Err(Invalid::new(
                 "priority",
@@ -168,6 +178,7 @@ impl NewJob {
             args: self.args,
             env: self.env,
             limits: self.limits,
+            callback_url: self.callback_url,
         };
         Ok((spec, self.priority))
     }
@@ -295,6 +306,22 @@ fn check_limits(limits: &AskedLimits) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// Where it leads is looked at when it is called.
+fn check_callback(url: &str) -> Result<(), Invalid> {
+    const FIELD: &str = "callback_url";
+    if url.len() > CALLBACK_MAX_BYTES {
+        return Err(at_most(FIELD, CALLBACK_MAX_BYTES, "bytes"));
+    }
+    let parsed = url::Url::parse(url).map_err(|error| Invalid::new(FIELD, error.to_string()))?;
+    if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() {
+        return Err(Invalid::new(FIELD, "must be an http or https URL"));
+    }
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        return Err(Invalid::new(FIELD, "must not hold a user name or password"));
+    }
+    Ok(())
+}
+
 fn text(field: &'static str, text: &str, least: usize, most: usize) -> Result<(), Invalid> {
     if !(least..=most).contains(&text.len()) || text.chars().any(char::is_control) {
         return Err(Invalid::new(
@@ -369,6 +396,16 @@ mod tests {
             "limits.memory_bytes"
         );
         assert_eq!(refused(with("entrypoint", json!("../x.py"))), "files.path");
+        for url in [
+            "x",
+            "/results",
+            "ftp://example.com/",
+            "file:///etc/passwd",
+            "https://user:word@example.com/",
+            &format!("https://example.com/{}", "x".repeat(2_048)),
+        ] {
+            assert_eq!(refused(with("callback_url", json!(url))), "callback_url");
+        }
     }
 
     #[test]

@@ -7,7 +7,6 @@ use uuid::Uuid;
 
 use super::board::DrawBatch;
 use super::document::base64_text;
-use super::file::SharedFile;
 use super::ids::{ClientId, ConnectionId, JobId, MessageId, Ref, Seq, UserId};
 use super::job::JobState;
 use super::room::Role;
@@ -97,9 +96,6 @@ pub enum Body {
         reply_to: Option<MessageId>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         file_id: Option<Uuid>,
-        /// What the file was called when the message was sent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        file_name: Option<String>,
     },
     DirectMessage {
         id: MessageId,
@@ -116,10 +112,6 @@ pub enum Body {
     DocumentUpdate {
         #[serde(with = "base64_text")]
         data: Bytes,
-    },
-    /// A file came into the room. Its link is not kept: it is signed anew each time it is sent.
-    FileShared {
-        file: SharedFile,
     },
     SessionUpdate {
         data: Map<String, Value>,
@@ -152,7 +144,6 @@ impl Body {
             Self::CodeComment { .. } => "code_comment",
             Self::Draw(_) => "draw",
             Self::DocumentUpdate { .. } => "update",
-            Self::FileShared { .. } => "file_shared",
             Self::SessionUpdate { .. } => "session_update",
             Self::RoleChanged { .. } => "role_changed",
             Self::RunStarted { .. } => "run_started",

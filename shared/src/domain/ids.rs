@@ -155,10 +155,6 @@ uuid_id!(
     MessageId
 );
 uuid_id!(
-    /// An uploaded file.
-    FileId
-);
-uuid_id!(
     /// A login: the family of refresh tokens that descend from one another.
     FamilyId
 );

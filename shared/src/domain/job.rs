@@ -16,7 +16,15 @@ pub const QUEUE_CODE: &str = "code_execution";
 pub const QUEUE_ARCHIVE: &str = "archive";
 pub const QUEUE_BACKUP: &str = "backup";
 pub const QUEUE_CLEANUP: &str = "cleanup";
-pub const QUEUES: [&str; 4] = [QUEUE_CODE, QUEUE_ARCHIVE, QUEUE_BACKUP, QUEUE_CLEANUP];
+/// Results on their way to whoever asked for them.
+pub const QUEUE_CALLBACK: &str = "callback";
+pub const QUEUES: [&str; 5] = [
+    QUEUE_CODE,
+    QUEUE_ARCHIVE,
+    QUEUE_BACKUP,
+    QUEUE_CLEANUP,
+    QUEUE_CALLBACK,
+];
 
 word_enum!(
     /// Where a job stands. All but the first two are final.
@@ -94,6 +102,9 @@ pub struct JobSpec {
     pub env: BTreeMap<String, String>,
     #[serde(default)]
     pub limits: AskedLimits,
+    /// Where the result is posted to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<String>,
 }
 
 /// The row that Records keeps for a job.
@@ -142,6 +153,16 @@ pub struct CompileResult {
     pub stderr: String,
     pub truncated: bool,
     pub usage: Usage,
+}
+
+/// Where an artifact's bytes are kept: the `index`-th of the result of this attempt.
+pub fn artifact_key(job: JobId, attempt: u32, index: usize) -> String {
+    format!("{}/{attempt}-{index}", artifact_folder(job))
+}
+
+/// Where all bytes of a job's artifacts are kept.
+pub fn artifact_folder(job: JobId) -> String {
+    format!("jobs/{job}")
 }
 
 /// A file the program left behind.

@@ -5,7 +5,6 @@ pub mod chat;
 pub mod document;
 pub mod drawing;
 pub mod entry;
-pub mod file;
 pub mod ids;
 pub mod job;
 pub mod language;

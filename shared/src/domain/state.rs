@@ -42,7 +42,6 @@ impl RoomState {
             Body::ChatMessage { .. }
             | Body::DirectMessage { .. }
             | Body::CodeComment { .. }
-            | Body::FileShared { .. }
             | Body::RoleChanged { .. }
             | Body::RunStarted { .. }
             | Body::RunFinished { .. } => {}

@@ -101,4 +101,11 @@ pub trait Archive: Send + Sync {
 
     /// `None`: none, or expired at `now`. Times have whole milliseconds.
     async fn result(&self, job: JobId, now: DateTime<Utc>) -> Result<Option<JobResult>>;
+
+    /// Results that have expired at `now`, the longest expired first, at most `limit`. They stay until they are removed:
+    /// what belongs to them elsewhere goes first.
+    async fn expired_results(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<JobId>>;
+
+    /// They are gone now, whether they were there or not.
+    async fn delete_results(&self, jobs: &[JobId]) -> Result<()>;
 }

@@ -3,6 +3,7 @@
 
 mod archive;
 mod files;
+mod live_output;
 mod presence;
 pub(crate) mod queue;
 mod records;
@@ -11,6 +12,9 @@ mod vault;
 
 pub use archive::{Archive, ArchiveHead, HistoryPage, HistoryQuery, StaleEpoch};
 pub use files::{FileMeta, Files};
+pub use live_output::{
+    LiveOutput, OUTPUT_PIECE_MAX_BYTES, OUTPUT_PIECES_MAX, OutputPage, OutputPiece, OutputWaker,
+};
 pub use presence::{Claim, Presence, RoomOccupancy};
 pub use queue::{
     Claimed, DEAD_MAX, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, ID_MAX_BYTES,
@@ -18,16 +22,17 @@ pub use queue::{
     Settled, WorkerInfo,
 };
 pub use records::{
-    CreateUserError, DELETED_ID_RESERVED, FileRecords, JobRecords, MEMBERS_MAX, Membership,
-    PAGE_MAX, Page, Records, RoomRecords, RoomVisibility, UserRecords,
+    CreateUserError, DELETED_ID_RESERVED, JobQuery, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX,
+    Page, Records, RoomRecords, RoomVisibility, UserRecords,
 };
 pub use room_log::{
     APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Delivery, LogHead, READ_MAX_BYTES, Refusal,
     RoomLog, SUBSCRIPTION_CAPACITY, Subscription,
 };
 pub use vault::{
-    FAMILIES_PER_USER_MAX, Family, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, REVOCATIONS_CAPACITY,
-    Revoked, Rotation, TICKETS_MAX, Throttle, Ticket, Vault,
+    ANSWER_MAX_BYTES, ANSWERS_MAX, FAMILIES_PER_USER_MAX, Family, Once, OnceKey,
+    REPLACED_TOKENS_MAX, REUSE_MARK_MIN, REVOCATIONS_CAPACITY, Revoked, Rotation, TICKETS_MAX,
+    Throttle, Ticket, Vault,
 };
 
 use thiserror::Error;

@@ -104,6 +104,8 @@ pub struct Claimed {
     /// This claim included.
     pub attempt: u32,
     pub max_attempts: u32,
+    /// Earlier attempts that ended with their holder's silence: what kills its worker each time is poison.
+    pub lapses: u32,
     pub enqueued_at: DateTime<Utc>,
     pub traceparent: Option<String>,
 }
@@ -138,6 +140,8 @@ pub struct QueueStats {
     pub oldest_ms: u64,
     /// Since the queue was made.
     pub finished_total: u64,
+    /// In the last 60 s, give or take ten.
+    pub finished_last_minute: u64,
 }
 
 /// What a worker tells of itself.
@@ -198,9 +202,19 @@ pub trait Queue: Send + Sync {
     async fn is_cancelled(&self, lease: &Lease) -> Result<bool>;
 
     /// Newest first, at most `limit` and never more than [`DEAD_PAGE_MAX`].
-    async fn dead(&self, queue: &str, limit: usize) -> Result<Vec<DeadJob>>;
+    async fn dead(&self, queue: &str, limit: usize) -> Result<Vec<DeadJob>> {
+        self.dead_before(queue, None, limit).await
+    }
 
-    /// Puts a dead job back with its attempts at 0. False: no such dead job, or its id is queued anew already.
+    /// As [`Queue::dead`], those after this one: `(died_at, id)` of a letter that was listed (it may be gone since).
+    async fn dead_before(
+        &self,
+        queue: &str,
+        before: Option<(DateTime<Utc>, String)>,
+        limit: usize,
+    ) -> Result<Vec<DeadJob>>;
+
+    /// Puts a dead job back with its attempts and lapses at 0. False: no such dead job, or its id is queued anew already.
     async fn replay(&self, queue: &str, id: &str) -> Result<bool>;
 
     async fn stats(&self, queue: &str) -> Result<QueueStats>;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use thiserror::Error;
+use uuid::Uuid;
 
 use super::{PortError, Result};
-use crate::domain::file::StoredFile;
-use crate::domain::ids::{FileId, JobId, RoomId, UserId};
+use crate::domain::ids::{JobId, RoomId, UserId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::room::{Role, Room};
 use crate::domain::user::{NewUser, User};
@@ -128,8 +128,32 @@ pub trait RoomRecords: Send + Sync {
     ) -> Result<Option<u64>>;
 }
 
+/// Which of a person's jobs. What is `None` does not matter.
+#[derive(Debug, Clone)]
+pub struct JobQuery {
+    pub owner: UserId,
+    pub state: Option<JobState>,
+    pub room: Option<RoomId>,
+    pub project: Option<Uuid>,
+    /// Only older ones than this.
+    pub before: Option<JobId>,
+}
+
+impl JobQuery {
+    /// All of them.
+    pub fn of(owner: UserId) -> Self {
+        Self {
+            owner,
+            state: None,
+            room: None,
+            project: None,
+            before: None,
+        }
+    }
+}
+
 /// Promises: state only moves forward (`queued` → `running` → final; `running` may be set again by a later attempt);
-/// a final state never changes. The row is the queue's outbox: a job not marked queued is found by `unqueued_jobs`;
+/// a final state never changes, but that a dead job can be revived. The row is the queue's outbox: a job not marked queued is found by `unqueued_jobs`;
 /// one that began or ended needs no queueing any more, unless its queueing is doubted.
 #[async_trait]
 pub trait JobRecords: Send + Sync {
@@ -153,47 +177,18 @@ pub trait JobRecords: Send + Sync {
     /// Sets a final state (another one is an error). False: no such job, or it had one already; nothing changed.
     async fn finish_job(&self, id: JobId, state: JobState, at: DateTime<Utc>) -> Result<bool>;
 
-    /// A person's jobs, newest first by id, before `before`.
-    async fn list_jobs(
-        &self,
-        owner: UserId,
-        before: Option<JobId>,
-        limit: usize,
-    ) -> Result<Page<Job>>;
+    /// Makes a dead job one that waits, not tried and not confirmed to be queued. False: it is not dead.
+    async fn revive_job(&self, id: JobId) -> Result<bool>;
+
+    /// Newest first, by id.
+    async fn list_jobs(&self, query: &JobQuery, limit: usize) -> Result<Page<Job>>;
 
     /// Removes a finished job. False: none, or not finished.
     async fn delete_job(&self, id: JobId) -> Result<bool>;
 }
 
-/// Promises: of all calls that delete one file, one is told that it did; a file is in at most one room, and stays there.
-#[async_trait]
-pub trait FileRecords: Send + Sync {
-    /// Keeps what is known of a file whose bytes are stored already. Repeated after a lost answer it changes nothing.
-    async fn create_file(&self, file: &StoredFile) -> Result<()>;
-
-    async fn file(&self, id: FileId) -> Result<Option<StoredFile>>;
-
-    /// Newest first by id, before `before`.
-    async fn files_of_room(
-        &self,
-        room: &RoomId,
-        before: Option<FileId>,
-        limit: usize,
-    ) -> Result<Page<StoredFile>>;
-
-    /// Puts a file that is in no room into this one. False: no such file, or it is in another.
-    async fn attach_file(&self, id: FileId, room: &RoomId) -> Result<bool>;
-
-    /// Forgets a file (`if_unattached`: only if it is in no room); its bytes are deleted by the caller, afterwards.
-    /// False: nothing was deleted.
-    async fn delete_file(&self, id: FileId, if_unattached: bool) -> Result<bool>;
-
-    /// Every file, by id, after `after`; at most `limit`.
-    async fn files_after(&self, after: Option<FileId>, limit: usize) -> Result<Vec<StoredFile>>;
-}
-
 /// All of the relational data.
 #[async_trait]
-pub trait Records: UserRecords + RoomRecords + JobRecords + FileRecords {
+pub trait Records: UserRecords + RoomRecords + JobRecords {
     async fn ping(&self) -> Result<()>;
 }

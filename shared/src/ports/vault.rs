@@ -59,6 +59,33 @@ pub enum Revoked {
     Missed,
 }
 
+/// Longest answer kept for an idempotency key, in bytes.
+pub const ANSWER_MAX_BYTES: usize = 256 * 1024;
+/// Idempotency keys remembered for one owner; beyond it the answer that would be forgotten first goes.
+pub const ANSWERS_MAX: usize = 10_000;
+
+/// Where a request with an idempotency key stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Once {
+    /// It is the first: whoever asked carries it out.
+    Begun,
+    /// The first is not answered yet.
+    InFlight,
+    /// What the first was answered.
+    Answered(String),
+}
+
+/// One request with an idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnceKey {
+    /// Who sent it (hashed).
+    pub owner: [u8; 32],
+    /// The key and what it was sent to (hashed).
+    pub key: [u8; 32],
+    /// Made up for this very request: who tries again is another.
+    pub request: [u8; 16],
+}
+
 /// What a one-time WebSocket ticket stands for: the claims of the token it was made with, as JSON.
 pub type Ticket = String;
 
@@ -116,4 +143,15 @@ pub trait Vault: Send + Sync {
 
     /// Forgets the tries under `key` (a login that succeeded).
     async fn forgive(&self, key: &str) -> Result<()>;
+
+    /// Begins a request if no other of this owner and key is in flight or answered. Held for `lease`: if its holder is not
+    /// heard of until then, the key is free again.
+    async fn begin_once(&self, once: &OnceKey, lease: Duration) -> Result<Once>;
+
+    /// Remembers the answer (at most [`ANSWER_MAX_BYTES`]) for `keep`. False: the lease had lapsed and another request has
+    /// the key; nothing changed.
+    async fn answer_once(&self, once: &OnceKey, answer: &str, keep: Duration) -> Result<bool>;
+
+    /// Nothing came of the request: the key is free again, if this request still holds it.
+    async fn forget_once(&self, once: &OnceKey) -> Result<()>;
 }

@@ -50,6 +50,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
         checkpoints::a_checkpoint_is_read_whole_while_it_is_replaced,
         results::a_result_is_stored_once,
         results::an_expired_result_is_none,
+        results::expired_results_stay_until_they_are_removed,
     );
 }
 
@@ -92,7 +93,6 @@ impl Writer {
             mentions: Vec::new(),
             reply_to: None,
             file_id: None,
-            file_name: None,
         })
     }
 

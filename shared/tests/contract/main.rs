@@ -6,6 +6,7 @@
 mod archive;
 mod files;
 mod fixture;
+mod live_output;
 mod presence;
 mod queue;
 mod records;
@@ -19,6 +20,7 @@ fn main() {
     let mut trials: Vec<libtest_mimic::Trial> = Vec::new();
     archive::trials(&mut trials);
     files::trials(&mut trials);
+    live_output::trials(&mut trials);
     presence::trials(&mut trials);
     queue::trials(&mut trials);
     recovery::trials(&mut trials);

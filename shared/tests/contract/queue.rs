@@ -1,6 +1,7 @@
 //! The promises of [`Queue`].
 
 mod dead_letters;
+mod fairness;
 mod leases;
 mod order;
 mod schedule;
@@ -196,6 +197,12 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "queue",
         "ten_thousand_due_jobs_drain_once_each",
         schedule::mountain,
+    );
+    both(
+        trials,
+        "queue",
+        "of_ten_thousand_jobs_a_flood_delays_nobody_else",
+        fairness::flood,
     );
 }
 

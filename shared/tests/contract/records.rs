@@ -1,6 +1,5 @@
 //! Promises of the Records port.
 
-mod files;
 mod jobs;
 mod people;
 mod roles;
@@ -19,7 +18,6 @@ pub fn trials(trials: &mut Vec<Trial>) {
     rooms::trials(trials);
     roles::trials(trials);
     jobs::trials(trials);
-    files::trials(trials);
 }
 
 /// Now, as the store keeps it.

@@ -108,7 +108,6 @@ fn chat(author: &Author, content: &str, reference: Option<&str>) -> Record {
             mentions: vec![],
             reply_to: None,
             file_id: None,
-            file_name: None,
         },
     }
 }

@@ -1,6 +1,7 @@
 //! Promises of the Vault port.
 
 mod families;
+mod once;
 mod revocations;
 mod tickets;
 mod tries;
@@ -15,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 pub fn trials(trials: &mut Vec<Trial>) {
     families::trials(trials);
+    once::trials(trials);
     revocations::trials(trials);
     tickets::trials(trials);
     tries::trials(trials);

@@ -16,7 +16,7 @@ use super::stores::Stores;
 use super::{Address, Door};
 
 /// The administrator of every cluster.
-const ADMIN_TOKEN: &str = "the-administrator-of-the-stories";
+pub const ADMIN_TOKEN: &str = "the-administrator-of-the-stories";
 /// A process with nothing to wait for ends within this after SIGTERM.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -25,6 +25,8 @@ pub struct Options {
     pub gateways: usize,
     pub workers: usize,
     settings: BTreeMap<String, String>,
+    /// What workers are told besides.
+    worker_settings: BTreeMap<String, String>,
     stores: Option<Stores>,
 }
 
@@ -34,6 +36,7 @@ impl Default for Options {
             gateways: 2,
             workers: 1,
             settings: BTreeMap::new(),
+            worker_settings: BTreeMap::new(),
             stores: None,
         };
         // All clients of all stories come from one address.
@@ -54,6 +57,12 @@ impl Default for Options {
 impl Options {
     pub fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.settings.insert(name.into(), value.to_string());
+        self
+    }
+
+    /// For workers alone.
+    pub fn set_worker(mut self, name: &str, value: impl ToString) -> Self {
+        self.worker_settings.insert(name.into(), value.to_string());
         self
     }
 
@@ -127,16 +136,17 @@ impl Cluster {
         settings.extend(options.settings);
         let migration = process::run(&spec("migrate".into(), "migrate", &settings)).await?;
         ensure!(migration.0.success(), "atelier migrate: {}", migration.1);
+        let mut worker_settings = settings.clone();
+        worker_settings.extend(options.worker_settings);
         let starts =
-            |count: usize, command: &'static str| {
-                let settings = &settings;
+            |count: usize, command: &'static str, settings| {
                 futures::future::try_join_all((1..=count).map(move |n| {
                     Process::start(spec(format!("{command}-{n}"), command, settings))
                 }))
             };
         let (gateways, workers) = tokio::try_join!(
-            starts(options.gateways, "gateway"),
-            starts(options.workers, "worker")
+            starts(options.gateways, "gateway", &settings),
+            starts(options.workers, "worker", &worker_settings)
         )?;
         Ok(Self(Arc::new(Inner {
             gateways,

@@ -6,6 +6,7 @@ pub mod door;
 pub mod process;
 pub mod proxy;
 pub mod rest;
+pub mod stall;
 pub mod stores;
 pub mod story;
 pub mod stream;
@@ -13,7 +14,7 @@ pub mod wait;
 
 pub use atelier_shared::Mode;
 pub use client::Client;
-pub use cluster::{Cluster, Options};
+pub use cluster::{ADMIN_TOKEN, Cluster, Options};
 pub use door::{ADDRESSES, Address, Door};
 pub use rest::{Answer, Person, Rest};
 pub use story::{Stories, Story};

@@ -212,6 +212,7 @@ fn into_task<J: Job>(job: J, claimed: Claimed, held: Arc<Held>) -> Task<J> {
         id: claimed.lease.id,
         number: claimed.attempt,
         most: claimed.max_attempts,
+        lapses: claimed.lapses,
         enqueued_at: claimed.enqueued_at,
         traceparent: claimed.traceparent,
         cancel: held.cancel.clone(),

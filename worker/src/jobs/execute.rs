@@ -4,6 +4,7 @@
 //! row says it is over, before the room is told, before the queue forgets the job. Whoever comes next begins by looking
 //! for the result and only does what is still undone.
 
+mod artifacts;
 mod live;
 mod record;
 mod result;
@@ -14,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atelier_shared::domain::job::{Job as Row, JobState, QUEUE_CODE};
-use atelier_shared::outbox::ExecuteJob;
-use atelier_shared::ports::{Archive, Queue, Records, RoomLog};
+use atelier_shared::outbox::{EXECUTE_LAPSES, ExecuteJob};
+use atelier_shared::ports::{Archive, Files, LiveOutput, Queue, Records, RoomLog};
 use chrono::{DateTime, Utc};
 use tracing::Instrument;
 
@@ -23,7 +24,7 @@ use self::record::Recorder;
 use super::{Attempt, Failure, Job};
 use crate::bridge::Backoff;
 use crate::sandbox::toolchains::Toolchains;
-use crate::sandbox::{Limits, Outcome, OutputSink, Sandbox, SandboxError};
+use crate::sandbox::{Limits, Outcome, Sandbox, SandboxError};
 
 /// What running code needs.
 pub struct Execution {
@@ -31,12 +32,16 @@ pub struct Execution {
     pub archive: Arc<dyn Archive>,
     pub log: Arc<dyn RoomLog>,
     pub queue: Arc<dyn Queue>,
+    pub output: Arc<dyn LiveOutput>,
+    pub files: Arc<dyn Files>,
     pub sandbox: Arc<dyn Sandbox>,
     pub toolchains: Toolchains,
     /// The most a job may ask for.
     pub ceiling: Limits,
     /// How long results are kept.
     pub keep_results: Duration,
+    /// Most bytes of files kept of one job; 0: none.
+    pub artifact_bytes: u64,
 }
 
 impl Job for ExecuteJob {
@@ -60,14 +65,28 @@ impl Job for ExecuteJob {
         if let Some(result) = recorder.result(row.id).await? {
             return recorder.conclude(&row, result).await;
         }
+        if !row.state.is_final() && attempt.lapses >= EXECUTE_LAPSES {
+            let reason = format!("quarantined: {} workers died under it", attempt.lapses);
+            let attempts = attempt.number.saturating_sub(1);
+            services
+                .give_up(&row, attempts, &reason, Utc::now())
+                .await?;
+            return Err(Failure::Final(reason));
+        }
         if row.state.is_final() || !recorder.start(&row, attempt.number).await? {
             return Ok(());
         }
         recorder.tell_started(&row).await?;
+        // Whoever watches hears that it runs; that what they have heard of an earlier attempt is void.
+        if let Err(error) = services.output.begin(row.id, attempt.number).await {
+            tracing::debug!(%error, "watchers not told of the start");
+        }
         let started_at = Utc::now();
         match services.run(&row, &attempt).await {
-            Ok(outcome) => {
-                let result = result::of_outcome(&row, &attempt, started_at, outcome);
+            Ok(mut outcome) => {
+                let left = std::mem::take(&mut outcome.artifacts);
+                let mut result = result::of_outcome(&row, &attempt, started_at, outcome);
+                artifacts::keep(&*services.files, &row, left, &mut result).await;
                 recorder.conclude(&row, result).await
             }
             Err(error) if error.is_retryable() && !attempt.is_last() => {
@@ -91,26 +110,25 @@ impl Job for ExecuteJob {
 impl Execution {
     /// The program's own span; what the room sees of its output, it sees while it is made.
     async fn run(&self, row: &Row, attempt: &Attempt) -> Result<Outcome, SandboxError> {
-        let program = self.toolchains.program(&row.spec, &self.ceiling)?;
+        let mut program = self.toolchains.program(&row.spec, &self.ceiling)?;
+        program.artifacts = artifacts::request(self.artifact_bytes);
         let span = tracing::info_span!(
             "sandbox",
             language = row.spec.language,
             state = tracing::field::Empty
         );
         let cancel = attempt.cancel.clone();
-        let ran = match &row.room_id {
-            None => {
-                let run = self.sandbox.run(program, OutputSink::none(), cancel);
-                run.instrument(span.clone()).await
-            }
-            Some(room) => {
-                let (sink, chunks) = live::channel();
-                let run = self.sandbox.run(program, sink, cancel);
-                let tell = live::tell(&*self.log, room, row.id, chunks);
-                // The sink goes with the run, so that the telling ends after its last word.
-                tokio::join!(run.instrument(span.clone()), tell).0
-            }
+        let (sink, chunks) = live::channel();
+        let run = self.sandbox.run(program, sink, cancel);
+        let telling = live::Telling {
+            output: &*self.output,
+            log: &*self.log,
+            room: row.room_id.as_ref(),
+            job: row.id,
+            attempt: attempt.number,
         };
+        // The sink goes with the run, so that the telling ends after its last word.
+        let (ran, ()) = tokio::join!(run.instrument(span.clone()), telling.tell(chunks));
         if let Ok(outcome) = &ran {
             span.record("state", outcome.state().as_str());
         }

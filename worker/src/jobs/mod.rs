@@ -1,6 +1,7 @@
 //! One file per job: the struct is its payload, the constants are its policy, `run` is the work.
 
 pub mod archive;
+pub mod callback;
 pub mod execute;
 
 use std::fmt;
@@ -42,6 +43,8 @@ pub struct Attempt {
     pub number: u32,
     /// Attempts in all.
     pub most: u32,
+    /// Earlier ones under which the worker fell silent.
+    pub lapses: u32,
     pub enqueued_at: DateTime<Utc>,
     /// W3C trace context of whoever queued it.
     pub traceparent: Option<String>,

@@ -4,32 +4,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atelier_shared::domain::job::QUEUE_CODE;
+use atelier_shared::domain::job::{JobState, QUEUE_CODE};
 use atelier_shared::outbox::ExecuteJob;
 use atelier_shared::ports::{DeadJob, PortError};
 use chrono::{DateTime, Utc};
-use tokio_util::sync::CancellationToken;
+use parking_lot::Mutex;
 
-use super::sweep;
 use crate::jobs::execute::Execution;
 
-const BEAT: Duration = Duration::from_secs(2);
 /// Letters looked at in one sweep, newest first.
 const BATCH: usize = 100;
 /// Letters older than the newest one seen are looked at again for so long: they may have been written late.
 const OVERLAP: Duration = Duration::from_secs(60);
 
-pub(super) async fn sweep(execution: Arc<Execution>, stop: CancellationToken) {
-    // What died before was recorded by an earlier sweep, ours or another worker's; the first looks at all it gets.
-    let seen = parking_lot::Mutex::new(DateTime::<Utc>::MIN_UTC);
-    let queue = execution.queue.clone();
-    sweep::every(&*queue, "dead-letters", BEAT, &stop, || async {
-        let since = *seen.lock();
-        let newest = once(&execution, since).await?;
-        *seen.lock() = newest;
-        Ok(())
-    })
-    .await;
+/// `seen`: when the newest letter died that an earlier sweep, ours or another worker's, recorded; the first looks at all
+/// it gets.
+pub(super) async fn sweep(
+    execution: Arc<Execution>,
+    seen: Arc<Mutex<DateTime<Utc>>>,
+) -> Result<(), PortError> {
+    let since = *seen.lock();
+    let newest = once(&execution, since).await?;
+    *seen.lock() = newest;
+    Ok(())
 }
 
 async fn once(execution: &Execution, since: DateTime<Utc>) -> Result<DateTime<Utc>, PortError> {
@@ -55,7 +52,9 @@ async fn record(execution: &Execution, letter: &DeadJob) -> Result<(), PortError
     let Some(row) = execution.records.job(job_id).await? else {
         return Ok(());
     };
-    if row.state.is_final() {
+    // One that is being put back waits, untried, while its letter is still here.
+    let revived = row.state == JobState::Queued && row.attempts == 0;
+    if row.state.is_final() || revived {
         return Ok(());
     }
     tracing::warn!(job = %job_id, attempts = letter.attempts, reason = letter.reason, "job is dead");

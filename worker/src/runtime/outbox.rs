@@ -6,17 +6,12 @@ use std::time::Duration;
 use atelier_shared::ports::PortError;
 use atelier_shared::{Backends, outbox};
 use chrono::Utc;
-use tokio_util::sync::CancellationToken;
 
-use super::sweep;
+use super::schedule::OUTBOX_DOUBT;
 
-const BEAT: Duration = Duration::from_secs(2);
 /// A mark that the queue keeps for as long as it remembers anything: where it is missing the queue is new, or was emptied.
 const MEMORY_MARK: &str = "queue-memory";
 const MEMORY_KEPT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-/// How often jobs that are not over are offered to the queue again, in case it lost a part of its memory (rolled back by
-/// a failover). A queue that has them says so, and nothing changes.
-const DOUBT_BEAT: Duration = Duration::from_secs(30);
 /// Jobs doubted at a time, oldest first.
 const DOUBTED: usize = 1_000;
 /// How long whoever wrote the row has to queue the job itself.
@@ -24,25 +19,10 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Jobs queued in one sweep.
 const BATCH: usize = 200;
 
-pub(super) async fn sweep(backends: Backends, stop: CancellationToken) {
-    let queue = backends.queue.clone();
-    sweep::every(&*queue, "outbox", BEAT, &stop, || once(&backends)).await;
-}
-
-pub(super) async fn doubt(backends: Backends, stop: CancellationToken) {
-    let queue = backends.queue.clone();
-    let records = &backends.records;
-    sweep::every(&*queue, "outbox-doubt", DOUBT_BEAT, &stop, || async {
-        let before = Utc::now() - DOUBT_BEAT;
-        records.doubt_queued(before, DOUBTED).await.map(drop)
-    })
-    .await;
-}
-
-async fn once(backends: &Backends) -> Result<(), PortError> {
+pub(super) async fn sweep(backends: Backends) -> Result<(), PortError> {
     let queue = &backends.queue;
     if queue.claim_tick(MEMORY_MARK, 0, MEMORY_KEPT).await? {
-        let jobs = doubt_all(backends).await?;
+        let jobs = doubt_all(&backends).await?;
         if jobs > 0 {
             tracing::warn!(jobs, "the queue was emptied; its jobs are queued anew");
         }
@@ -65,4 +45,14 @@ async fn doubt_all(backends: &Backends) -> Result<u64, PortError> {
             return Ok(all);
         }
     }
+}
+
+/// The queue may have lost a part of its memory, rolled back by a failover. One that still has the jobs says so, and nothing changes.
+pub(super) async fn doubt(backends: Backends) -> Result<(), PortError> {
+    let before = Utc::now() - OUTBOX_DOUBT.every;
+    backends
+        .records
+        .doubt_queued(before, DOUBTED)
+        .await
+        .map(drop)
 }

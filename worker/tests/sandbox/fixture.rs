@@ -132,6 +132,7 @@ pub fn job(language: &str, entry: &str, source: &str) -> JobSpec {
         args: Vec::new(),
         env: BTreeMap::new(),
         limits: AskedLimits::default(),
+        callback_url: None,
     }
 }
 

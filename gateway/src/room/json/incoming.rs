@@ -196,7 +196,6 @@ fn body(
                 content: m.content,
                 reply_to: m.reply_to,
                 file_id: m.file_id,
-                file_name: None,
             };
             durable(body, None)
         }

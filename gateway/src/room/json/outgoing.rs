@@ -5,7 +5,7 @@ use std::sync::Arc;
 use atelier_shared::domain::Invalid;
 use atelier_shared::domain::board::{DrawBatch, Erase, Stroke};
 use atelier_shared::domain::entry::{Author, Body, Entry};
-use atelier_shared::domain::ids::{ClientId, Epoch, FileId, Ref, Seq};
+use atelier_shared::domain::ids::{ClientId, Epoch, Ref, Seq};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::{Role, Room};
 use bytes::Bytes;
@@ -13,7 +13,6 @@ use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::identity::Identity;
 use crate::room::websocket;
 
 /// Strokes in one `board` frame; a larger board comes as several, one behind the other.
@@ -295,13 +294,13 @@ pub fn draw<'a>(batches: &[(Seq, i64, &'a DrawBatch)], from: &'a ClientId) -> By
     frame(&joined)
 }
 
-/// One entry as its readers get it. `links` signs the links to files, anew each time.
-pub fn entry(entry: &Entry, links: &Identity) -> Bytes {
-    websocket::text(&entry_json(entry, links))
+/// One entry as its readers get it.
+pub fn entry(entry: &Entry) -> Bytes {
+    websocket::text(&entry_json(entry))
 }
 
 /// The JSON text of [`entry`], without the frame: what the log's REST page shows.
-pub fn entry_json(entry: &Entry, links: &Identity) -> Vec<u8> {
+pub fn entry_json(entry: &Entry) -> Vec<u8> {
     let record = &entry.record;
     let base = |kind: &str| {
         json!({
@@ -324,7 +323,6 @@ pub fn entry_json(entry: &Entry, links: &Identity) -> Vec<u8> {
             mentions,
             reply_to,
             file_id,
-            file_name,
         } => put(json!({
             "id": id,
             "user": author(&record.author),
@@ -332,8 +330,6 @@ pub fn entry_json(entry: &Entry, links: &Identity) -> Vec<u8> {
             "mentions": mentions,
             "reply_to": reply_to,
             "file_id": file_id,
-            "file_url": file_id.map(|id| links.file_url(FileId(id))),
-            "file_name": file_name,
             "created_at": rfc3339(record.ts_ms),
         })),
         Body::DirectMessage { id, to, content } => put(json!({
@@ -353,16 +349,6 @@ pub fn entry_json(entry: &Entry, links: &Identity) -> Vec<u8> {
             put(json!({"paths": batch.paths, "erase": batch.erase, "clear": batch.clear}));
         }
         Body::DocumentUpdate { data } => put(json!({"data": hex::encode(data)})),
-        Body::FileShared { file } => put(json!({
-            "user": author(&record.author),
-            "file": {
-                "id": file.id,
-                "name": file.name,
-                "size": file.size,
-                "content_type": file.content_type,
-                "url": links.file_url(file.id),
-            },
-        })),
         Body::SessionUpdate { data } => put(json!({"data": data})),
         Body::RoleChanged { user_id, role, .. } => put(json!({"user_id": user_id, "role": role})),
         Body::RunStarted { run_id, language } => put(json!({

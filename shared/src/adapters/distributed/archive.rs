@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
-use mongodb::bson::{self, Document, doc};
+use mongodb::bson::{self, Bson, Document, doc};
 use mongodb::error::ErrorKind;
 use mongodb::{Collection, Cursor, Database};
 
@@ -28,7 +28,10 @@ use crate::ports::{
 };
 
 /// Collections and indexes, as the database commands that make them.
-const SCHEMA: &str = include_str!("../../../../migrations/mongo/0001_archive.json");
+const SCHEMA: [&str; 2] = [
+    include_str!("../../../../migrations/mongo/0001_archive.json"),
+    include_str!("../../../../migrations/mongo/0002_results.json"),
+];
 
 pub struct MongoArchive {
     database: Database,
@@ -54,13 +57,18 @@ impl MongoArchive {
     /// Makes what is missing of collections and indexes; any number of processes may at once. Nothing of the archive
     /// may be used before: that a ref is stored once is an index.
     pub async fn ensure_indexes(&self) -> Result<()> {
-        const NAMESPACE_EXISTS: i32 = 48;
-        let commands: Vec<Document> =
-            serde_json::from_str(SCHEMA).map_err(|e| PortError::fatal("read schema", e))?;
+        /// `NamespaceExists`, and `IndexNotFound` for one that is to go.
+        const AS_WANTED: [i32; 2] = [48, 27];
+        let mut commands: Vec<Document> = Vec::new();
+        for file in SCHEMA {
+            let more: Vec<Document> =
+                serde_json::from_str(file).map_err(|e| PortError::fatal("read schema", e))?;
+            commands.extend(more);
+        }
         for command in commands {
             bounded("make collections and indexes", async {
                 match self.database.run_command(command).await {
-                    Err(e) if matches!(&*e.kind, ErrorKind::Command(c) if c.code == NAMESPACE_EXISTS) => {
+                    Err(e) if matches!(&*e.kind, ErrorKind::Command(c) if AS_WANTED.contains(&c.code)) => {
                         Ok(())
                     }
                     other => other.map(|_| ()),
@@ -288,7 +296,7 @@ impl Archive for MongoArchive {
         let now = bson::DateTime::from_millis(now.timestamp_millis());
         let row = bounded("read job result", async {
             self.results
-                // The sweep that removes expired ones runs when it runs.
+                // They are removed some time after.
                 .find_one(doc! { "_id": uuid_key(job.0), "expires_at": { "$gt": now } })
                 .await
         })
@@ -297,5 +305,43 @@ impl Archive for MongoArchive {
             serde_json::from_str(&row.result).map_err(|e| PortError::fatal("decode job result", e))
         })
         .transpose()
+    }
+
+    async fn expired_results(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<JobId>> {
+        let now = bson::DateTime::from_millis(now.timestamp_millis());
+        let rows: Vec<Document> = bounded("list expired results", async {
+            self.results
+                .clone_with_type()
+                .find(doc! { "expires_at": { "$lte": now } })
+                .projection(doc! { "_id": 1 })
+                .sort(doc! { "expires_at": 1 })
+                .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+                .await?
+                .try_collect()
+                .await
+        })
+        .await?;
+        rows.iter()
+            .map(|row| match row.get("_id") {
+                Some(Bson::Binary(id)) => uuid::Uuid::from_slice(&id.bytes)
+                    .map(JobId)
+                    .map_err(|e| PortError::fatal("list expired results", e)),
+                _ => Err(PortError::fatal(
+                    "list expired results",
+                    "an id that is none",
+                )),
+            })
+            .collect()
+    }
+
+    async fn delete_results(&self, jobs: &[JobId]) -> Result<()> {
+        let ids: Vec<_> = jobs.iter().map(|job| uuid_key(job.0)).collect();
+        bounded("remove job results", async {
+            self.results
+                .delete_many(doc! { "_id": { "$in": ids } })
+                .await
+                .map(drop)
+        })
+        .await
     }
 }

@@ -34,7 +34,7 @@ pub enum Heard<'a> {
 #[derive(Debug)]
 pub struct Listener {
     client: Client,
-    /// A handful: one for each queue, one for revocations.
+    /// One for each queue and each watched program, one for revocations.
     channels: Channels,
     runtime: Handle,
     _watchdog: Watchdog,
@@ -70,6 +70,14 @@ impl Listener {
         self.channels.lock().insert(channel.to_owned());
         let subscribed = self.client.subscribe(channel).await;
         subscribed.map_err(|e| port_error("subscribe to a Redis channel", e))
+    }
+
+    /// No longer subscribed; what still comes of it is heard all the same.
+    pub async fn leave(&self, channel: &str) {
+        self.channels.lock().remove(channel);
+        if let Err(error) = self.client.unsubscribe(channel).await {
+            tracing::debug!(channel, %error, "not unsubscribed");
+        }
     }
 
     pub async fn ping(&self) -> Result<()> {

@@ -1,8 +1,8 @@
 //! The queue on Redis: one Lua script per step, one hash slot per queue, wake-ups by pub/sub.
 
 mod scripts;
-mod wake;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,8 +11,8 @@ use fred::prelude::*;
 use fred::types::Expiration;
 
 use self::scripts::Scripts;
-use self::wake::Wakers;
 use super::redis::{Redis, port_error};
+use super::wake::Wakers;
 use crate::ports::queue::cut_reason;
 use crate::ports::{
     Claimed, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, Lease, PortError, Queue,
@@ -26,20 +26,19 @@ const WORKERS_MAX: usize = 1_000;
 pub struct RedisQueue {
     redis: Redis,
     scripts: Scripts,
-    wakers: Wakers,
+    wakers: Arc<Wakers>,
 }
 
 /// What the claim script answers: a job, or a number of milliseconds.
-type RawClaim = (String, String, String, String, u32, u32, i64, String);
+type RawClaim = (String, String, String, String, u32, u32, i64, String, u32);
 
 impl RedisQueue {
-    pub async fn open(redis: Redis) -> Result<Self> {
-        let wakers = Wakers::start(&redis).await?;
-        Ok(Self {
+    pub fn new(redis: Redis, wakers: Arc<Wakers>) -> Self {
+        Self {
             redis,
             scripts: Scripts::new(),
             wakers,
-        })
+        }
     }
 
     /// `<namespace>:{q:<queue>}`: the hash tag keeps a queue in one slot.
@@ -132,7 +131,7 @@ impl Queue for RedisQueue {
             let wait: i64 = convert("claim", answer)?;
             return Ok(Err(u64::try_from(wait).ok().map(Duration::from_millis)));
         }
-        let (id, token, payload, tenant, attempt, max_attempts, enqueued_ms, trace): RawClaim =
+        let (id, token, payload, tenant, attempt, max_attempts, enqueued_ms, trace, lapses): RawClaim =
             convert("claim", answer)?;
         Ok(Ok(Claimed {
             lease: Lease {
@@ -144,6 +143,7 @@ impl Queue for RedisQueue {
             tenant,
             attempt,
             max_attempts,
+            lapses,
             enqueued_at: time(enqueued_ms),
             traceparent: (!trace.is_empty()).then_some(trace),
         }))
@@ -192,19 +192,28 @@ impl Queue for RedisQueue {
         Ok(mark.is_some() && token == Some(lease.token.to_string()))
     }
 
-    async fn dead(&self, queue: &str, limit: usize) -> Result<Vec<DeadJob>> {
+    async fn dead_before(
+        &self,
+        queue: &str,
+        before: Option<(DateTime<Utc>, String)>,
+        limit: usize,
+    ) -> Result<Vec<DeadJob>> {
         let failed = |e: Error| port_error("list dead letters", e);
         let prefix = self.prefix(queue);
-        let last = i64::try_from(limit.min(DEAD_PAGE_MAX)).unwrap_or(0) - 1;
-        if last < 0 {
+        let limit = limit.min(DEAD_PAGE_MAX);
+        if limit == 0 {
             return Ok(Vec::new());
         }
+        let (died_ms, id) = match before {
+            Some((died_at, id)) => (died_at.timestamp_millis().to_string(), id),
+            None => Default::default(),
+        };
+        let args = vec![limit.to_string(), died_ms, id];
         let ids: Vec<String> = self
-            .redis
-            .pool
-            .zrevrange(format!("{prefix}:dead"), 0, last, false)
-            .await
-            .map_err(failed)?;
+            .scripts
+            .dead
+            .run(&self.redis, "list dead letters", prefix.clone(), args)
+            .await?;
         let mut letters = Vec::with_capacity(ids.len());
         for id in ids {
             let fields = vec!["payload", "tenant", "attempts", "reason", "died"];
@@ -246,7 +255,8 @@ impl Queue for RedisQueue {
     }
 
     async fn stats(&self, queue: &str) -> Result<QueueStats> {
-        let (waiting, delayed, in_flight, dead, oldest_ms, finished_total): (
+        let (waiting, delayed, in_flight, dead, oldest_ms, finished_total, finished_last_minute): (
+            u64,
             u64,
             u64,
             u64,
@@ -265,6 +275,7 @@ impl Queue for RedisQueue {
             dead,
             oldest_ms,
             finished_total,
+            finished_last_minute,
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Keys: `{ns}:vault:{<family>}:family|replaced|revoked` (one slot for each family, so that one script sees all of it),
 //! `{ns}:vault:{user:<id>}:families` (what to revoke with a person), `{ns}:vault:ticket:<sha256>`,
-//! `{ns}:vault:throttle:<sha256 of the key>`; channel `{ns}:vault:revoked`. Times are microseconds since 1970, and
+//! `{ns}:vault:throttle:<sha256 of the key>`, `{ns}:vault:{once:<owner>}:ends|held` (idempotency keys); channel `{ns}:vault:revoked`. Times are microseconds since 1970, and
 //! decide; the keys' own expiry only clears away, [`CLOCK_SLACK`] later.
 
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use super::redis::{Redis, port_error as failed};
 use crate::adapters::revocations::Revocations;
 use crate::domain::ids::{FamilyId, UserId};
 use crate::ports::{
-    FAMILIES_PER_USER_MAX, Family, PortError, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result, Revoked,
-    Rotation, Throttle, Ticket, Vault,
+    ANSWER_MAX_BYTES, ANSWERS_MAX, FAMILIES_PER_USER_MAX, Family, Once, OnceKey, PortError,
+    REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result, Revoked, Rotation, Throttle, Ticket, Vault,
 };
 
 /// How far the clocks of pods and of Redis may be apart before something is cleared away too early.
@@ -43,6 +43,7 @@ struct Scripts {
     revoke: Script,
     index_family: Script,
     throttle: Script,
+    once: Script,
 }
 
 impl RedisVault {
@@ -69,6 +70,7 @@ impl RedisVault {
                 revoke: Script::from_lua(include_str!("vault/revoke.lua")),
                 index_family: Script::from_lua(include_str!("vault/index_family.lua")),
                 throttle: Script::from_lua(include_str!("vault/throttle.lua")),
+                once: Script::from_lua(include_str!("vault/once.lua")),
             },
             revocations,
             channel,
@@ -384,9 +386,60 @@ impl Vault for RedisVault {
             .await
             .map_err(|e| failed("forget tries", e))
     }
+
+    async fn begin_once(&self, once: &OnceKey, lease: Duration) -> Result<Once> {
+        let most = ANSWERS_MAX.to_string();
+        let known = self.once(once, "begin", lease, most).await?;
+        Ok(match known.strip_prefix('A') {
+            Some(answer) => Once::Answered(answer.to_owned()),
+            None if known.is_empty() => Once::Begun,
+            None => Once::InFlight,
+        })
+    }
+
+    async fn answer_once(&self, once: &OnceKey, answer: &str, keep: Duration) -> Result<bool> {
+        if answer.len() > ANSWER_MAX_BYTES {
+            return Err(PortError::fatal("keep an answer", "it is too long"));
+        }
+        let done = self.once(once, "answer", keep, answer.to_owned()).await?;
+        Ok(done == "1")
+    }
+
+    async fn forget_once(&self, once: &OnceKey) -> Result<()> {
+        let nothing = String::new();
+        self.once(once, "forget", Duration::ZERO, nothing)
+            .await
+            .map(drop)
+    }
 }
 
 impl RedisVault {
+    async fn once(
+        &self,
+        once: &OnceKey,
+        how: &'static str,
+        time: Duration,
+        last: String,
+    ) -> Result<String> {
+        let ns = &self.redis.namespace;
+        let owner = hex::encode(once.owner);
+        let key = |part: &str| format!("{ns}:vault:{{once:{owner}}}:{part}");
+        let args = vec![
+            how.into(),
+            hex::encode(once.key).into(),
+            hex::encode(once.request).into(),
+            (micros(time) / 1_000).max(1).into(),
+            last.into(),
+        ];
+        self.run(
+            "hold an idempotency key",
+            &self.scripts.once,
+            vec![key("ends"), key("held")],
+            args,
+        )
+        .await
+    }
+
     async fn unlist(&self, user: UserId, family: FamilyId) -> Result<()> {
         self.redis
             .pool

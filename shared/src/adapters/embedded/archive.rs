@@ -19,9 +19,6 @@ use crate::ports::{
     Archive, ArchiveHead, HistoryPage, HistoryQuery, PortError, Result, StaleEpoch,
 };
 
-/// Expired results removed by one call that stores another.
-const EXPIRED_PER_CALL: i64 = 100;
-
 const MIGRATIONS: [(&str, &str); 1] = [(
     "archive",
     include_str!("../../../../migrations/sqlite/archive/0001_archive.sql"),
@@ -324,25 +321,8 @@ impl Archive for SqliteArchive {
         result: &JobResult,
         expires_at: DateTime<Utc>,
     ) -> Result<bool> {
-        let failed = |e| port_error("store job result", e);
         let result =
             serde_json::to_string(result).map_err(|e| PortError::fatal("encode job result", e))?;
-        let mut transaction = self
-            .file
-            .write
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
-        // Only housekeeping: reading compares the time itself.
-        sqlx::query(
-            "DELETE FROM job_results WHERE job IN
-             (SELECT job FROM job_results WHERE expires_at_ms <= $1 LIMIT $2)",
-        )
-        .bind(Utc::now().timestamp_millis())
-        .bind(EXPIRED_PER_CALL)
-        .execute(&mut *transaction)
-        .await
-        .map_err(failed)?;
         let done = sqlx::query(
             "INSERT INTO job_results (job, result, expires_at_ms) VALUES ($1, $2, $3)
              ON CONFLICT DO NOTHING",
@@ -350,10 +330,9 @@ impl Archive for SqliteArchive {
         .bind(job.0)
         .bind(result)
         .bind(expires_at.timestamp_millis())
-        .execute(&mut *transaction)
+        .execute(&self.file.write)
         .await
-        .map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
+        .map_err(|e| port_error("store job result", e))?;
         Ok(done.rows_affected() == 1)
     }
 
@@ -369,5 +348,35 @@ impl Archive for SqliteArchive {
             serde_json::from_str(row.get(0)).map_err(|e| PortError::fatal("decode job result", e))
         })
         .transpose()
+    }
+
+    async fn expired_results(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<JobId>> {
+        let jobs: Vec<uuid::Uuid> = sqlx::query_scalar(
+            "SELECT job FROM job_results WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2",
+        )
+        .bind(now.timestamp_millis())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.file.read)
+        .await
+        .map_err(|e| port_error("list expired results", e))?;
+        Ok(jobs.into_iter().map(JobId).collect())
+    }
+
+    async fn delete_results(&self, jobs: &[JobId]) -> Result<()> {
+        let failed = |e| port_error("remove job results", e);
+        let mut tx = self
+            .file
+            .write
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(failed)?;
+        for job in jobs {
+            sqlx::query("DELETE FROM job_results WHERE job = $1")
+                .bind(job.0)
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
+        }
+        tx.commit().await.map_err(failed)
     }
 }

@@ -2,6 +2,8 @@
 
 pub mod archive;
 pub mod files;
+pub mod live_output;
+pub mod once;
 pub mod presence;
 pub mod queue;
 pub mod records;

@@ -26,10 +26,16 @@ use crate::ports::{
 
 const FILE: &str = "queue.db";
 
-const MIGRATIONS: [(&str, &str); 1] = [(
-    "queue",
-    include_str!("../../../../migrations/sqlite/queue/0001_queue.sql"),
-)];
+const MIGRATIONS: [(&str, &str); 2] = [
+    (
+        "queue",
+        include_str!("../../../../migrations/sqlite/queue/0001_queue.sql"),
+    ),
+    (
+        "lapses",
+        include_str!("../../../../migrations/sqlite/queue/0002_lapses.sql"),
+    ),
+];
 
 #[derive(Debug)]
 pub struct SqliteQueue {
@@ -146,13 +152,23 @@ impl Queue for SqliteQueue {
         Ok(mark.unwrap_or(false))
     }
 
-    async fn dead(&self, queue: &str, limit: usize) -> Result<Vec<DeadJob>> {
+    async fn dead_before(
+        &self,
+        queue: &str,
+        before: Option<(DateTime<Utc>, String)>,
+        limit: usize,
+    ) -> Result<Vec<DeadJob>> {
+        let (died_ms, id) = before.map_or((i64::MAX, String::new()), |(died_at, id)| {
+            (died_at.timestamp_millis(), id)
+        });
         let failed = |e: sqlx::Error| port_error("list dead letters", e);
         let rows = sqlx::query(
             "SELECT id, payload, tenant, attempts, reason, died_ms FROM dead
-             WHERE queue = $1 ORDER BY died_ms DESC, rowid DESC LIMIT $2",
+             WHERE queue = $1 AND (died_ms, id) < ($2, $3) ORDER BY died_ms DESC, id DESC LIMIT $4",
         )
         .bind(queue)
+        .bind(died_ms)
+        .bind(id)
         .bind(i64::try_from(limit.min(DEAD_PAGE_MAX)).unwrap_or(0))
         .fetch_all(&self.read)
         .await
@@ -182,15 +198,17 @@ impl Queue for SqliteQueue {
     }
 
     async fn stats(&self, queue: &str) -> Result<QueueStats> {
-        let row: (i64, i64, i64, i64, Option<i64>, i64) = sqlx::query_as(
+        let row: (i64, i64, i64, i64, Option<i64>, i64, i64) = sqlx::query_as(
             "SELECT (SELECT count(*) FROM job WHERE queue = $1 AND state = 0),
                     (SELECT count(*) FROM job WHERE queue = $1 AND state = 1),
                     (SELECT count(*) FROM job WHERE queue = $1 AND state = 2),
                     (SELECT count(*) FROM dead WHERE queue = $1),
                     (SELECT min(at_ms) FROM job WHERE queue = $1 AND state = 0),
-                    coalesce((SELECT finished FROM counters WHERE queue = $1), 0)",
+                    coalesce((SELECT finished FROM counters WHERE queue = $1), 0),
+                    coalesce((SELECT sum(finished) FROM rate WHERE queue = $1 AND tens > $2), 0)",
         )
         .bind(queue)
+        .bind(steps::rate_since(now_ms()))
         .fetch_one(&self.read)
         .await
         .map_err(|e| port_error("queue stats", e))?;
@@ -202,6 +220,7 @@ impl Queue for SqliteQueue {
             dead: count(row.3),
             oldest_ms: row.4.map_or(0, |since| count(now_ms() - since)),
             finished_total: count(row.5),
+            finished_last_minute: count(row.6),
         })
     }
 

@@ -8,14 +8,13 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{FromRow, Sqlite as Db, Transaction};
 
 use super::sqlite::{Sqlite, port_error as failed};
-use crate::adapters::queries::files::file_records;
 use crate::adapters::queries::jobs::job_records;
 use crate::adapters::queries::rooms::room_records;
 use crate::adapters::queries::users::user_records;
 use crate::ports::{Records, Result};
 
 /// The twins of those of Postgres.
-const MIGRATIONS: &[(&str, &str)] = &[
+const MIGRATIONS: [(&str, &str); 2] = [
     (
         "records",
         include_str!("../../../../migrations/sqlite/records/0001_records.sql"),
@@ -23,10 +22,6 @@ const MIGRATIONS: &[(&str, &str)] = &[
     (
         "unfinished jobs",
         include_str!("../../../../migrations/sqlite/records/0002_unfinished_jobs.sql"),
-    ),
-    (
-        "files",
-        include_str!("../../../../migrations/sqlite/records/0005_files.sql"),
     ),
 ];
 
@@ -39,7 +34,7 @@ impl SqliteRecords {
     /// Opens or makes `records.db` in `folder` and brings its schema up to date.
     pub async fn open(folder: &Path) -> Result<Self> {
         let file = Sqlite::open(folder, "records.db").await?;
-        file.migrate(MIGRATIONS).await?;
+        file.migrate(&MIGRATIONS).await?;
         Ok(Self { file })
     }
 
@@ -66,7 +61,6 @@ fn rows<R: for<'r> FromRow<'r, SqliteRow>>(
 user_records!(SqliteRecords);
 room_records!(SqliteRecords, Db);
 job_records!(SqliteRecords);
-file_records!(SqliteRecords);
 
 #[async_trait]
 impl Records for SqliteRecords {

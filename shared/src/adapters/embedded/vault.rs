@@ -11,19 +11,26 @@ use sqlx::{Sqlite as Db, SqliteConnection, Transaction};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::once;
 use super::sqlite::{Sqlite, port_error as failed};
 use super::vault_memory::{Tickets, Tries};
 use crate::adapters::revocations::Revocations;
 use crate::domain::ids::{FamilyId, UserId};
 use crate::ports::{
-    FAMILIES_PER_USER_MAX, Family, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result, Revoked, Rotation,
-    Throttle, Ticket, Vault,
+    FAMILIES_PER_USER_MAX, Family, Once, OnceKey, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result,
+    Revoked, Rotation, Throttle, Ticket, Vault,
 };
 
-const MIGRATIONS: [(&str, &str); 1] = [(
-    "vault",
-    include_str!("../../../../migrations/sqlite/vault/0001_vault.sql"),
-)];
+const MIGRATIONS: [(&str, &str); 2] = [
+    (
+        "vault",
+        include_str!("../../../../migrations/sqlite/vault/0001_vault.sql"),
+    ),
+    (
+        "once",
+        include_str!("../../../../migrations/sqlite/vault/0002_once.sql"),
+    ),
+];
 
 /// What is over is cleared away so much later, in case the clock was set back meanwhile.
 const CLOCK_SLACK: Duration = Duration::from_secs(60 * 60);
@@ -361,5 +368,17 @@ impl Vault for SqliteVault {
     async fn forgive(&self, key: &str) -> Result<()> {
         self.tries.forget(key);
         Ok(())
+    }
+
+    async fn begin_once(&self, key: &OnceKey, lease: Duration) -> Result<Once> {
+        once::begin(&self.file, key, lease).await
+    }
+
+    async fn answer_once(&self, key: &OnceKey, answer: &str, keep: Duration) -> Result<bool> {
+        once::answer(&self.file, key, answer, keep).await
+    }
+
+    async fn forget_once(&self, key: &OnceKey) -> Result<()> {
+        once::forget(&self.file, key).await
     }
 }

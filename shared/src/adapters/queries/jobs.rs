@@ -223,21 +223,48 @@ macro_rules! job_records {
                 finished.await.map_err(|e| failed("finish a job", e))
             }
 
+            async fn revive_job(&self, id: crate::domain::ids::JobId) -> crate::ports::Result<bool> {
+                use crate::domain::job::JobState;
+
+                let revived = async {
+                    let mut tx = self.write().await?;
+                    let done = statement(
+                        "UPDATE jobs SET state = $2, queued = $3, attempts = 0, started_at = NULL, finished_at = NULL
+                         WHERE id = $1 AND state = $4",
+                    )
+                    .bind(id.0)
+                    .bind(JobState::Queued.as_str())
+                    .bind(false)
+                    .bind(JobState::Dead.as_str())
+                    .execute(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(done.rows_affected() > 0)
+                };
+                revived.await.map_err(|e| failed("revive a job", e))
+            }
+
             async fn list_jobs(
                 &self,
-                owner: crate::domain::ids::UserId,
-                before: Option<crate::domain::ids::JobId>,
+                query: &crate::ports::JobQuery,
                 limit: usize,
             ) -> crate::ports::Result<crate::ports::Page<crate::domain::job::Job>> {
                 use crate::adapters::queries::{jobs::JobRow, one_more, page};
 
                 let listed = async {
                     let mut tx = self.read().await?;
-                    // No job is called by the greatest UUID, so "before it" is everything.
-                    let rows: Vec<JobRow> =
-                        rows("SELECT * FROM jobs WHERE owner = $1 AND id < $2 ORDER BY id DESC LIMIT $3")
-                            .bind(owner.0)
-                            .bind(before.map_or(uuid::Uuid::max(), |id| id.0))
+                    // No job is called by the greatest UUID, so "before it" is everything; no state or room by nothing.
+                    let rows: Vec<JobRow> = rows(
+                        "SELECT * FROM jobs WHERE owner = $1 AND id < $2 AND ($3 = '' OR state = $3)
+                             AND ($4 = '' OR room_id = $4) AND ($5 OR project_id = $6)
+                         ORDER BY id DESC LIMIT $7",
+                    )
+                            .bind(query.owner.0)
+                            .bind(query.before.map_or(uuid::Uuid::max(), |id| id.0))
+                            .bind(query.state.map_or("", |state| state.as_str()))
+                            .bind(query.room.as_ref().map_or("", |room| room.as_str()))
+                            .bind(query.project.is_none())
+                            .bind(query.project)
                             .bind(one_more(limit))
                             .fetch_all(&mut *tx)
                             .await?;

@@ -37,7 +37,6 @@ fn one_of_each(writer: &Writer) -> Vec<Record> {
             mentions: vec!["Jürgen".into()],
             reply_to: Some(MessageId::generate()),
             file_id: Some(uuid::Uuid::now_v7()),
-            file_name: Some("plan.pdf".into()),
         },
         Body::DirectMessage {
             id: MessageId::generate(),

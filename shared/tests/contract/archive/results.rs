@@ -80,3 +80,25 @@ pub async fn an_expired_result_is_none(mode: Mode) -> Outcome {
     assert!(archives.here.result(job, just_before).await?.is_some());
     Ok(())
 }
+
+pub async fn expired_results_stay_until_they_are_removed(mode: Mode) -> Outcome {
+    let archives = fixture::archive(mode).await;
+    // Long ago, so that those of other tests come after them.
+    let expires = DateTime::from_timestamp_millis(1_000).expect("a time");
+    let (early, late) = (JobId::generate(), JobId::generate());
+    for (job, expires) in [(late, expires + TimeDelta::seconds(1)), (early, expires)] {
+        archives.here.put_result(job, &result("x"), expires).await?;
+    }
+    let now = Utc::now();
+    assert_eq!(archives.there.expired_results(now, 2).await?, [early, late]);
+    assert_eq!(archives.there.expired_results(expires, 2).await?, [early]);
+    archives
+        .there
+        .delete_results(&[early, JobId::generate()])
+        .await?;
+    assert_eq!(archives.here.expired_results(now, 1).await?, [late]);
+    archives.here.delete_results(&[late]).await?;
+    let before = expires - TimeDelta::seconds(1);
+    assert_eq!(archives.there.result(late, before).await?, None);
+    Ok(())
+}

@@ -1,6 +1,6 @@
 //! What becomes of jobs that can't be done, and the counts.
 
-use atelier_shared::ports::{Enqueued, LEASE_LAPSED, QueueStats};
+use atelier_shared::ports::{DeadJob, Enqueued, LEASE_LAPSED, QueueStats};
 
 use super::*;
 
@@ -55,7 +55,7 @@ pub async fn lapsed(mode: Mode) -> Outcome {
         .await?;
     for attempt in 1..=2 {
         let claimed = wait_claim(&queue, SHORT).await;
-        assert_eq!(claimed.attempt, attempt);
+        assert_eq!((claimed.attempt, claimed.lapses), (attempt, attempt - 1));
         outwait(&*queue, &claimed).await;
     }
     assert!(try_claim(&*queue).await.is_none());
@@ -102,7 +102,13 @@ pub async fn bury_and_replay(mode: Mode) -> Outcome {
         "ü".repeat(512),
         "a reason is cut to a kilobyte"
     );
+    let after = |letter: &DeadJob| Some((letter.died_at, letter.id.clone()));
+    let rest = queue.dead_before(Q, after(&letters[1]), 10).await?;
+    let rest: Vec<_> = rest.iter().map(|letter| letter.id.as_str()).collect();
+    assert_eq!(rest, ["a"], "the next page");
     assert!(queue.replay(Q, "b").await?);
+    let rest = queue.dead_before(Q, after(&letters[1]), 10).await?;
+    assert_eq!(rest.len(), 1, "after one that is gone");
     assert!(!queue.replay(Q, "b").await?);
     assert!(!queue.replay(Q, "unknown").await?);
     let replayed = try_claim(&*queue).await.expect("b");
@@ -158,6 +164,7 @@ pub async fn stats(mode: Mode) -> Outcome {
         in_flight: 1,
         dead: 1,
         finished_total: 1,
+        finished_last_minute: 1,
         oldest_ms: stats.oldest_ms,
     };
     assert_eq!(stats, counted);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use atelier_shared::Mode;
 use atelier_shared::domain::ids::{JobId, RoomId, UserId};
 use atelier_shared::domain::job::{AskedLimits, Job, JobSpec, JobState, SourceFile};
+use atelier_shared::ports::JobQuery;
 use chrono::{DateTime, Utc};
 use libtest_mimic::Trial;
 use uuid::Uuid;
@@ -33,6 +34,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "the_outbox_holds_what_the_queue_was_not_seen_to_have",
         outbox,
     );
+    both(trials, "records", "a_dead_job_is_revived_as_new", revival);
     both(
         trials,
         "records",
@@ -68,6 +70,7 @@ fn job(owner: UserId) -> Job {
             args: vec![],
             env: Default::default(),
             limits: AskedLimits::default(),
+            callback_url: None,
         },
         state: JobState::Queued,
         attempts: 0,
@@ -235,7 +238,11 @@ async fn pages(mode: Mode) -> Outcome {
     records.create_job(&job(UserId::generate())).await?;
     let (mut seen, mut before) = (Vec::new(), None);
     loop {
-        let page = records.list_jobs(owner, before, 3).await?;
+        let query = JobQuery {
+            before,
+            ..JobQuery::of(owner)
+        };
+        let page = records.list_jobs(&query, 3).await?;
         assert!(page.items.len() <= 3);
         before = page.items.last().map(|job| job.id);
         seen.extend(page.items.iter().map(|job| job.id));
@@ -248,6 +255,62 @@ async fn pages(mode: Mode) -> Outcome {
     made.sort();
     made.reverse();
     assert_eq!(seen, made);
+    // What is asked for is all that is listed.
+    let (room, project) = (RoomId::generate(), Uuid::new_v4());
+    let mut in_room = job(owner);
+    in_room.room_id = Some(room.clone());
+    let mut of_project = job(owner);
+    of_project.project_id = Some(project);
+    for each in [&in_room, &of_project] {
+        records.create_job(each).await?;
+    }
+    records.start_job(in_room.id, 1, now()).await?;
+    for (query, expected) in [
+        (
+            JobQuery {
+                room: Some(room),
+                ..JobQuery::of(owner)
+            },
+            in_room.id,
+        ),
+        (
+            JobQuery {
+                project: Some(project),
+                ..JobQuery::of(owner)
+            },
+            of_project.id,
+        ),
+        (
+            JobQuery {
+                state: Some(JobState::Running),
+                ..JobQuery::of(owner)
+            },
+            in_room.id,
+        ),
+    ] {
+        let found = records.list_jobs(&query, 10).await?.items;
+        let found: Vec<JobId> = found.iter().map(|job| job.id).collect();
+        assert_eq!(found, [expected], "{query:?}");
+    }
+    Ok(())
+}
+
+async fn revival(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let made = job(UserId::generate());
+    records.create_job(&made).await?;
+    records.mark_queued(made.id).await?;
+    records.start_job(made.id, 3, now()).await?;
+    assert!(!records.revive_job(made.id).await?, "running");
+    records.finish_job(made.id, JobState::Dead, now()).await?;
+    assert!(records.revive_job(made.id).await?);
+    assert!(!records.revive_job(made.id).await?, "waiting");
+    assert_eq!(records.job(made.id).await?, Some(made.clone()), "as new");
+    let later = made.created_at + chrono::TimeDelta::seconds(1);
+    let outbox = records.unqueued_jobs(later, 1_000).await?;
+    assert!(outbox.iter().any(|job| job.id == made.id), "to be queued");
+    records.finish_job(made.id, JobState::Failed, now()).await?;
+    assert!(!records.revive_job(made.id).await?, "failed is not dead");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! A running program's output on its way to the room: the first at once, then joined for a moment, never across a
+//! A running program's output on its way to the room and to whoever watches the job: the first at once, then joined for a moment, never across a
 //! character.
 
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use atelier_shared::domain::ids::{JobId, RoomId};
 use atelier_shared::domain::signal::Signal;
-use atelier_shared::ports::RoomLog;
+use atelier_shared::ports::{LiveOutput, OutputPiece, RoomLog};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -23,55 +23,63 @@ pub(super) fn channel() -> (OutputSink, mpsc::Receiver<OutputChunk>) {
     OutputSink::channel(WAITING)
 }
 
-/// Publishes until the program has ended. What is lost on the way is read again from the job's result, by offset.
-pub(super) async fn tell(
-    log: &dyn RoomLog,
-    room: &RoomId,
-    run_id: JobId,
-    mut chunks: mpsc::Receiver<OutputChunk>,
-) {
-    let mut streams: BTreeMap<&'static str, Pending> = BTreeMap::new();
-    let mut next_send = Instant::now();
-    loop {
-        let something_waits = streams.values().any(|pending| !pending.bytes.is_empty());
-        tokio::select! {
-            chunk = chunks.recv() => {
-                let Some(chunk) = chunk else { break };
-                streams.entry(name(&chunk)).or_default().add(&chunk);
-                // A flood does not wait for its window, or it would grow without bound.
-                if Instant::now() < next_send && streams.values().all(|p| p.bytes.len() < PIECE_BYTES) {
-                    continue;
-                }
-            }
-            () = sleep_until(next_send), if something_waits => {}
-        }
-        next_send = Instant::now() + WINDOW;
-        for (stream, pending) in &mut streams {
-            publish(log, room, run_id, stream, pending, false).await;
-        }
-    }
-    for (stream, pending) in &mut streams {
-        publish(log, room, run_id, stream, pending, true).await;
-    }
+/// Where a program's words go.
+pub(super) struct Telling<'a> {
+    pub output: &'a dyn LiveOutput,
+    pub log: &'a dyn RoomLog,
+    pub room: Option<&'a RoomId>,
+    pub job: JobId,
+    pub attempt: u32,
 }
 
-async fn publish(
-    log: &dyn RoomLog,
-    room: &RoomId,
-    run_id: JobId,
-    stream: &str,
-    pending: &mut Pending,
-    last: bool,
-) {
-    while let Some((offset, chunk)) = pending.take(last) {
-        let signal = Signal::RunOutput {
-            run_id,
-            stream: stream.to_owned(),
-            chunk,
-            offset,
-        };
-        if let Err(error) = log.publish(room, &signal).await {
-            tracing::debug!(%error, "live output not published");
+impl Telling<'_> {
+    /// Until the program has ended. What is lost on the way is read again from the job's result, by offset.
+    pub async fn tell(&self, mut chunks: mpsc::Receiver<OutputChunk>) {
+        let mut streams: BTreeMap<&'static str, Pending> = BTreeMap::new();
+        let mut next_send = Instant::now();
+        loop {
+            let something_waits = streams.values().any(|pending| !pending.bytes.is_empty());
+            tokio::select! {
+                chunk = chunks.recv() => {
+                    let Some(chunk) = chunk else { break };
+                    streams.entry(name(&chunk)).or_default().bytes.extend_from_slice(&chunk.bytes);
+                    // A flood does not wait for its window, or it would grow without bound.
+                    if Instant::now() < next_send && streams.values().all(|p| p.bytes.len() < PIECE_BYTES) {
+                        continue;
+                    }
+                }
+                () = sleep_until(next_send), if something_waits => {}
+            }
+            next_send = Instant::now() + WINDOW;
+            for (stream, pending) in &mut streams {
+                self.publish(stream, pending, false).await;
+            }
+        }
+        for (stream, pending) in &mut streams {
+            self.publish(stream, pending, true).await;
+        }
+    }
+
+    async fn publish(&self, stream: &str, pending: &mut Pending, last: bool) {
+        while let Some((offset, text)) = pending.take(last) {
+            let piece = OutputPiece {
+                stream: stream.to_owned(),
+                offset,
+                text,
+            };
+            if let Err(error) = self.output.append(self.job, self.attempt, &piece).await {
+                tracing::debug!(%error, "live output not kept");
+            }
+            let Some(room) = self.room else { continue };
+            let signal = Signal::RunOutput {
+                run_id: self.job,
+                stream: piece.stream,
+                chunk: piece.text,
+                offset,
+            };
+            if let Err(error) = self.log.publish(room, &signal).await {
+                tracing::debug!(%error, "live output not published");
+            }
         }
     }
 }
@@ -88,19 +96,12 @@ fn name(chunk: &OutputChunk) -> &'static str {
 /// Output of one stream that was not published yet.
 #[derive(Default)]
 struct Pending {
-    /// Of the first byte, in its stream.
+    /// Bytes of text published before. Of text, as the result keeps it: what is not UTF-8 counts as what stands for it.
     offset: u64,
     bytes: Vec<u8>,
 }
 
 impl Pending {
-    fn add(&mut self, chunk: &OutputChunk) {
-        if self.bytes.is_empty() {
-            self.offset = chunk.offset;
-        }
-        self.bytes.extend_from_slice(&chunk.bytes);
-    }
-
     /// The next piece and its offset. A character whose end is still to come is kept back unless `last`.
     fn take(&mut self, last: bool) -> Option<(u64, String)> {
         let mut end = self.bytes.len().min(PIECE_BYTES);
@@ -116,9 +117,10 @@ impl Pending {
         }
         let rest = self.bytes.split_off(end);
         let piece = std::mem::replace(&mut self.bytes, rest);
+        let text = String::from_utf8_lossy(&piece).into_owned();
         let offset = self.offset;
-        self.offset += piece.len() as u64;
-        Some((offset, String::from_utf8_lossy(&piece).into_owned()))
+        self.offset += text.len() as u64;
+        Some((offset, text))
     }
 }
 
@@ -162,6 +164,14 @@ mod tests {
         pending.bytes.extend_from_slice(&whole[5..]);
         assert_eq!(pending.take(false), Some((103, "🦀".into())));
         assert_eq!(pending.take(true), None);
+    }
+
+    #[test]
+    fn offsets_count_the_text_that_the_result_keeps() {
+        let mut output = pending(b"a\xffb");
+        assert_eq!(output.take(false), Some((100, "a\u{fffd}b".into())));
+        output.bytes.extend_from_slice(b"c");
+        assert_eq!(output.take(false), Some((105, "c".into())));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use atelier_shared::domain::entry::{Author, Body, Record};
 use atelier_shared::domain::ids::{ClientId, JobId, Ref};
 use atelier_shared::domain::job::{Job as Row, JobResult};
 use atelier_shared::ports::PortError;
-use atelier_shared::recovery;
+use atelier_shared::{outbox, recovery};
 use chrono::{TimeDelta, Utc};
 use tokio::time::Instant;
 
@@ -80,7 +80,12 @@ impl<'a> Recorder<'a> {
             signal: result.signal,
             wall_ms: result.usage.wall_ms,
         };
-        self.tell(row, "finished", body).await
+        self.tell(row, "finished", body).await?;
+        patiently(|| outbox::call_back(&*self.services.queue, row)).await?;
+        if let Err(error) = self.services.output.end(row.id).await {
+            tracing::debug!(%error, "watchers not told of the end; they look themselves in a while");
+        }
+        Ok(())
     }
 
     /// Appends to the job's room, once, in its owner's name. A job without a room, or whose room is gone, tells nobody.
@@ -133,7 +138,7 @@ fn invalid(error: atelier_shared::domain::Invalid) -> Failure {
     Failure::Final(error.to_string())
 }
 
-async fn patiently<T, F>(step: impl Fn() -> F) -> Result<T, Failure>
+pub(super) async fn patiently<T, F>(step: impl Fn() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, PortError>>,
 {

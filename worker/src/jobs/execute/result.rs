@@ -1,13 +1,11 @@
 //! Turns what the sandbox saw into the result that is kept.
 
-use atelier_shared::domain::job::{
-    Artifact, CompileResult, Job as Row, JobResult, JobState, Usage,
-};
+use atelier_shared::domain::job::{CompileResult, Job as Row, JobResult, JobState, Usage};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use crate::jobs::Attempt;
-use crate::sandbox::{self, Outcome, StepOutcome};
+use crate::sandbox::{Outcome, StepOutcome};
 
 pub(super) fn of_outcome(
     row: &Row,
@@ -29,11 +27,6 @@ pub(super) fn of_outcome(
         result.usage = step.usage;
     }
     result.compile = outcome.compile.as_ref().map(compile);
-    let artifact = |artifact: sandbox::Artifact| Artifact {
-        size: artifact.size(),
-        path: artifact.path,
-    };
-    result.artifacts = outcome.artifacts.into_iter().map(artifact).collect();
     result
 }
 

@@ -130,10 +130,13 @@ impl Bench {
             archive: backends.archive.clone(),
             log: backends.log.clone(),
             queue: backends.queue.clone(),
+            output: backends.output.clone(),
+            files: backends.files.clone(),
             toolchains: Toolchains::discover(&*sandbox).await.unwrap(),
             sandbox: sandbox.clone(),
             ceiling: Limits::CEILING,
             keep_results: Duration::from_secs(3_600),
+            artifact_bytes: 1 << 20,
         });
         Self {
             execution,
@@ -173,10 +176,21 @@ impl Bench {
         number: u32,
         cancel: CancellationToken,
     ) -> Result<(), Failure> {
+        self.attempt(row, number, 0, cancel).await
+    }
+
+    async fn attempt(
+        &self,
+        row: &Row,
+        number: u32,
+        lapses: u32,
+        cancel: CancellationToken,
+    ) -> Result<(), Failure> {
         let attempt = Attempt {
             id: row.id.to_string(),
             number,
             most: 3,
+            lapses,
             enqueued_at: Utc::now(),
             traceparent: None,
             cancel,
@@ -263,6 +277,7 @@ fn spec(language: &str) -> JobSpec {
         args: Vec::new(),
         env: BTreeMap::new(),
         limits: AskedLimits::default(),
+        callback_url: None,
     }
 }
 
@@ -288,6 +303,26 @@ async fn a_run_leaves_a_result_a_final_row_and_two_entries() {
     bench.run(&row, 2).await.unwrap();
     assert_eq!(bench.runs(), 1, "delivered again, not run again");
     assert_eq!(bench.told(&row).await, BOTH);
+}
+
+#[tokio::test]
+async fn a_job_that_killed_two_workers_is_quarantined_and_not_run() {
+    let bench = Bench::new(|_, _| async { Ok(exited(0, "hi\n")) }).await;
+    let row = bench.submit("bash").await;
+    let attempt = |lapses| bench.attempt(&row, lapses + 1, lapses, CancellationToken::new());
+    let failure = attempt(2).await.unwrap_err();
+    assert!(matches!(failure, Failure::Final(_)), "{failure}");
+    assert_eq!((bench.runs(), bench.state(&row).await), (0, JobState::Dead));
+    let result = bench.result(&row).await.unwrap();
+    assert_eq!((result.status, result.attempts), (JobState::Dead, 2));
+    let message = result.message.unwrap();
+    assert!(message.contains("2 workers died"), "{message}");
+    // One that had its result already is not taken for poison.
+    let row = bench.submit("bash").await;
+    bench.run(&row, 1).await.unwrap();
+    let again = bench.attempt(&row, 3, 2, CancellationToken::new());
+    again.await.unwrap();
+    assert_eq!(bench.state(&row).await, JobState::Succeeded);
 }
 
 /// Kills the run at its k-th await, for every k it has, and lets another worker have it.

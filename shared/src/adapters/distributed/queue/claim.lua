@@ -1,5 +1,5 @@
 -- ARGV: lease in ms, in-flight cap per tenant.
--- Answers {id, token, payload, tenant, attempts, max, enqueued, trace}, or the milliseconds until something is due at
+-- Answers {id, token, payload, tenant, attempts, max, enqueued, trace, lapses}, or the milliseconds until something is due at
 -- the latest (-1: nothing is delayed or leased).
 -- Every loop is bounded by CHUNK, so that a mountain of due jobs never holds Redis up: who comes next goes on with it.
 local cap = math.max(1, tonumber(ARGV[2]))
@@ -8,6 +8,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', int(now), 'LIMIT
   local f = redis.call('HMGET', job_key(id), 'tenant', 'attempts', 'max', 'place')
   if f[1] then
     free(id, f[1])
+    redis.call('HINCRBY', job_key(id), 'lapses', 1)
     if tonumber(f[2]) >= tonumber(f[3]) then die(id, LEASE_LAPSED) else make_ready(id, f[4]) end
   else
     redis.call('ZREM', leases, id)
@@ -42,8 +43,8 @@ while looked < CHUNK do
         redis.call('HSET', job, 'state', 'claimed', 'token', int(token))
         redis.call('ZADD', leases, int(now + tonumber(ARGV[1])), id)
         redis.call('HINCRBY', inflight, tenant, 1)
-        local f = redis.call('HMGET', job, 'payload', 'max', 'enqueued', 'trace')
-        return { id, int(token), f[1], tenant, int(attempts), f[2], f[3], f[4] }
+        local f = redis.call('HMGET', job, 'payload', 'max', 'enqueued', 'trace', 'lapses')
+        return { id, int(token), f[1], tenant, int(attempts), f[2], f[3], f[4], f[5] or '0' }
       end
     end
   end

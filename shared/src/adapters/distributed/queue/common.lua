@@ -9,6 +9,7 @@
 --   :waiting         zset   id -> waiting since    :delayed  zset  id -> due
 --   :leases          zset   id -> lease deadline   :dead     zset  id -> died; the letter itself is :dead:<id>
 --   :counters        hash   order, turn, front, token, finished
+--   :rate:<n>        count  jobs finished in the n-th ten seconds since 1970; gone when they no longer count
 local P = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -19,6 +20,9 @@ local dead, counters = P .. ':dead', P .. ':counters'
 local function job_key(id) return P .. ':job:' .. id end
 local function ready_key(tenant) return P .. ':ready:' .. tenant end
 local function dead_key(id) return P .. ':dead:' .. id end
+
+local RATE_KEPT = 70000
+local function rate_key(back) return P .. ':rate:' .. string.format('%.0f', math.floor(now / 10000) - back) end
 
 -- Numbers become text without an exponent.
 local function int(n) return string.format('%.0f', n) end

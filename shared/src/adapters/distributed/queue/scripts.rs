@@ -16,6 +16,7 @@ pub(super) struct Scripts {
     pub settle: LuaScript,
     pub cancel: LuaScript,
     pub replay: LuaScript,
+    pub dead: LuaScript,
     pub stats: LuaScript,
     pub workers: LuaScript,
 }
@@ -38,6 +39,7 @@ impl Scripts {
             settle: queue(include_str!("settle.lua")),
             cancel: queue(include_str!("cancel.lua")),
             replay: queue(include_str!("replay.lua")),
+            dead: queue(include_str!("dead.lua")),
             stats: queue(include_str!("stats.lua")),
             workers: LuaScript(Script::from_lua(format!(
                 "{bounds}{}",

@@ -11,6 +11,8 @@ free(id, job.tenant)
 if how == 'finish' then
   redis.call('DEL', job_key(id))
   redis.call('HINCRBY', counters, 'finished', 1)
+  redis.call('INCR', rate_key(0))
+  redis.call('PEXPIRE', rate_key(0), RATE_KEPT)
   if job.again then run_again(id, job.again) end
 elseif how == 'release' then
   redis.call('HINCRBY', job_key(id), 'attempts', -1)

@@ -13,6 +13,14 @@ use crate::ports::{Claimed, DEPTH_MAX, Enqueue, Enqueued, LEASE_LAPSED, Lease, S
 /// Leases reaped and jobs promoted by one claim, at most.
 const CHUNK: i64 = 64;
 
+/// Finished jobs are counted by so many milliseconds.
+const TENS_MS: i64 = 10_000;
+
+/// The last ten seconds that do not count any more at `now_ms`.
+pub(super) fn rate_since(now_ms: i64) -> i64 {
+    now_ms / TENS_MS - 6
+}
+
 /// `None`: the queue is full.
 pub(super) async fn enqueue(
     step: &mut Step,
@@ -84,7 +92,7 @@ pub(super) async fn claim(
         "UPDATE job SET state = $3, at_ms = $4, token = $5, attempts = attempts + 1
          WHERE rowid = (SELECT rowid FROM job WHERE queue = $1 AND tenant = $2 AND state = 0
                         ORDER BY priority DESC, place LIMIT 1)
-         RETURNING id, token, payload, tenant, attempts, max_attempts, enqueued_ms, traceparent",
+         RETURNING id, token, payload, tenant, attempts, max_attempts, lapses, enqueued_ms, traceparent",
     )
     .bind(&queue)
     .bind(&tenant)
@@ -116,6 +124,7 @@ fn claimed(queue: String, row: &SqliteRow) -> sqlx::Result<Claimed> {
         tenant: row.try_get("tenant")?,
         attempt: row.try_get("attempts")?,
         max_attempts: row.try_get("max_attempts")?,
+        lapses: row.try_get("lapses")?,
         enqueued_at: time(row.try_get("enqueued_ms")?),
         traceparent: row.try_get("traceparent")?,
     })
@@ -139,7 +148,8 @@ async fn due(step: &mut Step, queue: &str, state: i64) -> sqlx::Result<Vec<Strin
 async fn reap(step: &mut Step, queue: &str) -> sqlx::Result<()> {
     for id in due(step, queue, CLAIMED).await? {
         let row = sqlx::query(
-            "SELECT tenant, attempts >= max_attempts AS used_up FROM job WHERE queue = $1 AND id = $2",
+            "UPDATE job SET lapses = lapses + 1 WHERE queue = $1 AND id = $2
+             RETURNING tenant, attempts >= max_attempts AS used_up",
         )
         .bind(queue)
         .bind(&id)
@@ -209,6 +219,19 @@ pub(super) async fn settle(step: &mut Step, lease: Lease, how: Settling) -> sqlx
         Settling::Finish => {
             sqlx::query("UPDATE counters SET finished = finished + 1 WHERE queue = $1")
                 .bind(queue)
+                .execute(step.db())
+                .await?;
+            sqlx::query(
+                "INSERT INTO rate (queue, tens, finished) VALUES ($1, $2, 1)
+                 ON CONFLICT (queue, tens) DO UPDATE SET finished = finished + 1",
+            )
+            .bind(queue)
+            .bind(now / TENS_MS)
+            .execute(step.db())
+            .await?;
+            sqlx::query("DELETE FROM rate WHERE queue = $1 AND tens <= $2")
+                .bind(queue)
+                .bind(rate_since(now))
                 .execute(step.db())
                 .await?;
             line::remove(step, queue, id).await?;

@@ -1,4 +1,5 @@
-//! Wake-ups between processes: one watch per queue, moved by what is published on the queue's channel.
+//! Wake-ups between processes: one watch per queue, and per program whose output is watched, moved by what is published on
+//! its channel.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,14 +9,16 @@ use tokio::sync::watch;
 
 use crate::adapters::distributed::listener::{Heard, Listener};
 use crate::adapters::distributed::redis::Redis;
-use crate::ports::{QueueWaker, Result};
+use crate::ports::Result;
 
-/// Watches by channel. There are as many as queues: a handful.
+/// Watches by channel: a handful of queues, and the programs that somebody watches.
 type Watches = Arc<Mutex<HashMap<String, watch::Sender<u64>>>>;
 
 #[derive(Debug)]
-pub(super) struct Wakers {
+pub struct Wakers {
     watches: Watches,
+    /// Watching and leaving are two steps each, in Redis and here: one at a time.
+    gate: tokio::sync::Mutex<()>,
     listener: Listener,
 }
 
@@ -34,11 +37,14 @@ impl Wakers {
         Ok(Self {
             listener: listener.await?,
             watches,
+            gate: tokio::sync::Mutex::default(),
         })
     }
 
     /// Subscribed when it returns: what is published from now on moves the watch.
-    pub async fn watch(&self, channel: String) -> Result<QueueWaker> {
+    pub async fn watch(&self, channel: String) -> Result<watch::Receiver<u64>> {
+        let _turn = self.gate.lock().await;
+        self.leave_unwatched().await;
         // A watch first and subscribed later: what arrives in between moves it already.
         let waker = self
             .watches
@@ -48,6 +54,18 @@ impl Wakers {
             .subscribe();
         self.listener.listen(&channel).await?;
         Ok(waker)
+    }
+
+    async fn leave_unwatched(&self) {
+        let unwatched: Vec<String> = self
+            .watches
+            .lock()
+            .extract_if(|_, watch| watch.receiver_count() == 0)
+            .map(|(channel, _)| channel)
+            .collect();
+        for channel in unwatched {
+            self.listener.leave(&channel).await;
+        }
     }
 }
 

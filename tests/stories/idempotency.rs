@@ -1,0 +1,120 @@
+//! Requests sent again: what was made once is not made twice.
+
+use anyhow::ensure;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Rest, Stories, Story, Told};
+
+pub fn stories(all: &mut Stories) {
+    all.both(a_request_sent_again_gets_the_same_answer_on_any_pod);
+    all.both(of_many_requests_with_one_key_one_makes_something);
+    all.both(a_request_that_made_nothing_leaves_its_key_free);
+}
+
+async fn post(rest: &Rest, path: &str, key: &str, body: &Value) -> anyhow::Result<Answer> {
+    let request = rest.request(Method::POST, path);
+    let request = request.header("Idempotency-Key", key).json(body);
+    Answer::of(request.send().await?).await
+}
+
+fn program() -> Value {
+    json!({"language": "python", "source": "print(1)"})
+}
+
+async fn a_request_sent_again_gets_the_same_answer_on_any_pod(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let ana = cluster.rest().guest("Ana").await?;
+    let ben = cluster.rest().guest("Ben").await?;
+    let (here, there) = (
+        cluster.rest().as_person(&ana),
+        Rest::at(cluster.there()).as_person(&ana),
+    );
+    for (path, body, other, status) in [
+        (
+            "/jobs",
+            program(),
+            json!({"language": "bash", "source": "true"}),
+            202,
+        ),
+        (
+            "/rooms",
+            json!({"name": "plans"}),
+            json!({"name": "other"}),
+            201,
+        ),
+    ] {
+        let v1 = format!("/api/v1{path}");
+        let first = post(&here, &v1, "key-1", &body).await?;
+        // Under /api the same things stand.
+        let second = post(&there, &format!("/api{path}"), "key-1", &body).await?;
+        ensure!(
+            first.status == status && second.status == status && first.text == second.text,
+            "{} {}, {} {}",
+            first.status,
+            first.text,
+            second.status,
+            second.text
+        );
+        for name in ["location", "content-type"] {
+            ensure!(
+                first.headers.get(name) == second.headers.get(name),
+                "{name}"
+            );
+        }
+        let refused = post(&there, &v1, "key-1", &other).await?;
+        refused.problem(422, "idempotency-mismatch")?;
+        let another = post(&here, &v1, "key-2", &body).await?.expect(status)?;
+        ensure!(another["id"] != first.body["id"], "another key: {another}");
+        let bens = post(&there.as_person(&ben), &v1, "key-1", &body).await?;
+        ensure!(
+            bens.expect(status)?["id"] != first.body["id"],
+            "another person"
+        );
+    }
+    let long = "k".repeat(256);
+    let refused = post(&here, "/api/v1/jobs", &long, &program()).await?;
+    let problem = refused.problem(422, "invalid")?;
+    ensure!(problem["field"] == "Idempotency-Key", "{problem}");
+    Ok(())
+}
+
+async fn of_many_requests_with_one_key_one_makes_something(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let ana = cluster.rest().guest("Ana").await?;
+    let rest = cluster.rest().as_person(&ana);
+    let there = Rest::at(cluster.there()).as_person(&ana);
+    let body = program();
+    let requests = (0..20).map(|n| {
+        let rest = if n % 2 == 0 { &rest } else { &there };
+        post(rest, "/api/v1/jobs", "one", &body)
+    });
+    let mut ids = Vec::new();
+    for answer in futures::future::try_join_all(requests).await? {
+        if answer.status == 202 {
+            ids.push(answer.body["id"].clone());
+        } else {
+            answer.problem(409, "idempotency-in-flight")?;
+        }
+    }
+    ids.dedup();
+    ensure!(ids.len() == 1, "jobs made: {ids:?}");
+    let jobs = rest.get("/api/v1/jobs").await?.expect(200)?;
+    ensure!(
+        jobs["items"].as_array().is_some_and(|j| j.len() == 1),
+        "{jobs}"
+    );
+    Ok(())
+}
+
+async fn a_request_that_made_nothing_leaves_its_key_free(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let ana = cluster.rest().guest("Ana").await?;
+    let rest = cluster.rest().as_person(&ana);
+    let wrong = json!({"language": "cobol", "source": "1"});
+    let refused = post(&rest, "/api/v1/jobs", "key", &wrong).await?;
+    refused.problem(422, "invalid")?;
+    let made = post(&rest, "/api/v1/jobs", "key", &program()).await?;
+    made.expect(202)?;
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! Files that a program left behind, kept with its result.
+
+use atelier_shared::domain::job::{Artifact, Job as Row, JobResult, artifact_key};
+use atelier_shared::ports::Files;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+
+use super::record::patiently;
+use crate::sandbox::{self, ArtifactRequest};
+
+/// Most files kept of one job.
+const FILES_MAX: usize = 64;
+/// Read from a box: sources and what compilers leave are among them, and are left out afterwards.
+const FILES_COLLECTED: usize = 1_024;
+/// Folders and files that tools leave, which nobody asks for.
+const LEFT_BY_TOOLS: [&str; 3] = ["__pycache__", "node_modules", "program"];
+
+pub(super) fn request(max_bytes: u64) -> Option<ArtifactRequest> {
+    (max_bytes > 0).then(|| ArtifactRequest {
+        patterns: vec!["**".into()],
+        max_files: FILES_COLLECTED,
+        max_bytes,
+    })
+}
+
+/// Stores what the program made itself, and lists it in the result. A file store that stays away costs the files, not
+/// the result: running the program again would be worse.
+pub(super) async fn keep(
+    files: &dyn Files,
+    row: &Row,
+    left: Vec<sandbox::Artifact>,
+    result: &mut JobResult,
+) {
+    let made = left.into_iter().filter(|file| is_made(row, file));
+    for (index, file) in made.take(FILES_MAX).enumerate() {
+        let key = artifact_key(row.id, result.attempts, index);
+        let put = patiently(|| files.put(&key, whole(file.content.clone()))).await;
+        if let Err(failure) = put {
+            tracing::warn!(job = %row.id, %failure, "files of a job are lost");
+            result
+                .message
+                .get_or_insert_with(|| "some of its files could not be kept".to_owned());
+            return;
+        }
+        result.artifacts.push(Artifact {
+            size: file.size(),
+            path: file.path,
+        });
+    }
+}
+
+fn whole(content: Bytes) -> stream::BoxStream<'static, atelier_shared::ports::Result<Bytes>> {
+    stream::iter([Ok(content)]).boxed()
+}
+
+/// Not a source that is as it was, nor what a tool leaves on its own.
+fn is_made(row: &Row, file: &sandbox::Artifact) -> bool {
+    let tools = file
+        .path
+        .split('/')
+        .any(|part| part.starts_with('.') || LEFT_BY_TOOLS.contains(&part));
+    if tools {
+        return false;
+    }
+    let sources = &row.spec.files;
+    if let Some((stem, extension)) = file.path.rsplit_once('.') {
+        let has_source = |end: &str| sources.iter().any(|s| s.path == format!("{stem}.{end}"));
+        if extension == "class" || (extension == "js" && has_source("ts")) {
+            return false;
+        }
+    }
+    !sources.iter().any(|source| {
+        let unchanged = match source.encoding.as_deref() {
+            Some("base64") => true,
+            _ => source.content.as_bytes() == file.content,
+        };
+        source.path == file.path && unchanged
+    })
+}
