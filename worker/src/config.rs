@@ -221,7 +221,10 @@ mod tests {
         let config = parse(&["--queue-concurrency", "archive=3,code_execution=5"]).unwrap();
         let at_once = |queue| config.lane(queue).concurrency;
         assert_eq!((at_once(QUEUE_ARCHIVE), at_once(QUEUE_CODE)), (3, 5));
-        assert_eq!(at_once(QUEUE_CALLBACK), config.upkeep_concurrency.into());
+        assert_eq!(
+            at_once(QUEUE_CALLBACK),
+            usize::from(config.upkeep_concurrency)
+        );
         for bad in ["archive", "archive=0", "nonsense=1", "archive=257"] {
             assert!(parse(&["--queue-concurrency", bad]).is_err(), "{bad}");
         }

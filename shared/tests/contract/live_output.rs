@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use atelier_shared::Mode;
 use atelier_shared::domain::ids::JobId;
-use atelier_shared::ports::{LiveOutput, OUTPUT_PIECES_MAX, OutputPiece};
+use atelier_shared::ports::{OUTPUT_PIECES_MAX, OutputPiece};
 use libtest_mimic::Trial;
 
 use crate::fixture::{self, Outcome, both};

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::sandbox::{
-    Channel, OutputChunk, Program, StepKind, StepOutcome, Tier, TierLevel, Verdict,
+    Channel, OutputChunk, OutputSink, Program, StepKind, StepOutcome, Tier, TierLevel, Verdict,
 };
 
 type Work = Box<
