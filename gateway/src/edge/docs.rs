@@ -31,6 +31,7 @@ use super::state::App;
         (name = "auth", description = "Accounts, guests, logins and their tokens"),
         (name = "rooms", description = "Where people meet"),
         (name = "sessions", description = "Rooms of kind session: for members, with hosts, editors and viewers"),
+        (name = "document", description = "The Yjs document of a room"),
         (name = "jobs", description = "Code, run in a sandbox"),
         (name = "health", description = "Is it alive, is it ready"),
         (name = "metrics", description = "Figures"),

@@ -5,6 +5,7 @@ mod artifacts;
 mod auth;
 pub mod client;
 mod docs;
+mod documents;
 mod extract;
 mod health;
 mod history;

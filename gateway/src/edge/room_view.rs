@@ -11,6 +11,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::documents;
 use super::health::rfc3339;
 use super::problem::Problem;
 use super::state::App;
@@ -135,18 +136,19 @@ pub struct ActiveRoom {
     id: String,
     name: String,
     user_count: usize,
+    /// Hex characters of the document's state
     doc_size: usize,
     /// Empty where not everybody may enter
     users: Vec<UserInRoom>,
 }
 
 impl ActiveRoom {
-    pub fn new(room: Room, users: Vec<UserInRoom>, user_count: usize) -> Self {
+    pub fn new(room: Room, users: Vec<UserInRoom>, user_count: usize, doc_size: usize) -> Self {
         Self {
             id: room.id.to_string(),
             name: room.name,
             user_count,
-            doc_size: 0,
+            doc_size,
             users,
         }
     }
@@ -180,11 +182,12 @@ pub async fn users_in_all(
 /// The whole view of one room for somebody who may enter it.
 pub async fn view(app: &App, room: &Room, role: Role) -> Result<RoomView, Problem> {
     let users = users_in(app, &room.id).await?;
+    let sizes = documents::sizes(app, std::slice::from_ref(&room.id)).await;
     Ok(RoomView {
         id: room.id.to_string(),
         name: room.name.clone(),
         user_count: users.len(),
-        doc_size: 0,
+        doc_size: sizes.get(&room.id).copied().unwrap_or(0),
         users,
         settings: room.into(),
         role: Some(role.as_str()),

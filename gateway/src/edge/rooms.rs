@@ -15,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::client::{Authenticated, ClientAddress, MaybePrincipal, make_room, may, may_enter};
+use super::documents;
 use super::extract::{Body, Id, Query};
 use super::page::{Page, PageParams, cursor};
 use super::problem::Problem;
@@ -233,11 +234,14 @@ pub async fn active(State(app): State<App>) -> Result<Json<Vec<ActiveRoom>>, Pro
         .map(|room| room.id.clone())
         .collect();
     let mut users = users_in_all(&app, open).await?;
+    let ids: Vec<RoomId> = shown.iter().map(|room| room.id.clone()).collect();
+    let sizes = documents::sizes(&app, &ids).await;
     let rooms = shown.into_iter().map(|room| {
         let count = occupied.get(&room.id).copied().unwrap_or(0);
         let users = users.remove(&room.id);
         let count = users.as_ref().map_or(count, Vec::len);
-        ActiveRoom::new(room, users.unwrap_or_default(), count)
+        let size = sizes.get(&room.id).copied().unwrap_or(0);
+        ActiveRoom::new(room, users.unwrap_or_default(), count, size)
     });
     Ok(Json(rooms.collect()))
 }

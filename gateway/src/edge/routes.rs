@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, artifacts, auth, docs, health, history, idempotency, index, job_batch, job_output,
-    jobs, languages, layers, members, prometheus, queues, rooms, sessions, trace, ws,
+    accounts, artifacts, auth, docs, documents, health, history, idempotency, index, job_batch,
+    job_output, jobs, languages, layers, members, prometheus, queues, rooms, sessions, trace, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -31,6 +31,9 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(rooms::create))
         .routes(routes!(rooms::get, rooms::patch, rooms::delete))
         .routes(routes!(rooms::users))
+        .routes(routes!(documents::persist))
+        .routes(routes!(documents::load))
+        .routes(routes!(documents::get))
         .routes(routes!(history::messages))
         .routes(routes!(history::events))
         .routes(routes!(history::log))

@@ -1,5 +1,7 @@
 //! The archive: every entry for ever, checkpoints, job results; and the owner of the epoch.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use thiserror::Error;
@@ -90,6 +92,12 @@ pub trait Archive: Send + Sync {
 
     /// Keeps it if it is newer (by seq) than the one kept and not beyond the head. False: it was not kept.
     async fn save_checkpoint(&self, room: &RoomId, checkpoint: &Checkpoint) -> Result<bool>;
+
+    /// How many bytes the documents of these rooms have in their newest checkpoints; rooms without one are left out.
+    async fn document_bytes(&self, rooms: &[RoomId]) -> Result<HashMap<RoomId, u64>>;
+
+    /// [`Self::document_bytes`] of all rooms together.
+    async fn document_bytes_total(&self) -> Result<u64>;
 
     /// Stores a job's result once; a later call for the same job changes nothing and returns false.
     async fn put_result(

@@ -7,6 +7,7 @@
 
 mod activate;
 mod append;
+mod documents;
 mod read;
 
 pub use activate::activate;
@@ -14,4 +15,5 @@ pub use append::{
     ARCHIVE_DELAY, ArchiveRoom, IDLE_AFTER, append, known_refs, refs_need_archive, wake_archive,
     watch_idle,
 };
+pub use documents::merge_if_due;
 pub use read::{load, read_after};

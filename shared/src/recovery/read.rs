@@ -1,5 +1,6 @@
 //! Reading a room across the log and the archive as if they were one.
 
+use super::merge_if_due;
 use crate::domain::entry::Entry;
 use crate::domain::ids::{Epoch, RoomId, Seq};
 use crate::domain::state::RoomState;
@@ -108,6 +109,7 @@ pub async fn load(
             state.apply(entry);
             seq = entry.seq;
         }
+        merge_if_due(&mut state.document).await;
     }
     Ok((state, seq))
 }

@@ -48,6 +48,8 @@ pub fn trials(trials: &mut Vec<Trial>) {
         checkpoints::a_checkpoint_beyond_the_head_is_not_kept,
         checkpoints::a_checkpoint_larger_than_a_document_is_kept_whole,
         checkpoints::a_checkpoint_is_read_whole_while_it_is_replaced,
+        checkpoints::a_large_document_comes_back_with_its_checkpoint,
+        checkpoints::sizes_of_documents_are_known_without_reading_them,
         results::a_result_is_stored_once,
         results::an_expired_result_is_none,
         results::expired_results_stay_until_they_are_removed,

@@ -269,6 +269,14 @@ impl Archive for MongoArchive {
         self.write_checkpoint(room, checkpoint).await
     }
 
+    async fn document_bytes(&self, rooms: &[RoomId]) -> Result<HashMap<RoomId, u64>> {
+        self.read_document_bytes(rooms).await
+    }
+
+    async fn document_bytes_total(&self) -> Result<u64> {
+        self.sum_document_bytes().await
+    }
+
     async fn put_result(
         &self,
         job: JobId,

@@ -1,5 +1,6 @@
 //! The archive in `archive.db`: one SQLite file, every change one synced transaction.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -19,10 +20,16 @@ use crate::ports::{
     Archive, ArchiveHead, HistoryPage, HistoryQuery, PortError, Result, StaleEpoch,
 };
 
-const MIGRATIONS: [(&str, &str); 1] = [(
-    "archive",
-    include_str!("../../../../migrations/sqlite/archive/0001_archive.sql"),
-)];
+const MIGRATIONS: [(&str, &str); 2] = [
+    (
+        "archive",
+        include_str!("../../../../migrations/sqlite/archive/0001_archive.sql"),
+    ),
+    (
+        "document bytes",
+        include_str!("../../../../migrations/sqlite/archive/0002_document_bytes.sql"),
+    ),
+];
 
 pub struct SqliteArchive {
     file: Sqlite,
@@ -242,7 +249,7 @@ impl Archive for SqliteArchive {
     }
 
     async fn seqs_of_refs(&self, room: &RoomId, refs: &[RefKey]) -> Result<Vec<Option<Seq>>> {
-        let mut found = std::collections::HashMap::new();
+        let mut found = HashMap::new();
         for refs in refs.chunks(REFS_PER_QUERY) {
             let mut sql = QueryBuilder::<Db>::new(
                 "SELECT user_id, client_id, ref, seq FROM entries WHERE room = ",
@@ -299,20 +306,52 @@ impl Archive for SqliteArchive {
             .map_err(|e| PortError::fatal("encode checkpoint", e))?;
         // Newer than the one kept, and not beyond the head: both asked in the writing statement.
         let done = sqlx::query(
-            "INSERT INTO checkpoints (room, epoch, seq, state)
-             SELECT $1, $2, $3, $4 FROM room_heads WHERE room = $1 AND seq >= $3
+            "INSERT INTO checkpoints (room, epoch, seq, state, document_bytes)
+             SELECT $1, $2, $3, $4, $5 FROM room_heads WHERE room = $1 AND seq >= $3
              ON CONFLICT (room) DO UPDATE
-             SET epoch = excluded.epoch, seq = excluded.seq, state = excluded.state
+             SET epoch = excluded.epoch, seq = excluded.seq, state = excluded.state,
+                 document_bytes = excluded.document_bytes
              WHERE excluded.seq > checkpoints.seq",
         )
         .bind(room.as_str())
         .bind(to_db(checkpoint.epoch.0)?)
         .bind(to_db(checkpoint.seq.0)?)
         .bind(state)
+        .bind(to_db(checkpoint.state.document.bytes() as u64)?)
         .execute(&self.file.write)
         .await
         .map_err(|e| port_error("save checkpoint", e))?;
         Ok(done.rows_affected() == 1)
+    }
+
+    async fn document_bytes(&self, rooms: &[RoomId]) -> Result<HashMap<RoomId, u64>> {
+        let failed = |e| port_error("read sizes of documents", e);
+        let mut found = HashMap::new();
+        for rooms in rooms.chunks(REFS_PER_QUERY) {
+            let mut sql = QueryBuilder::<Db>::new(
+                "SELECT room, document_bytes FROM checkpoints WHERE document_bytes > 0 AND room IN (",
+            );
+            let mut ids = sql.separated(", ");
+            for room in rooms {
+                ids.push_bind(room.as_str());
+            }
+            sql.push(")");
+            let rows = sql.build_query_as::<(String, i64)>();
+            for (room, bytes) in rows.fetch_all(&self.file.read).await.map_err(failed)? {
+                if let Some(room) = rooms.iter().find(|known| known.as_str() == room) {
+                    found.insert(room.clone(), from_db(bytes)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn document_bytes_total(&self) -> Result<u64> {
+        let total = sqlx::query_scalar("SELECT coalesce(sum(document_bytes), 0) FROM checkpoints")
+            .fetch_one(&self.file.read)
+            .await
+            .map_err(|e| port_error("read sizes of documents", e))?;
+        from_db(total)
     }
 
     async fn put_result(

@@ -1,6 +1,7 @@
 //! The newest state, switched whole.
 
 use atelier_shared::Mode;
+use atelier_shared::domain::document::{Document, write_var};
 use atelier_shared::domain::ids::{Epoch, RoomId, Seq};
 use atelier_shared::domain::state::{Checkpoint, RoomState};
 use atelier_shared::ports::Archive;
@@ -122,5 +123,60 @@ pub async fn a_checkpoint_is_read_whole_while_it_is_replaced(mode: Mode) -> Outc
         }
     };
     tokio::join!(writer, reader);
+    Ok(())
+}
+
+/// A document of client `client` that wrote so many letters at once.
+fn document(client: u8, letters: usize) -> Document {
+    let mut update = vec![1, 1, client, 0, 4, 1, 1, b't'];
+    write_var(&mut update, letters as u64);
+    update.extend(std::iter::repeat_n(b'x', letters));
+    update.push(0);
+    let mut document = Document::default();
+    document.fold(&update.into());
+    document
+}
+
+fn with_document(seq: u64, document: Document) -> Checkpoint {
+    let mut checkpoint = checkpoint(seq, 0);
+    checkpoint.state.document = document;
+    checkpoint
+}
+
+pub async fn a_large_document_comes_back_with_its_checkpoint(mode: Mode) -> Outcome {
+    let archives = fixture::archive(mode).await;
+    let room = room_with(&*archives.here, 3).await;
+    // In two pieces, together larger than a row may be.
+    let mut large = document(1, 7 << 20);
+    large.fold(&document(2, 7 << 20).snapshot().state());
+    let kept = with_document(2, large);
+    assert!(archives.here.save_checkpoint(&room, &kept).await?);
+    let read = archives.there.checkpoint(&room).await?.expect("one");
+    assert!(read == kept, "as it was written");
+    assert_eq!(read.state.document.held(), kept.state.document.held());
+    Ok(())
+}
+
+pub async fn sizes_of_documents_are_known_without_reading_them(mode: Mode) -> Outcome {
+    let archives = fixture::archive(mode).await;
+    let (one, other) = (
+        room_with(&*archives.here, 3).await,
+        room_with(&*archives.here, 3).await,
+    );
+    let before = archives.there.document_bytes_total().await?;
+    let archive = &archives.here;
+    archive
+        .save_checkpoint(&one, &with_document(1, document(1, 1_000)))
+        .await?;
+    archive
+        .save_checkpoint(&one, &with_document(2, document(1, 2_000)))
+        .await?;
+    archive.save_checkpoint(&other, &checkpoint(1, 0)).await?;
+    let bytes = document(1, 2_000).bytes() as u64;
+    let rooms = [one.clone(), other, RoomId::generate()];
+    let sizes = archives.there.document_bytes(&rooms).await?;
+    assert_eq!(sizes, [(one, bytes)].into());
+    // Other tests of this run may keep documents meanwhile.
+    assert!(archives.there.document_bytes_total().await? >= before + bytes);
     Ok(())
 }

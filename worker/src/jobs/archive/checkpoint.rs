@@ -1,11 +1,14 @@
 //! Keeping a room's checkpoint fresh, so that loading it folds few entries.
 
-use std::collections::HashMap;
-use std::time::Instant;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
+use atelier_shared::domain::document::{self, Document};
 use atelier_shared::domain::ids::{RoomId, Seq};
 use atelier_shared::ports::{ArchiveHead, PortError, Result};
+use atelier_shared::recovery;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::Archiver;
 
@@ -14,18 +17,29 @@ const FOLD_PAGE: usize = 500;
 /// Rooms whose last checkpoint is remembered; beyond it all are forgotten, which costs a read each.
 const REMEMBERED_MAX: usize = 10_000;
 
+/// Documents compacted at once: each takes ten times its bytes meanwhile.
+const COMPACTED_AT_ONCE: usize = 2;
+/// A document that takes longer to compact (somebody made it so) stays merged.
+const COMPACT_PATIENCE: Duration = Duration::from_secs(20);
+
+static TURNS: Semaphore = Semaphore::const_new(COMPACTED_AT_ONCE);
+
 /// When this process last saved (or found) each room's checkpoint, and at which seq: so that a quiet room's every
 /// message doesn't read a whole state to learn that none is due.
 #[derive(Default)]
-pub struct Saved(Mutex<HashMap<RoomId, (Seq, Instant)>>);
+pub struct Saved {
+    rooms: Mutex<HashMap<RoomId, (Seq, Instant)>>,
+    /// Rooms whose documents can't be compacted: not tried again by this process.
+    uncompactable: Mutex<HashSet<RoomId>>,
+}
 
 impl Saved {
     fn last(&self, room: &RoomId) -> Option<(Seq, Instant)> {
-        self.0.lock().get(room).copied()
+        self.rooms.lock().get(room).copied()
     }
 
     fn remember(&self, room: &RoomId, seq: Seq) {
-        let mut rooms = self.0.lock();
+        let mut rooms = self.rooms.lock();
         if rooms.len() >= REMEMBERED_MAX {
             rooms.clear();
         }
@@ -33,11 +47,46 @@ impl Saved {
     }
 
     pub fn forget(&self, room: &RoomId) {
-        self.0.lock().remove(room);
+        self.rooms.lock().remove(room);
     }
 }
 
 impl Archiver {
+    /// The document without what was deleted long ago, where it can be had in time; else as it is.
+    async fn compacted(&self, room: &RoomId, document: Document) -> Document {
+        if document.is_empty() || self.saved.uncompactable.lock().contains(room) {
+            return document;
+        }
+        let kept = document.clone();
+        let compact = async {
+            let turn = TURNS.acquire().await.ok()?;
+            let work = move || {
+                // Held until the thread is done, also where nobody waits for it any more.
+                let _turn = turn;
+                let mut document = document;
+                let done = document::compact(&mut document);
+                (document, done)
+            };
+            tokio::task::spawn_blocking(work).await.ok()
+        };
+        match tokio::time::timeout(COMPACT_PATIENCE, compact).await {
+            Ok(Some((document, true))) => document,
+            outcome => {
+                tracing::warn!(%room, bytes = kept.bytes(), timed_out = outcome.is_err(), "a document can't be compacted and stays merged");
+                let mut rooms = self.saved.uncompactable.lock();
+                if rooms.len() >= REMEMBERED_MAX {
+                    rooms.clear();
+                }
+                rooms.insert(room.clone());
+                drop(rooms);
+                outcome
+                    .ok()
+                    .flatten()
+                    .map_or(kept, |(document, _)| document)
+            }
+        }
+    }
+
     pub(super) async fn checkpoint_if_due(
         &self,
         room: &RoomId,
@@ -71,11 +120,14 @@ impl Archiver {
                 checkpoint.state.apply(entry);
                 checkpoint.seq = entry.seq;
             }
+            recovery::merge_if_due(&mut checkpoint.state.document).await;
             // Folding is pure work; others on this thread want their turn.
             tokio::task::yield_now().await;
         }
         if checkpoint.seq > from {
             checkpoint.epoch = head.epoch;
+            let document = std::mem::take(&mut checkpoint.state.document);
+            checkpoint.state.document = self.compacted(room, document).await;
             self.archive.save_checkpoint(room, &checkpoint).await?;
         }
         self.saved.remember(room, checkpoint.seq);

@@ -112,6 +112,38 @@ impl Stage {
         self.archiver.log.append(append).await.unwrap();
     }
 
+    /// Appends updates of the room's document.
+    async fn edit(&self, updates: &[&[u8]]) {
+        let head = self.log_head().await;
+        let author = Author {
+            client_id: ClientId::generate(),
+            user_id: UserId::generate(),
+            connection: None,
+            name: "Zoë".into(),
+            color: None,
+            avatar_url: None,
+        };
+        let record = |update: &&[u8]| Record {
+            ts_ms: now_ms(),
+            author: author.clone(),
+            reference: None,
+            audience: None,
+            body: Body::DocumentUpdate {
+                data: update.to_vec().into(),
+            },
+        };
+        let records: Vec<_> = updates.iter().map(record).collect();
+        let append = Append {
+            room: &self.room,
+            epoch: head.epoch,
+            seen: head.seq,
+            role_version: 0,
+            now_ms: now_ms(),
+            records: &records,
+        };
+        self.archiver.log.append(append).await.unwrap();
+    }
+
     async fn log_head(&self) -> LogHead {
         self.archiver.log.head(&self.room).await.unwrap().unwrap()
     }
@@ -411,4 +443,51 @@ async fn a_room_is_unloaded_when_nobody_is_in_it_and_all_is_archived() {
         unload: true,
     };
     stage.archiver.unload_if_idle(&gone.room).await.unwrap();
+}
+
+/// Client 1 writes a hundred letters and a word, and takes the letters back.
+#[tokio::test]
+async fn a_checkpoint_leaves_out_what_was_deleted_from_the_document() {
+    let stage = Stage::new(eager()).await;
+    let mut letters = vec![1, 1, 1, 0, 4, 1, 1, b't', 100];
+    letters.extend([b'x'; 100]);
+    letters.push(0);
+    let word = [1, 1, 1, 100, 0x84, 1, 99, 4, b'w', b'o', b'r', b'd', 0];
+    let deletion = [0, 1, 1, 1, 0, 100];
+    stage.edit(&[&letters, &word, &deletion]).await;
+    stage.run().await;
+    let kept = stage.archiver.archive.checkpoint(&stage.room).await;
+    let document = kept.unwrap().unwrap().state.document;
+    assert!(document.bytes() < 40, "{} bytes", document.bytes());
+    assert!(document.merge_all().is_none(), "in one piece");
+    let updates: [&[u8]; 3] = [&letters, &word, &deletion];
+    for update in updates {
+        assert_eq!(document.news(&update.to_vec().into()), None);
+    }
+    let state = document.snapshot().state();
+    assert!(state.windows(4).any(|w| w == b"word"), "{state:?}");
+    assert!(!state.windows(4).any(|w| w == b"xxxx"), "{state:?}");
+    let sizes = stage
+        .archiver
+        .archive
+        .document_bytes(std::slice::from_ref(&stage.room));
+    let expected = document.bytes() as u64;
+    assert_eq!(sizes.await.unwrap().get(&stage.room), Some(&expected));
+}
+
+/// An update whose predecessor never came: nothing can be made of it yet, and nothing of it is lost.
+#[tokio::test]
+async fn what_waits_for_its_predecessor_survives_checkpoints() {
+    let stage = Stage::new(eager()).await;
+    let first = [1, 1, 1, 0, 4, 1, 1, b't', 3, b'o', b'n', b'e', 0];
+    let second = [1, 1, 1, 3, 0x84, 1, 2, 3, b't', b'w', b'o', 0];
+    let third = [1, 1, 1, 6, 0x84, 1, 5, 5, b't', b'h', b'r', b'e', b'e', 0];
+    for update in [&third[..], &first, &second] {
+        stage.edit(&[update]).await;
+        stage.run().await;
+    }
+    let kept = stage.archiver.archive.checkpoint(&stage.room).await;
+    let document = kept.unwrap().unwrap().state.document;
+    let state = document.snapshot().state();
+    assert!(state.windows(11).any(|w| w == b"onetwothree"), "{state:?}");
 }

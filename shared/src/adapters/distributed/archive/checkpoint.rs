@@ -1,6 +1,7 @@
 //! Checkpoints in MongoDB: a state may be larger than a document, so it is cut into chunks under a new generation, and
 //! one document switches to them.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -109,6 +110,7 @@ impl MongoArchive {
         let seq = to_db(checkpoint.seq.0)?;
         let switch = doc! { "$set": {
             "epoch": to_db(checkpoint.epoch.0)?, "seq": seq, "generation": generation, "chunks": chunks,
+            "document_bytes": to_db(checkpoint.state.document.bytes() as u64)?,
         } };
         // One that is as new or newer does not match; then the upsert meets its `_id`.
         let switched = bounded(OPERATION, async {
@@ -132,6 +134,38 @@ impl MongoArchive {
         self.sweep_chunks(room, kept.then_some(generation), replaced)
             .await;
         Ok(kept)
+    }
+
+    pub(super) async fn read_document_bytes(
+        &self,
+        rooms: &[RoomId],
+    ) -> Result<HashMap<RoomId, u64>> {
+        let ids: Vec<&str> = rooms.iter().map(RoomId::as_str).collect();
+        let rows: Vec<CheckpointRow> = bounded("read sizes of documents", async {
+            let wanted = doc! { "_id": { "$in": ids }, "document_bytes": { "$gt": 0 } };
+            self.checkpoints.find(wanted).await?.try_collect().await
+        })
+        .await?;
+        let mut sizes = HashMap::new();
+        for row in rows {
+            if let Some(room) = rooms.iter().find(|room| room.as_str() == row.room) {
+                sizes.insert(room.clone(), from_db(row.document_bytes)?);
+            }
+        }
+        Ok(sizes)
+    }
+
+    pub(super) async fn sum_document_bytes(&self) -> Result<u64> {
+        let sum = [
+            doc! { "$match": { "document_bytes": { "$gt": 0 } } },
+            doc! { "$group": { "_id": null, "total": { "$sum": { "$toLong": "$document_bytes" } } } },
+        ];
+        let rows: Vec<bson::Document> = bounded("read sizes of documents", async {
+            self.checkpoints.aggregate(sum).await?.try_collect().await
+        })
+        .await?;
+        let total = rows.first().map_or(Ok(0), |row| row.get_i64("total"));
+        from_db(total.map_err(|e| PortError::fatal("read sizes of documents", e))?)
     }
 
     /// Removes the chunks of `replaced`, and what saves that died left behind. The checkpoint is saved whether or not

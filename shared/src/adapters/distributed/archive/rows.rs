@@ -95,6 +95,9 @@ pub struct CheckpointRow {
     pub seq: i64,
     pub generation: bson::oid::ObjectId,
     pub chunks: i64,
+    /// Of the document in it; older checkpoints say nothing.
+    #[serde(default)]
+    pub document_bytes: i64,
 }
 
 /// A piece of a state's JSON. `_id` is `room:generation:number`.
