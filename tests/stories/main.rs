@@ -8,6 +8,7 @@ mod archive;
 mod company;
 mod crashes;
 mod delivery;
+mod documents;
 mod harness;
 mod idempotency;
 mod job_callbacks;
@@ -42,6 +43,7 @@ fn main() {
     rooms::stories(&mut stories);
     reference_clients::stories(&mut stories);
     company::stories(&mut stories);
+    documents::stories(&mut stories);
     delivery::stories(&mut stories);
     refusals::stories(&mut stories);
     operations::stories(&mut stories);

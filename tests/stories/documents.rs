@@ -1,0 +1,697 @@
+//! The room's document, as JSON clients edit it: merged and never replaced, kept small in the log, found again by whoever
+//! comes late, and hurt by nothing that anybody sends.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use yrs::updates::decoder::Decode;
+use yrs::{Doc, GetString, ReadTxn, StateVector, Text, TextRef, Transact, Update};
+
+use crate::harness::{
+    Address, Client, Door, Options, PATIENCE, Stories, Story, Told, fresh, stores, until,
+};
+
+pub fn stories(all: &mut Stories) {
+    all.both(a_client_of_the_reference_edits_persists_and_loads);
+    all.both(of_whole_states_only_what_is_new_is_logged);
+    all.both(two_who_edit_at_once_on_two_gateways_agree);
+    all.both(typing_survives_kill_9_of_its_gateway);
+    all.both(malformed_updates_are_refused_and_hurt_nobody);
+    all.both(a_late_joiner_finds_the_text_after_the_log_is_gone);
+    all.both(a_room_without_documents_refuses_them);
+    all.both(a_document_that_is_full_says_so_and_goes_on);
+}
+
+/// Somebody with an editor: a socket and their own copy of the document.
+struct Editor {
+    client: Client,
+    doc: Doc,
+    text: TextRef,
+    /// Frames that are applied.
+    seen: usize,
+}
+
+impl Editor {
+    async fn enter(door: &Door) -> anyhow::Result<Self> {
+        let client = door.enter().await?;
+        client.expect("users").await?;
+        let doc = Doc::new();
+        let text = doc.get_or_insert_text("content");
+        Ok(Self {
+            client,
+            doc,
+            text,
+            seen: 0,
+        })
+    }
+
+    /// Types at a place; the increment that says so.
+    fn type_at(&self, place: u32, what: &str) -> Vec<u8> {
+        let mut transaction = self.doc.transact_mut();
+        let place = place.min(self.text.len(&transaction));
+        self.text.insert(&mut transaction, place, what);
+        transaction.encode_update_v1()
+    }
+
+    fn append(&self, what: &str) -> Vec<u8> {
+        self.type_at(u32::MAX, what)
+    }
+
+    fn cut(&self, place: u32, length: u32) -> Vec<u8> {
+        let mut transaction = self.doc.transact_mut();
+        let all = self.text.len(&transaction);
+        let place = place.min(all);
+        self.text
+            .remove_range(&mut transaction, place, length.min(all - place));
+        transaction.encode_update_v1()
+    }
+
+    fn state(&self) -> Vec<u8> {
+        let transaction = self.doc.transact();
+        transaction.encode_state_as_update_v1(&StateVector::default())
+    }
+
+    fn text(&self) -> String {
+        self.text.get_string(&self.doc.transact())
+    }
+
+    fn apply(&self, frame: &Value) -> Told {
+        let update = hex::decode(frame["data"].as_str().context("data")?)?;
+        let update = Update::decode_v1(&update)?;
+        self.doc.transact_mut().apply_update(update)?;
+        Ok(())
+    }
+
+    /// Applies whatever came since the last time.
+    fn catch_up(&mut self) -> Told {
+        let frames = self.client.frames();
+        for frame in &frames[self.seen..] {
+            if frame["type"] == "update" || frame["type"] == "sync" {
+                self.apply(frame)?;
+            }
+        }
+        self.seen = frames.len();
+        Ok(())
+    }
+
+    /// Waits until the text is what the story says.
+    async fn reads(&mut self, wanted: &str) -> Told {
+        let client = &self.client;
+        let (doc, text) = (&self.doc, &self.text);
+        let applied = std::cell::Cell::new(self.seen);
+        let reads = client
+            .until(
+                &format!("the text {wanted:?}"),
+                Duration::from_secs(60),
+                |frames| {
+                    for frame in &frames[applied.replace(frames.len())..] {
+                        let bytes = match frame["type"].as_str() {
+                            Some("update" | "sync") => frame["data"].as_str(),
+                            _ => None,
+                        };
+                        let update = bytes.and_then(|text| hex::decode(text).ok());
+                        let update = update.and_then(|bytes| Update::decode_v1(&bytes).ok());
+                        if let Some(update) = update {
+                            let _ = doc.transact_mut().apply_update(update);
+                        }
+                    }
+                    text.get_string(&doc.transact()) == wanted
+                },
+            )
+            .await;
+        self.seen = applied.get();
+        reads.with_context(|| format!("it reads {:?}", self.text()))
+    }
+
+    async fn send(&self, update: &[u8]) -> Told {
+        self.client.send(message(update)).await
+    }
+
+    /// Sends and waits until it is logged; its seq.
+    async fn log(&self, update: &[u8]) -> anyhow::Result<u64> {
+        self.client.log(message(update)).await
+    }
+}
+
+fn message(update: &[u8]) -> Value {
+    json!({"type": "update", "data": hex::encode(update)})
+}
+
+async fn archived(client: &Client, seq: u64) -> Told {
+    let far_enough = |m: &Value| m["seq"].as_u64() >= Some(seq);
+    client.expect_where("archived", far_enough).await.map(drop)
+}
+
+/// `sync` only where there is a document, first of all; `update` with `data` and `from` to the others and no echo;
+/// `sync_request`; persist, load and sizes as REST tells them.
+async fn a_client_of_the_reference_edits_persists_and_loads(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let (rest, room) = (cluster.rest(), fresh("abc"));
+    let none = json!({"success": false, "error": "No document found"});
+    let (persist, load) = (
+        format!("/api/rooms/{room}/persist"),
+        format!("/api/rooms/{room}/load"),
+    );
+    ensure!(
+        rest.post(&persist, json!({})).await?.expect(200)? == none,
+        "no such room"
+    );
+    ensure!(rest.get(&load).await?.expect(200)? == none, "no such room");
+    let door = cluster.door(Address::Plain, &room);
+    let mut alice = Editor::enter(&door).await?;
+    let mut bob = Editor::enter(&door.clone().at(cluster.there().address())).await?;
+    alice.client.saw_no("sync")?;
+    alice.client.join("Alice").await?;
+    ensure!(
+        rest.post(&persist, json!({})).await?.expect(200)? == none,
+        "no document yet"
+    );
+    ensure!(
+        rest.get(&load).await?.expect(200)? == none,
+        "no document yet"
+    );
+    let view = rest
+        .get(&format!("/api/v1/rooms/{room}"))
+        .await?
+        .expect(200)?;
+    ensure!(
+        view["doc_size"] == 0 && view["retention"] == "ephemeral",
+        "{view}"
+    );
+    bob.client.send(json!({"type": "sync_request"})).await?;
+    let sync = bob.client.expect("sync").await?;
+    ensure!(
+        sync["data"] == "0000",
+        "an update that brings nothing: {sync}"
+    );
+
+    // The whole state with every key, as the reference's editor sends it.
+    let mut typed = String::new();
+    for letter in "Hello, Bob".chars() {
+        typed.push(letter);
+        alice.append(&letter.to_string());
+        alice.send(&alice.state()).await?;
+    }
+    bob.reads(&typed).await?;
+    let update = bob.client.expect("update").await?;
+    ensure!(
+        update["from"] == alice.client.client_id.as_str(),
+        "{update}"
+    );
+    ensure!(update["seq"].is_u64() && update["ts"].is_i64(), "{update}");
+    alice.client.answered().await?;
+    alice.client.saw_no("update")?;
+    bob.cut(5, 5);
+    bob.send(&bob.state()).await?;
+    alice.reads("Hello").await?;
+
+    let late = door.enter().await?;
+    late.expect("users").await?;
+    let kinds: Vec<String> = late
+        .frames()
+        .iter()
+        .filter_map(|m| m["type"].as_str().map(str::to_owned))
+        .collect();
+    ensure!(kinds[..3] == ["connected", "sync", "users"], "{kinds:?}");
+    let sync = late.expect("sync").await?;
+    late.send(json!({"type": "sync_request"})).await?;
+    ensure!(late.expect("sync").await? == sync, "the same again");
+    let size = sync["data"].as_str().context("data")?.len();
+
+    let kept = rest.post(&persist, json!({})).await?.expect(200)?;
+    ensure!(
+        kept == json!({"success": true, "size": size}),
+        "{kept}, {size}"
+    );
+    ensure!(
+        rest.get(&load).await?.expect(200)? == kept,
+        "load as persist"
+    );
+    let document = rest.request(
+        reqwest::Method::GET,
+        &format!("/api/v1/rooms/{room}/document"),
+    );
+    let bytes = document.send().await?.error_for_status()?;
+    ensure!(
+        bytes.headers()["content-type"] == "application/octet-stream",
+        "{bytes:?}"
+    );
+    ensure!(
+        hex::encode(bytes.bytes().await?) == sync["data"].as_str().unwrap_or_default(),
+        "the bytes"
+    );
+    let document = rest.request(
+        reqwest::Method::GET,
+        &format!("/api/v1/rooms/{room}/document"),
+    );
+    let text: Value = document
+        .header("accept", "application/json")
+        .send()
+        .await?
+        .json()
+        .await?;
+    ensure!(
+        text["data"] == sync["data"] && text["size"] == size,
+        "{text}"
+    );
+    until(
+        "the list of active rooms with this one",
+        PATIENCE,
+        async || {
+            let rooms = rest.get("/api/rooms").await?.expect(200)?;
+            let mut rooms = rooms.as_array().into_iter().flatten();
+            let mine = rooms.find(|r| r["id"] == room.as_str());
+            let shown = mine.is_some_and(|r| r["doc_size"].as_u64() > Some(0));
+            shown.then_some(()).with_context(|| format!("{mine:?}"))
+        },
+    )
+    .await?;
+    // Exact as soon as the room has had a moment.
+    until(
+        "the room's view with the document's size",
+        PATIENCE,
+        async || {
+            let view = rest
+                .get(&format!("/api/v1/rooms/{room}"))
+                .await?
+                .expect(200)?;
+            let exact = view["doc_size"] == size && view["retention"] == "keep";
+            exact
+                .then_some(())
+                .with_context(|| format!("{size}: {view}"))
+        },
+    )
+    .await
+}
+
+/// A client that sends everything with each key costs the log one letter each; what is known already is acknowledged and
+/// not logged; a deletion alone is logged.
+async fn of_whole_states_only_what_is_new_is_logged(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let room = fresh("keys");
+    let door = cluster.door(Address::Plain, &room);
+    let mut ana = Editor::enter(&door).await?;
+    let mut ben = Editor::enter(&door.clone().at(cluster.there().address())).await?;
+    let lorem = "lorem ipsum dolor sit amet ".repeat(40);
+    let first = ana.log(&ana.append(&lorem)).await?;
+    let mut last = first;
+    for _ in 0..20 {
+        ana.append("x");
+        last = ana.log(&ana.state()).await?;
+    }
+    ensure!(last == first + 20, "{first} to {last}");
+    ensure!(
+        ana.log(&ana.state()).await? == last,
+        "nothing new: acknowledged where all of it is in"
+    );
+    ensure!(
+        ana.log(&[0, 0]).await? == last,
+        "an update that brings nothing"
+    );
+    ana.cut(0, 6);
+    let cut = ana.log(&ana.state()).await?;
+    ensure!(cut == last + 1, "a deletion alone is news: {cut}");
+    // Said again by one who is not sure.
+    let mut again = message(&ana.append("!").clone());
+    again["ref"] = "again".into();
+    ana.client.send(again.clone()).await?;
+    let place = ana.client.acknowledged("again").await?;
+    ana.log(&ana.append("?")).await?;
+    ana.client.send(again).await?;
+    ensure!(
+        ana.client.acknowledged("again").await? == place,
+        "the seq of the first"
+    );
+    ben.reads(&ana.text()).await?;
+    let sizes: Vec<usize> = ben
+        .client
+        .entries()
+        .iter()
+        .filter_map(|m| m["data"].as_str().map(str::len))
+        .collect();
+    ensure!(sizes.len() == 24, "{sizes:?}");
+    ensure!(
+        sizes[1..].iter().all(|size| *size < 80),
+        "one letter each: {sizes:?}"
+    );
+    ana.catch_up()?;
+    Ok(())
+}
+
+async fn two_who_edit_at_once_on_two_gateways_agree(story: Story) -> Told {
+    const EDITS: u32 = 150;
+    let cluster = story.shared().await?;
+    let door = cluster.door(Address::Plain, &fresh("pair"));
+    let mut editors = [
+        Editor::enter(&door).await?,
+        Editor::enter(&door.clone().at(cluster.there().address())).await?,
+    ];
+    // A fixed mixture of both kinds of update, of writing and of deleting, at places that meet.
+    let mut last = [0, 0];
+    for round in 0..EDITS {
+        for (who, editor) in editors.iter_mut().enumerate() {
+            let place = (round * 7 + u32::try_from(who)? * 3) % 40;
+            let increment = if round % 4 == 3 {
+                editor.cut(place, 3)
+            } else {
+                editor.type_at(place, ["a", "bc", "def"][(round % 3) as usize])
+            };
+            let update = if round % 5 == who as u32 {
+                editor.state()
+            } else {
+                increment
+            };
+            if round + 1 == EDITS {
+                last[who] = editor.log(&update).await?;
+            } else {
+                editor.send(&update).await?;
+            }
+            if round % 10 == 0 {
+                editor.catch_up()?;
+            }
+        }
+    }
+    let late = door.enter().await?;
+    let seq = last[0].max(last[1]);
+    for editor in &mut editors {
+        let all = |frames: &[std::sync::Arc<Value>]| {
+            frames.iter().any(|m| m["seq"].as_u64() >= Some(seq))
+        };
+        editor
+            .client
+            .until("all edits", Duration::from_secs(60), all)
+            .await?;
+        editor.catch_up()?;
+    }
+    ensure!(
+        editors[0].text() == editors[1].text(),
+        "{:?}\n{:?}",
+        editors[0].text(),
+        editors[1].text()
+    );
+    let doc = Doc::new();
+    let text = doc.get_or_insert_text("content");
+    let sync = late.expect("sync").await?;
+    let state = hex::decode(sync["data"].as_str().context("data")?)?;
+    doc.transact_mut()
+        .apply_update(Update::decode_v1(&state)?)?;
+    let read = text.get_string(&doc.transact());
+    ensure!(read == editors[0].text(), "who comes late reads {read:?}");
+    Ok(())
+}
+
+/// Every letter is sent with a ref, and again after the loss where no ack came: the text is what was typed, once.
+async fn typing_survives_kill_9_of_its_gateway(story: Story) -> Told {
+    const LETTERS: usize = 120;
+    let cluster = story.cluster(Options::default()).await?;
+    let door = cluster.door(Address::Plain, &fresh("letters"));
+    let ana = Editor::enter(&door).await?;
+    let mut reader = Editor::enter(&door.clone().at(cluster.there().address())).await?;
+    let updates: Vec<Value> = (0..LETTERS)
+        .map(|at| {
+            let mut message = message(&ana.append(["a", "b", "c"][at % 3]));
+            message["ref"] = format!("letter-{at}").into();
+            message
+        })
+        .collect();
+    let typed = ana.text();
+    for update in &updates[..LETTERS / 2] {
+        ana.client.send(update.clone()).await?;
+    }
+    // Some are acknowledged, some on their way, some not sent.
+    ana.client.acknowledged("letter-10").await?;
+    cluster.here().kill().await?;
+    ana.client.closed().await?;
+    cluster.here().restart().await?;
+    let acknowledged = |client: &Client| {
+        let frames = client.frames();
+        let refs = frames.iter().filter(|m| m["type"] == "ack");
+        refs.filter_map(|m| m["ref"].as_str().map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    let known = acknowledged(&ana.client);
+    let back = ana
+        .client
+        .way_back()
+        .at(cluster.here().address())
+        .enter()
+        .await?;
+    back.expect("resumed").await?;
+    for update in &updates {
+        let reference = update["ref"].as_str().unwrap_or_default();
+        if !known.iter().any(|known| known == reference) {
+            back.send(update.clone()).await?;
+        }
+    }
+    back.acknowledged(&format!("letter-{}", LETTERS - 1))
+        .await?;
+    if reader.client.is_closed() {
+        // Embedded: there was one process.
+        reader.catch_up()?;
+        let door = reader.client.way_back().at(cluster.there().address());
+        reader.client = door.enter().await?;
+        reader.seen = 0;
+    }
+    reader.reads(&typed).await?;
+    let mut late = Editor::enter(&door.at(cluster.there().address())).await?;
+    late.reads(&typed).await
+}
+
+/// Hundreds of updates that were cut, flipped and made up, on several connections: each is answered, none stops anybody.
+async fn malformed_updates_are_refused_and_hurt_nobody(story: Story) -> Told {
+    const PER_CONNECTION: usize = 15;
+    let cluster = story.cluster(Options::default()).await?;
+    let door = cluster.door(Address::Plain, &fresh("fuzz"));
+    let writer = Editor::enter(&door).await?;
+    let mut reader = Editor::enter(&door.clone().at(cluster.there().address())).await?;
+    writer.log(&writer.append("untouched")).await?;
+    reader.reads("untouched").await?;
+    for (text, why) in [
+        (json!("xyz"), "no hex"),
+        (json!("abc"), "half a byte"),
+        (json!(5), "no text"),
+        (json!("0001020304"), "cut off"),
+        (json!("ffffffff0f00"), "more clients than bytes"),
+        (json!("000000"), "something behind its end"),
+        (json!(""), "nothing at all"),
+    ] {
+        let ask = json!({"type": "update", "data": text, "ref": why});
+        writer.client.send(ask).await?;
+        let error = writer
+            .client
+            .expect_where("error", |m| m["ref"] == why)
+            .await?;
+        ensure!(
+            error["field"] == "data" && error["code"] == "invalid",
+            "{why}: {error}"
+        );
+    }
+    // Arrays in arrays, half a million deep.
+    let mut deep = vec![1, 1, 1, 0, 8, 1, 1, b't', 1];
+    deep.extend([117, 1].repeat(200_000));
+    deep.extend([126, 0]);
+    writer.client.send(message(&deep)).await?;
+    writer
+        .client
+        .expect_where("error", |m| m["field"] == "data")
+        .await?;
+
+    // A state with a bit of everything, struck again and again by a fixed generator of numbers. It is of another root, and of
+    // other people: what of it is taken changes nobody's text.
+    let victim = Doc::new();
+    {
+        let (other, map) = (
+            victim.get_or_insert_text("other"),
+            victim.get_or_insert_map("map"),
+        );
+        let mut t = victim.transact_mut();
+        other.insert(&mut t, 0, "some text to strike at");
+        other.remove_range(&mut t, 3, 5);
+        yrs::Map::insert(&map, &mut t, "key", 1.5);
+        yrs::Map::insert(&map, &mut t, "key", "value");
+    }
+    let sound = victim
+        .transact()
+        .encode_state_as_update_v1(&StateVector::default());
+    let mut number = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = |below: usize| {
+        number ^= number << 13;
+        number ^= number >> 7;
+        number ^= number << 17;
+        (number % below as u64) as usize
+    };
+    let mut refused = 0;
+    for _ in 0..24 {
+        let client = door.enter().await?;
+        for at in 0..PER_CONNECTION {
+            let mut struck = sound.clone();
+            for _ in 0..=next(3) {
+                let place = next(struck.len());
+                match next(3) {
+                    0 => struck[place] ^= 1 << next(8),
+                    1 => struck.truncate(place.max(1)),
+                    _ => struck.insert(place, next(256) as u8),
+                }
+            }
+            let mut message = message(&struck);
+            message["ref"] = format!("blow-{at}").into();
+            client.send(message).await?;
+        }
+        let answered = |frames: &[std::sync::Arc<Value>]| {
+            let answers = frames
+                .iter()
+                .filter(|m| m["type"] == "ack" || m["type"] == "error");
+            answers.count() >= PER_CONNECTION
+        };
+        client
+            .until("an answer to every blow", Duration::from_secs(60), answered)
+            .await?;
+        refused += client.count("error");
+    }
+    ensure!(refused > 100, "{refused} of 360 refused");
+    writer.log(&writer.append(" by it")).await?;
+    reader.reads("untouched by it").await?;
+    let mut late = Editor::enter(&door).await?;
+    late.reads("untouched by it").await
+}
+
+async fn a_late_joiner_finds_the_text_after_the_log_is_gone(story: Story) -> Told {
+    let cluster = story.cluster(Options::default()).await?;
+    let room = fresh("kept");
+    let door = cluster.door(Address::Plain, &room);
+    let ana = Editor::enter(&door).await?;
+    let mut seq = ana.log(&ana.append("written, cut and kept")).await?;
+    for _ in 0..50 {
+        ana.send(&ana.append("xyz")).await?;
+        seq = ana.log(&ana.cut(21, 3)).await?;
+    }
+    seq = ana.log(&ana.cut(7, 5)).await.map(|last| last.max(seq))?;
+    let text = ana.text();
+    ensure!(text == "written and kept", "{text}");
+    archived(&ana.client, seq).await?;
+    let kept = cluster
+        .rest()
+        .post(&format!("/api/rooms/{room}/persist"), json!({}))
+        .await?;
+    ensure!(kept.expect(200)?["success"] == true, "persisted");
+    match cluster.stores() {
+        Ok(stores) => stores::delete_namespace(stores.redis.as_str(), &stores.name).await?,
+        Err(_) => {
+            cluster.here().kill().await?;
+            cluster.here().restart().await?;
+        }
+    }
+    let mut late = Editor::enter(&door.clone().at(cluster.there().address())).await?;
+    late.reads("written and kept").await?;
+    // What the first still has in hand meets it again.
+    ana.append(" on");
+    late.send(&ana.state()).await?;
+    let mut third = Editor::enter(&door).await?;
+    third.reads("written and kept on").await?;
+    let load = cluster
+        .rest()
+        .get(&format!("/api/rooms/{room}/load"))
+        .await?
+        .expect(200)?;
+    ensure!(
+        load["success"] == true && load["size"].as_u64() > Some(0),
+        "{load}"
+    );
+    Ok(())
+}
+
+async fn a_room_without_documents_refuses_them(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let rest = cluster.rest();
+    let ana = rest.guest("Ana").await?;
+    let room = rest
+        .as_person(&ana)
+        .make_room(json!({"kind": "whiteboard"}))
+        .await?;
+    let door = cluster.door(Address::Rooms, &room).person(&ana);
+    let client = door.enter().await?;
+    for ask in [
+        json!({"type": "update", "data": "0000", "ref": "a"}),
+        json!({"type": "sync_request"}),
+    ] {
+        client.send(ask).await?;
+        let error = client.expect("error").await?;
+        ensure!(
+            error["code"] == "not_allowed" && error["field"] == "type",
+            "{error}"
+        );
+    }
+    let load = rest
+        .as_person(&ana)
+        .get(&format!("/api/rooms/{room}/load"))
+        .await?
+        .expect(200)?;
+    ensure!(
+        load == json!({"success": false, "error": "No document found"}),
+        "{load}"
+    );
+    let path = format!("/api/v1/rooms/{room}/document");
+    rest.as_person(&ana)
+        .get(&path)
+        .await?
+        .problem(404, "not-found")?;
+    rest.get(&path).await?.problem(401, "unauthenticated")?;
+    // A viewer reads and does not write.
+    let body = json!({"kind": "session"});
+    let session = rest.as_person(&ana).make_room(body).await?;
+    let ben = rest.guest("Ben").await?;
+    let members = format!("/api/v1/rooms/{session}/members");
+    let viewer = json!({"user_id": ben.id, "role": "viewer"});
+    rest.as_person(&ana)
+        .post(&members, viewer)
+        .await?
+        .expect(201)?;
+    let viewer = cluster
+        .door(Address::Rooms, &session)
+        .person(&ben)
+        .enter()
+        .await?;
+    viewer
+        .send(json!({"type": "update", "data": "0000"}))
+        .await?;
+    let error = viewer.expect("error").await?;
+    ensure!(error["code"] == "forbidden", "{error}");
+    viewer.send(json!({"type": "sync_request"})).await?;
+    viewer.expect("sync").await?;
+    let persist = format!("/api/v1/rooms/{session}/persist");
+    rest.as_person(&ben)
+        .post(&persist, json!({}))
+        .await?
+        .problem(403, "forbidden")
+        .map(drop)
+}
+
+async fn a_document_that_is_full_says_so_and_goes_on(story: Story) -> Told {
+    let options = Options::default()
+        .gateways(1)
+        .set("DOCUMENT_MAX_BYTES", 4_096);
+    let cluster = story.cluster(options).await?;
+    let door = cluster.door(Address::Plain, &fresh("full"));
+    let ana = Editor::enter(&door).await?;
+    let small = ana.log(&ana.append("small")).await?;
+    let before = ana.text();
+    let large = {
+        let other = Editor::enter(&door).await?;
+        other.append(&"x".repeat(5_000))
+    };
+    let mut ask = message(&large);
+    ask["ref"] = "large".into();
+    ana.client.send(ask).await?;
+    let error = ana.client.expect("error").await?;
+    ensure!(
+        error["code"] == "document_full" && error["field"] == "data" && error["ref"] == "large",
+        "{error}"
+    );
+    ensure!(
+        ana.log(&ana.append("er")).await? == small + 1,
+        "what fits is taken"
+    );
+    let mut late = Editor::enter(&door).await?;
+    late.reads(&format!("{before}er")).await
+}
