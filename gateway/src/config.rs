@@ -72,6 +72,9 @@ pub struct GatewayConfig {
     /// Jobs that one person may send in a minute
     #[arg(long, env = "JOBS_PER_MINUTE", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub jobs_per_minute: u32,
+    /// Invitations that one address may look at or accept in a minute
+    #[arg(long, env = "INVITES_PER_MINUTE", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub invites_per_minute: u32,
     /// Rooms that one address (IPv6: a /64) holds that are active or younger than 24 h
     #[arg(long, env = "ROOMS_PER_ADDRESS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rooms_per_address: u32,

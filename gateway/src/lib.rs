@@ -7,6 +7,7 @@ pub mod metrics;
 mod process;
 pub mod room;
 mod runs;
+mod traceparent;
 
 use atelier_shared::Backends;
 use tokio::net::TcpListener;

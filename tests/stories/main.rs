@@ -17,10 +17,12 @@ mod job_output;
 mod jobs;
 mod logins;
 mod losses;
+mod messages;
 mod operations;
 mod reference_clients;
 mod refusals;
 mod rooms;
+mod standing;
 mod starting;
 
 /// Stories told at once where nothing else is asked for: most of their time they wait.
@@ -47,6 +49,8 @@ fn main() {
     delivery::stories(&mut stories);
     refusals::stories(&mut stories);
     operations::stories(&mut stories);
+    messages::stories(&mut stories);
+    standing::stories(&mut stories);
     let told = libtest_mimic::run(&args, stories.trials());
     let ended = harness::story::end_all();
     if let Err(error) = &ended {

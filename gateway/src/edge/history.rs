@@ -1,13 +1,17 @@
-//! `/rooms/{id}/messages`, `/events` and `/log`: what happened in a room, read across the log and the archive.
+//! `/rooms/{id}/events` and `/log`: what happened in a room, read across the log and the archive. Messages are in
+//! [`super::messages`].
+
+use std::collections::BTreeMap;
 
 use atelier_shared::domain::entry::{Body, Entry};
-use atelier_shared::domain::ids::{Epoch, RoomId, Seq, UserId};
+use atelier_shared::domain::ids::{Epoch, MessageId, RoomId, Seq, UserId};
 use atelier_shared::ports::{HistoryQuery, PortError};
 use atelier_shared::recovery;
 use axum::Json;
 use axum::extract::State;
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -18,32 +22,14 @@ use super::page::{Page, PageParams, cursor, limit};
 use super::problem::Problem;
 use super::refusals::{BadQuery, Failures, Missing, NeedsRight};
 use super::state::App;
-use crate::room::json::outgoing::entry_json;
+use crate::room::json::outgoing::entry_value;
 
-/// What counts as a message.
-const MESSAGES: [&str; 3] = ["chat_message", "direct_message", "code_comment"];
 /// Entries read at a time.
 const CHUNK: usize = 256;
 /// Entries looked through to fill one page before it is answered short.
 const LOOKED_AT_MAX: usize = 4_096;
-/// Longest search text, in bytes.
-const SEARCH_MAX_BYTES: usize = 256;
 /// Who reads where nobody is known: nobody's private messages are theirs.
-const STRANGER: UserId = UserId(Uuid::max());
-
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct MessageFilter {
-    /// Only messages before this seq
-    before: Option<u64>,
-    /// Only messages whose text holds this, in any case
-    q: Option<String>,
-    /// Most items to answer with, 1 to 200
-    #[param(default = 50, minimum = 1, maximum = 200)]
-    limit: Option<usize>,
-    /// `next_cursor` of the page before
-    cursor: Option<String>,
-}
+pub(super) const STRANGER: UserId = UserId(Uuid::max());
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -76,44 +62,44 @@ pub struct LogPage {
 }
 
 impl WireEntry {
-    fn of(entry: &Entry) -> Result<Self, Problem> {
-        let text = String::from_utf8(entry_json(entry)).map_err(|_| Problem::internal())?;
-        RawValue::from_string(text)
+    pub(super) fn of(value: &Value) -> Result<Self, Problem> {
+        serde_json::value::to_raw_value(value)
             .map(Self)
             .map_err(|_| Problem::internal())
     }
 }
 
-/// Chat messages and comments, newest first; direct messages only to the two of them.
-#[utoipa::path(get, path = "/rooms/{room_id}/messages", tag = "rooms", params(("room_id" = String, Path), MessageFilter), security((), ("bearer" = [])), responses(
-    (status = 200, description = "A page of messages", body = Page<WireEntry>), NeedsRight, Missing, BadQuery, Failures,
-))]
-pub async fn messages(
-    State(app): State<App>,
-    MaybePrincipal(principal): MaybePrincipal,
-    Id(room): Id<RoomId>,
-    Query(filter): Query<MessageFilter>,
-) -> Result<Json<Page<WireEntry>>, Problem> {
-    may_enter(&app, &room, principal.as_ref()).await?;
-    let search = filter.q.unwrap_or_default().to_lowercase();
-    if search.len() > SEARCH_MAX_BYTES {
-        return Err(Problem::invalid(
-            "q",
-            format!("must have at most {SEARCH_MAX_BYTES} bytes"),
-        ));
+/// Entries as they may be seen now: without the words of messages that were deleted since, reactions with all who are under
+/// them.
+async fn shown(app: &App, room: &RoomId, entries: &[Entry]) -> Result<Vec<WireEntry>, Problem> {
+    let about = |entry: &Entry| {
+        entry
+            .record
+            .body
+            .message_id()
+            .or(entry.record.body.target())
+    };
+    let mut ids: Vec<MessageId> = entries.iter().filter_map(about).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let b = &app.backends;
+    let messages = match ids.as_slice() {
+        [] => BTreeMap::new(),
+        ids => recovery::messages_by_id(&*b.log, &*b.archive, room, ids).await?,
+    };
+    let mut items = Vec::new();
+    for entry in entries {
+        let message = about(entry).and_then(|id| messages.get(&id));
+        let Some(entry) = recovery::as_shown(entry, message) else {
+            continue;
+        };
+        let reactors = match (&entry.record.body, message) {
+            (Body::Reaction { emoji, .. }, Some(message)) => message.users_of(emoji),
+            _ => &[],
+        };
+        items.push(WireEntry::of(&entry_value(&entry, reactors))?);
     }
-    let page = PageParams {
-        limit: filter.limit,
-        cursor: filter.cursor,
-    };
-    let wanted = Wanted {
-        kinds: MESSAGES.to_vec(),
-        search,
-        reader: principal.map_or(STRANGER, |principal| principal.user_id),
-        before: page.after()?.or(filter.before.map(Seq)),
-        limit: page.limit()?,
-    };
-    backwards(&app, &room, wanted).await.map(Json)
+    Ok(items)
 }
 
 /// Everything durable that happened, newest first.
@@ -128,8 +114,6 @@ pub async fn events(
 ) -> Result<Json<Page<WireEntry>>, Problem> {
     may_enter(&app, &room, principal.as_ref()).await?;
     let wanted = Wanted {
-        kinds: Vec::new(),
-        search: String::new(),
         reader: principal.map_or(STRANGER, |principal| principal.user_id),
         before: page.after()?,
         limit: page.limit()?,
@@ -159,10 +143,10 @@ pub async fn log(
     let now_ms = Utc::now().timestamp_millis();
     let head =
         recovery::activate(&*b.log, &*b.archive, &id, None, room.role_version, now_ms).await?;
-    let mut items = Vec::new();
+    let mut found = Vec::new();
     let mut looked_at = 0;
-    while after < head.seq && items.len() < most && looked_at < LOOKED_AT_MAX {
-        let room_for = (most - items.len()).min(CHUNK);
+    while after < head.seq && found.len() < most && looked_at < LOOKED_AT_MAX {
+        let room_for = (most - found.len()).min(CHUNK);
         let entries =
             recovery::read_after(&*b.log, &*b.archive, &id, head.epoch, after, room_for).await?;
         let entries = entries.filter(|entries| !entries.is_empty());
@@ -171,10 +155,11 @@ pub async fn log(
         for entry in &entries {
             after = entry.seq;
             if entry.visible_to(reader) {
-                items.push(WireEntry::of(entry)?);
+                found.push(entry.clone());
             }
         }
     }
+    let items = shown(&app, &id, &found).await?;
     let next_cursor = if after < head.seq {
         cursor(&after)
     } else {
@@ -195,36 +180,9 @@ fn moved_on(epoch: Epoch) -> PortError {
 
 /// What a page of history is made of.
 struct Wanted {
-    /// Empty = all.
-    kinds: Vec<&'static str>,
-    /// In lower case; empty = all.
-    search: String,
     reader: UserId,
     before: Option<Seq>,
     limit: usize,
-}
-
-impl Wanted {
-    fn holds(&self, entry: &Entry) -> bool {
-        let body = &entry.record.body;
-        let kind = self.kinds.is_empty() || self.kinds.contains(&body.kind());
-        kind && entry.visible_to(self.reader)
-            && (self.search.is_empty()
-                || text(body).is_some_and(|text| text.to_lowercase().contains(&self.search)))
-    }
-}
-
-fn text(body: &Body) -> Option<&str> {
-    match body {
-        Body::ChatMessage { content, .. } | Body::DirectMessage { content, .. } => Some(content),
-        Body::CodeComment { data, .. } => Some(&data.content),
-        Body::Draw(_)
-        | Body::DocumentUpdate { .. }
-        | Body::SessionUpdate { .. }
-        | Body::RoleChanged { .. }
-        | Body::RunStarted { .. }
-        | Body::RunFinished { .. } => None,
-    }
 }
 
 /// Newest first: what is not archived yet from the end of the log, the rest from the archive.
@@ -254,7 +212,7 @@ async fn backwards(app: &App, room: &RoomId, wanted: Wanted) -> Result<Page<Wire
     let mut more = true;
     while more && !found.is_full() {
         let query = HistoryQuery {
-            kinds: found.wanted.kinds.clone(),
+            kinds: Vec::new(),
             before: found.before,
             reader: Some(found.wanted.reader),
             limit: CHUNK,
@@ -268,9 +226,8 @@ async fn backwards(app: &App, room: &RoomId, wanted: Wanted) -> Result<Page<Wire
     } else {
         None
     };
-    let items = found.entries.iter().map(WireEntry::of);
     Ok(Page {
-        items: items.collect::<Result<_, _>>()?,
+        items: shown(app, room, &found.entries).await?,
         next_cursor,
     })
 }
@@ -310,7 +267,7 @@ impl Found {
         }
         self.looked_at += 1;
         self.before = Some(entry.seq);
-        if self.wanted.holds(entry) {
+        if entry.visible_to(self.wanted.reader) {
             self.entries.push(entry.clone());
         }
     }
@@ -319,7 +276,7 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use atelier_shared::domain::entry::{Author, Record};
-    use atelier_shared::domain::ids::{ClientId, MessageId};
+    use atelier_shared::domain::ids::ClientId;
 
     use super::*;
 
@@ -343,16 +300,15 @@ mod tests {
                     content: content.into(),
                     mentions: Vec::new(),
                     reply_to: None,
+                    thread: None,
                     file_id: None,
                 },
             },
         }
     }
 
-    fn wanted(search: &str, limit: usize) -> Wanted {
+    fn wanted(limit: usize) -> Wanted {
         Wanted {
-            kinds: MESSAGES.to_vec(),
-            search: search.into(),
             reader: STRANGER,
             before: None,
             limit,
@@ -361,21 +317,19 @@ mod tests {
 
     #[test]
     fn a_page_holds_what_is_wanted_and_knows_where_it_stopped() {
-        let mut found = Found::new(wanted("hel", 1));
+        let mut found = Found::new(wanted(1));
         found.look_at(&chat(9, "HELLO", None));
         found.look_at(&chat(8, "bye", None));
         assert!(found.is_full() && found.left_over);
         assert_eq!(found.before, Some(Seq(9)), "8 has not been looked at");
-        let mut found = Found::new(wanted("hel", 1));
-        found.look_at(&chat(8, "bye", None));
-        assert!(!found.is_full() && found.entries.is_empty());
-        assert_eq!(found.before, Some(Seq(8)));
     }
 
     #[test]
     fn what_is_for_others_is_left_out() {
-        let secret = chat(1, "hello", Some(vec![UserId::generate()]));
-        assert!(!wanted("", 9).holds(&secret));
-        assert!(wanted("", 9).holds(&chat(1, "hello", Some(vec![STRANGER]))));
+        let mut found = Found::new(wanted(9));
+        found.look_at(&chat(2, "hello", Some(vec![UserId::generate()])));
+        found.look_at(&chat(1, "hello", Some(vec![STRANGER])));
+        let seqs: Vec<u64> = found.entries.iter().map(|entry| entry.seq.0).collect();
+        assert_eq!((seqs, found.before), (vec![1], Some(Seq(1))));
     }
 }

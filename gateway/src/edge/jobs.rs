@@ -156,6 +156,7 @@ pub(super) async fn accept(
         spec,
         priority,
         traceparent: trace::current_traceparent(),
+        asked_by: None,
     };
     Ok(runs::accept(&app.backends, accepted).await?)
 }

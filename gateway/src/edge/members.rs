@@ -1,15 +1,12 @@
 //! `/rooms/{id}/members` and `/sessions/{id}/participants`: who has which role in a room.
 
-use atelier_shared::domain::entry::{Author, Body as EntryBody, Record};
+use atelier_shared::domain::entry::Author;
 use atelier_shared::domain::ids::{ClientId, RoomId, UserId};
-use atelier_shared::domain::room::{Access, Role};
-use atelier_shared::domain::signal::Signal;
+use atelier_shared::domain::room::Role;
 use atelier_shared::ports::Membership;
-use atelier_shared::recovery;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -21,6 +18,7 @@ use super::problem::Problem;
 use super::refusals::{BadBody, Failures, Missing, NeedsRight, Taken};
 use super::state::App;
 use crate::identity::Principal;
+use crate::room::standing::{self, Change, StandingError};
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -109,9 +107,6 @@ pub async fn change(
 ) -> Result<Json<MemberView>, Problem> {
     let by = host(&app, &room, principal).await?;
     let member = member(&app, &room, user_id).await?;
-    if asked.role != Role::Host {
-        keep_a_host(&app, &room, &member).await?;
-    }
     change_role(&app, &room, &by, user_id, Some(asked.role)).await?;
     Ok(Json(MemberView {
         user_id: user_id.0,
@@ -136,8 +131,7 @@ pub async fn remove(
         }
         other => host(&app, &room, other).await?,
     };
-    let member = member(&app, &room, user_id).await?;
-    keep_a_host(&app, &room, &member).await?;
+    member(&app, &room, user_id).await?;
     change_role(&app, &room, &by, user_id, None).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -159,23 +153,7 @@ async fn member(app: &App, room: &RoomId, user: UserId) -> Result<Membership, Pr
         .ok_or_else(|| Problem::not_found("member"))
 }
 
-async fn keep_a_host(app: &App, room: &RoomId, leaving: &Membership) -> Result<(), Problem> {
-    if leaving.role != Role::Host {
-        return Ok(());
-    }
-    let members = app.backends.records.members(room).await?;
-    let others = members
-        .iter()
-        .any(|member| member.role == Role::Host && member.user_id != leaving.user_id);
-    if others {
-        return Ok(());
-    }
-    Err(Problem::conflict(
-        "The last host can't leave; make somebody else host first.",
-    ))
-}
-
-/// Commits the role, fences the log by its version, tells the room, and closes the sockets of one who lost their way in.
+/// [`standing::change`], by a person who acts over REST.
 pub async fn change_role(
     app: &App,
     room: &RoomId,
@@ -183,40 +161,20 @@ pub async fn change_role(
     user_id: UserId,
     role: Option<Role>,
 ) -> Result<(), Problem> {
-    let b = &app.backends;
-    let version = b.records.set_role(room, user_id, role).await?;
-    let version = version.ok_or_else(|| Problem::not_found("room"))?;
-    // The fence first: from here on a gateway that has not heard of it is refused and looks again.
-    b.log.set_role_version(room, version).await?;
-    if role.is_none() {
-        let settings = b.records.room(room).await?;
-        if settings.is_none_or(|room| room.access != Access::Open) {
-            let removed = Signal::Removed {
-                user_id,
-                reason: "membership ended".to_owned(),
-            };
-            b.log.publish(room, &removed).await?;
-        }
-    }
-    let now_ms = Utc::now().timestamp_millis();
-    let record = Record {
-        ts_ms: now_ms,
-        author: author(by)?,
-        // One per version: told once, however often this is tried.
-        reference: Some(format!("role:{version}").parse()?),
-        audience: None,
-        body: EntryBody::RoleChanged {
-            user_id,
-            role,
-            version,
-        },
+    let change = Change {
+        by: actor(by)?,
+        reference: None,
+        user_id,
+        role,
+        kicked: false,
     };
-    recovery::append(&*b.log, &*b.archive, &*b.queue, room, &record, now_ms).await?;
-    Ok(())
+    standing::change(&app.backends, room, change)
+        .await
+        .map_err(problem)
 }
 
-/// A person who acts over REST has no connection; the entry names them by their user id.
-fn author(by: &Principal) -> Result<Author, Problem> {
+/// A person who acts over REST has no connection; entries name them by their user id.
+pub(super) fn actor(by: &Principal) -> Result<Author, Problem> {
     Ok(Author {
         client_id: by.user_id.to_string().parse::<ClientId>()?,
         user_id: by.user_id,
@@ -225,4 +183,14 @@ fn author(by: &Principal) -> Result<Author, Problem> {
         color: None,
         avatar_url: None,
     })
+}
+
+pub(super) fn problem(error: StandingError) -> Problem {
+    match error {
+        StandingError::LastHost => {
+            Problem::conflict("The last host can't leave; make somebody else host first.")
+        }
+        StandingError::NoRoom => Problem::not_found("room"),
+        StandingError::Port(error) => error.into(),
+    }
 }

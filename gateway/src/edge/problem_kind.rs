@@ -28,6 +28,8 @@ pub enum Kind {
     IdempotencyInFlight,
     /// The Idempotency-Key was used for another request.
     IdempotencyMismatch,
+    /// It was there, and is over.
+    Gone,
     TooLarge,
     UnsupportedMediaType,
     /// This address is a WebSocket.
@@ -95,6 +97,7 @@ impl Kind {
                 "idempotency-mismatch",
                 "The key was used for another request",
             ),
+            Self::Gone => (StatusCode::GONE, "gone", "Over"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
             Self::UnsupportedMediaType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,

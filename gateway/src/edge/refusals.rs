@@ -30,6 +30,8 @@ documented! {
     BadBody: "400" "Not JSON", "413" "The body is too large", "415" "Not application/json", "422" "A field breaks a rule; `field` names it";
     /// There are query parameters.
     BadQuery: "422" "A parameter breaks a rule; `field` names it";
+    /// It was there.
+    Over: "410" "It has expired or was used up";
     Taken: "409" "Somebody else has it, or it is over";
     Unready: "503" "The gateway is stopping, or a store is away";
 }

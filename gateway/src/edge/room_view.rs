@@ -164,6 +164,37 @@ pub async fn users_in(app: &App, room: &RoomId) -> Result<Vec<UserInRoom>, Probl
         .collect())
 }
 
+/// Somebody who views a file.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Viewer {
+    #[serde(flatten)]
+    user: UserInRoom,
+    #[schema(example = "main.py")]
+    file: String,
+    line: Option<u64>,
+    column: Option<u64>,
+    start_line: Option<u64>,
+    end_line: Option<u64>,
+}
+
+/// Who views a file (or any), by client id.
+pub async fn viewers(app: &App, room: &RoomId, file: Option<&str>) -> Result<Vec<Viewer>, Problem> {
+    let members = app.backends.presence.members(room).await?;
+    let viewers = members.into_iter().filter_map(|mut member| {
+        let viewing = member.viewing.take().filter(|_| member.joined)?;
+        let wanted = file.is_none_or(|file| viewing.file == file);
+        wanted.then(|| Viewer {
+            user: member.into(),
+            file: viewing.file,
+            line: viewing.line,
+            column: viewing.column,
+            start_line: viewing.start_line,
+            end_line: viewing.end_line,
+        })
+    });
+    Ok(viewers.collect())
+}
+
 /// [`users_in`] for several rooms.
 pub async fn users_in_all(
     app: &App,

@@ -14,8 +14,9 @@ use utoipa_axum::routes;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, artifacts, auth, docs, documents, health, history, idempotency, index, job_batch,
-    job_output, jobs, languages, layers, members, prometheus, queues, rooms, sessions, trace, ws,
+    accounts, artifacts, auth, docs, documents, health, history, idempotency, index, invites,
+    job_batch, job_output, jobs, languages, layers, members, messages, prometheus, queues, rooms,
+    sessions, trace, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -34,9 +35,13 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(documents::persist))
         .routes(routes!(documents::load))
         .routes(routes!(documents::get))
-        .routes(routes!(history::messages))
+        .routes(routes!(messages::list))
         .routes(routes!(history::events))
         .routes(routes!(history::log))
+        .routes(routes!(invites::create, invites::list))
+        .routes(routes!(invites::revoke))
+        .routes(routes!(invites::look))
+        .routes(routes!(invites::accept))
         .routes(routes!(members::list, members::add))
         .routes(routes!(members::change, members::remove))
         .routes(routes!(sessions::create, sessions::list))
@@ -47,6 +52,8 @@ fn resources() -> OpenApiRouter<App> {
             sessions::remove_participant
         ))
         .routes(routes!(sessions::messages))
+        .routes(routes!(sessions::message_stats))
+        .routes(routes!(sessions::files))
         .routes(routes!(sessions::events))
         .routes(routes!(jobs::create, jobs::list))
         .routes(routes!(jobs::get, jobs::delete))

@@ -9,16 +9,17 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::client::{Authenticated, ClientAddress, MaybePrincipal, may_enter};
 use super::extract::{Body, Id, Ids, Query};
-use super::history::{self, MessageFilter, WireEntry};
+use super::history::{self, WireEntry};
 use super::members::{self, MemberPatch, MemberView, NewMember};
+use super::messages::{self, MessageFilter, MessageStats};
 use super::page::{Page, PageParams};
 use super::problem::Problem;
 use super::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, NeedsToken, Taken};
-use super::room_view::{RoomSummary, RoomView, view};
+use super::room_view::{RoomSummary, RoomView, Viewer, view, viewers};
 use super::rooms::{self, RoomPatch, create_room, summaries};
 use super::state::App;
 
@@ -180,7 +181,46 @@ pub async fn messages(
     filter: Query<MessageFilter>,
 ) -> Result<Json<Page<WireEntry>>, Problem> {
     is_session(&app, &id).await?;
-    history::messages(State(app), principal, Id(id), filter).await
+    messages::list(State(app), principal, Id(id), filter).await
+}
+
+/// Figures of the session's messages.
+#[utoipa::path(get, path = "/sessions/{session_id}/messages/stats", tag = "sessions", params(("session_id" = String, Path)), security(("bearer" = [])), responses(
+    (status = 200, description = "The figures", body = MessageStats), NeedsRight, Missing, Failures,
+))]
+pub async fn message_stats(
+    State(app): State<App>,
+    MaybePrincipal(principal): MaybePrincipal,
+    Id(id): Id<RoomId>,
+) -> Result<Json<MessageStats>, Problem> {
+    is_session(&app, &id).await?;
+    messages::stats(&app, &id, principal.as_ref())
+        .await
+        .map(Json)
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct FileFilter {
+    /// Only who views this file
+    path: Option<String>,
+}
+
+/// Who views which file, by connection: the last one that a cursor or viewport named.
+#[utoipa::path(get, path = "/sessions/{session_id}/files", tag = "sessions", params(("session_id" = String, Path), FileFilter), security(("bearer" = [])), responses(
+    (status = 200, description = "Everybody who views it now, on any pod", body = Page<Viewer>), NeedsRight, Missing, BadQuery, Failures,
+))]
+pub async fn files(
+    State(app): State<App>,
+    MaybePrincipal(principal): MaybePrincipal,
+    Id(id): Id<RoomId>,
+    Query(filter): Query<FileFilter>,
+) -> Result<Json<Page<Viewer>>, Problem> {
+    is_session(&app, &id).await?;
+    may_enter(&app, &id, principal.as_ref()).await?;
+    viewers(&app, &id, filter.path.as_deref())
+        .await
+        .map(|items| Json(Page::whole(items)))
 }
 
 /// Everything durable that happened in the session, newest first.

@@ -26,16 +26,8 @@ pub fn current_id() -> String {
 /// W3C `traceparent` of the current span, for jobs. Where nothing is exported there is no span to name, but the request's
 /// trace id still leads from its log lines to the job's result. `None` outside a request.
 pub fn current_traceparent() -> Option<String> {
-    let context = tracing::Span::current().context();
-    let span = context.span();
-    let span = span.span_context();
-    if span.is_valid() {
-        let flags = span.trace_flags().to_u8();
-        return Some(format!(
-            "00-{}-{}-{flags:02x}",
-            span.trace_id(),
-            span.span_id()
-        ));
+    if let Some(current) = crate::traceparent::of(&tracing::Span::current()) {
+        return Some(current);
     }
     let parent = uuid::Uuid::new_v4().simple().to_string();
     TRACE_ID

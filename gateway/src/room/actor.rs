@@ -7,7 +7,9 @@ use std::time::Duration;
 use atelier_shared::domain::document::{Document, Malformed, Merge};
 use atelier_shared::domain::entry::Entry;
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, RoomId, Seq};
+use atelier_shared::domain::message::Message;
 use atelier_shared::domain::presence::Member;
+use atelier_shared::domain::reactions::ChatState;
 use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::domain::state::RoomState;
@@ -21,7 +23,9 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::document::{DocumentCare, DocumentSnapshot};
-use super::json::incoming::{Durable, Ephemeral, Join};
+use super::json::incoming::{Durable, Ephemeral, Join, Run, StandingChange};
+use super::json::outgoing::ErrorFrame;
+use super::messages::Known;
 use super::pending::{Pending, Place, Queue};
 use super::registry::{Handle, Rooms, Shared};
 use super::ring::{Feed, LatestValues, Ring};
@@ -61,6 +65,18 @@ pub enum Command {
     Durable {
         connection: ConnectionId,
         message: Box<Durable>,
+    },
+    Standing {
+        connection: ConnectionId,
+        change: StandingChange,
+    },
+    Run {
+        connection: ConnectionId,
+        run: Box<Run>,
+    },
+    /// What the folded state says of chat: for who replays entries.
+    Chat {
+        reply: oneshot::Sender<ChatState>,
     },
     /// A replay reached the present: the connection wants to know who is here now.
     Users {
@@ -109,6 +125,17 @@ pub struct Local {
     /// What others see of it changed and is not in presence yet.
     pub changed: bool,
     pub pinged_ms: i64,
+    /// One of its messages is being looked into; those behind it wait, so that their order stays.
+    pub busy: bool,
+    pub held: VecDeque<Submission>,
+}
+
+/// A durable message as it waits for its turn.
+#[derive(Debug)]
+pub enum Submission {
+    Write(Box<Durable>),
+    Standing(StandingChange),
+    Run(Box<Run>),
 }
 
 /// Somebody resumes behind what this pod has applied: another pod was quicker.
@@ -147,6 +174,22 @@ pub enum Done {
     Activated(Result<Box<(LogHead, RoomState, Seq)>>),
     People(Result<People>),
     Roles(Result<(Option<Room>, Vec<Membership>)>),
+    /// What a message speaks about was looked up.
+    Found {
+        connection: ConnectionId,
+        message: Box<Durable>,
+        found: Result<Option<Box<Message>>, ErrorFrame>,
+    },
+    /// A submission was carried out elsewhere, or refused.
+    Submitted {
+        connection: ConnectionId,
+        answer: Option<Bytes>,
+    },
+    /// The ack of a resend.
+    Again {
+        connection: ConnectionId,
+        ack: Bytes,
+    },
     Published,
     Merged {
         merge: Merge,
@@ -166,6 +209,7 @@ pub struct Actor {
     pub state: RoomState,
     pub board: Option<Arc<BoardSnapshot>>,
     pub document: DocumentCare,
+    pub known: Known,
     /// Everybody who has joined, on any pod.
     pub members: BTreeMap<ClientId, Member>,
     pub locals: HashMap<ConnectionId, Local>,
@@ -226,6 +270,7 @@ impl Actor {
             state,
             board: None,
             document: DocumentCare::default(),
+            known: Known::default(),
             members: members
                 .into_iter()
                 .filter(|m| m.joined)
@@ -356,7 +401,14 @@ impl Actor {
             Command::Durable {
                 connection,
                 message,
-            } => self.submit(connection, *message),
+            } => self.submit(connection, Submission::Write(message)),
+            Command::Standing { connection, change } => {
+                self.submit(connection, Submission::Standing(change));
+            }
+            Command::Run { connection, run } => self.submit(connection, Submission::Run(run)),
+            Command::Chat { reply } => {
+                let _ = reply.send(self.state.chat.clone());
+            }
             Command::Users { connection } => self.send_users(connection),
             Command::Members { reply } => {
                 let _ = reply.send(self.members.values().cloned().collect());
@@ -402,6 +454,15 @@ impl Actor {
             Done::Published => self.publishing = false,
             Done::Merged { merge, merged } => self.merged(&merge, merged),
             Done::DocumentRead(read) => self.document_read(read),
+            Done::Found {
+                connection,
+                message,
+                found,
+            } => self.found(connection, *message, found),
+            Done::Submitted { connection, answer } => self.submitted(connection, answer),
+            Done::Again { connection, ack } => {
+                self.push(super::ring::Frame::to_origin(ack, connection));
+            }
             Done::People(Err(error)) => {
                 tracing::debug!(room = %self.room.id, %error, "will be tried again");
             }

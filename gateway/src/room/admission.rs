@@ -133,6 +133,7 @@ impl Rooms {
             joined: newcomer.name.is_some(),
             cursor_position: None,
             selection: None,
+            viewing: None,
             client_id,
         }
     }

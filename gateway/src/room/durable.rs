@@ -1,10 +1,10 @@
-//! Durable messages on their way into the log: checked, batched, tried again.
+//! Records on their way into the log: batched, tried again, given back.
 
 use std::time::Duration;
 
 use atelier_shared::Backends;
-use atelier_shared::domain::entry::{Author, Entry, Record};
-use atelier_shared::domain::ids::{ConnectionId, RoomId, Seq};
+use atelier_shared::domain::entry::{Entry, Record};
+use atelier_shared::domain::ids::{RoomId, Seq};
 use atelier_shared::domain::room::Role;
 use atelier_shared::ports::{Append, LogHead, PortError, Refusal};
 use atelier_shared::recovery;
@@ -13,7 +13,6 @@ use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::actor::{Actor, Done};
-use super::json::incoming::Durable;
 use super::json::outgoing::{self, ErrorFrame};
 use super::pending::{Fate, Pending, Place, cut_to_news};
 use super::ring::Frame;
@@ -23,51 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Actor {
-    /// Checks what only the room knows, and queues the record for the log.
-    pub fn submit(&mut self, id: ConnectionId, message: Durable) {
-        let Some(local) = self.locals.get(&id) else {
-            return;
-        };
-        let refuse = |error: ErrorFrame| {
-            local
-                .connection
-                .send(error.reference(message.reference.clone()).bytes());
-        };
-        if local.member.role < message.role() {
-            refuse(ErrorFrame::new("forbidden", outgoing::needs(message.role())).field("type"));
-            return;
-        }
-        if let Some(activity) = message.activity()
-            && !self.room.allows(activity)
-        {
-            let text = format!("this room does not allow {}", activity.as_str());
-            refuse(ErrorFrame::new("not_allowed", text).field("type"));
-            return;
-        }
-        if self.pending.is_full() {
-            refuse(
-                ErrorFrame::new("overloaded", "the room has too much to store").retry_in_ms(1_000),
-            );
-            return;
-        }
-        let member = &local.member;
-        let record = Record {
-            ts_ms: Utc::now().timestamp_millis(),
-            author: Author {
-                client_id: member.client_id.clone(),
-                user_id: member.user_id,
-                connection: Some(id),
-                name: member.name.clone(),
-                color: Some(member.color.clone()),
-                avatar_url: member.avatar_url.clone(),
-            },
-            audience: message.to.map(|person| vec![member.user_id, person]),
-            reference: message.reference,
-            body: message.body,
-        };
-        self.pending.push(Pending::new(record, Instant::now()));
-    }
-
     /// One append is under way at a time; what comes meanwhile makes the next batch.
     pub fn start_append(&mut self, now: Instant) {
         let waits = self.append_after.is_some_and(|after| now < after);
@@ -124,10 +78,13 @@ impl Actor {
                 }
                 for (pending, place) in batch.into_iter().zip(places) {
                     match place {
-                        Place::New(seq) => self.receive(Entry {
-                            seq,
-                            record: pending.record,
-                        }),
+                        Place::New(seq) => {
+                            pending.span.record("seq", seq.0);
+                            self.receive(Entry {
+                                seq,
+                                record: pending.record,
+                            });
+                        }
                         Place::Known(seq) => self.acknowledge_again(&pending.record, seq),
                         Place::Full => self.refuse_full(&pending.record),
                     }
@@ -200,12 +157,36 @@ impl Actor {
         self.renew_document();
     }
 
-    /// A resend, or what changes nothing: told the place of the first, or where all of it is in.
+    /// A resend, or what changes nothing: told the place of the first, or where all of it is in; and, of a message, its id.
     fn acknowledge_again(&mut self, record: &Record, seq: Seq) {
-        if let (Some(reference), Some(id)) = (&record.reference, record.author.connection) {
-            let ack = outgoing::ack(reference, seq);
-            self.push(Frame::to_origin(ack, id));
+        let (Some(reference), Some(id)) = (record.reference.clone(), record.author.connection)
+        else {
+            return;
+        };
+        if record.body.message_id().is_none() {
+            self.push(Frame::to_origin(outgoing::ack(&reference, seq), id));
+            return;
         }
+        let (rooms, room, epoch) = (self.rooms.clone(), self.room.id.clone(), self.head.epoch);
+        let read = async move {
+            let b = &rooms.backends;
+            let after = Seq(seq.0.saturating_sub(1));
+            let read = recovery::read_after(&*b.log, &*b.archive, &room, epoch, after, 1).await;
+            let first = read
+                .ok()
+                .flatten()
+                .and_then(|entries| entries.into_iter().next());
+            let message = first.and_then(|entry| entry.record.body.message_id());
+            let ack = match message {
+                Some(message) => outgoing::ack_of_message(&reference, seq, message),
+                None => outgoing::ack(&reference, seq),
+            };
+            Done::Again {
+                connection: id,
+                ack,
+            }
+        };
+        self.work.push(read.boxed());
     }
 
     fn wake_archive(&self) {

@@ -40,7 +40,9 @@ impl Actor {
 
     fn apply(&mut self, entry: Entry) {
         self.applied = entry.seq;
+        let void = self.state.chat.is_void(&entry.record.body);
         self.state.apply(&entry);
+        self.known.apply(&entry);
         match &entry.record.body {
             Body::Draw(_) => {
                 self.board = None;
@@ -48,27 +50,42 @@ impl Actor {
                 return;
             }
             Body::DocumentUpdate { .. } => self.document_changed(),
-            Body::RoleChanged { .. } => self.read_roles(),
+            Body::RoleChanged {
+                user_id,
+                role,
+                kicked,
+                ..
+            } => self.role_changed(*user_id, *role, *kicked),
             _ => {}
         }
         self.flush_draws();
         let record = &entry.record;
-        let ack = record
-            .reference
-            .as_ref()
-            .map(|r| outgoing::ack(r, entry.seq));
         let audience = match &record.audience {
+            // The log deleted its message before: it says nothing to anybody.
+            _ if void => Audience::Origin,
             None => Audience::All,
             Some(people) => Audience::People(people.clone()),
         };
+        let bytes = match &record.body {
+            Body::Reaction {
+                message_id, emoji, ..
+            } => {
+                let users = self.state.chat.users_of(*message_id, emoji);
+                outgoing::reaction_update(&entry, users.unwrap_or_default())
+            }
+            _ => outgoing::entry(&entry),
+        };
         let frame = Frame {
-            bytes: outgoing::entry(&entry),
+            bytes,
             seq: Some(entry.seq),
             origin: record.author.connection,
-            instead: ack,
+            instead: outgoing::ack_of(&entry),
             audience,
         };
         self.push(frame);
+        if matches!(record.body, Body::RunStarted { .. }) {
+            self.acknowledge_run(&entry);
+        }
     }
 
     /// Draws wait for the end of their window, unless none is open. An `ack` need not wait as long as nobody else's draw

@@ -166,6 +166,7 @@ impl Actor {
         self.applied = applied;
         self.board = None;
         self.document_loaded();
+        self.known.forget();
         self.draws.clear();
         self.draws_acked = 0;
         self.ahead.clear();

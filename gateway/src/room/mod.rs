@@ -12,13 +12,18 @@ mod entries;
 mod epoch;
 mod fanout;
 pub mod json;
+mod messages;
+mod past;
 mod pending;
 mod people;
 mod registry;
 mod ring;
 mod roles;
+mod run;
 mod session;
 mod signals;
+pub mod standing;
+mod submit;
 mod upkeep;
 mod websocket;
 

@@ -22,6 +22,8 @@ const BATCH_MAX: usize = 256;
 const BATCH_MAX_BYTES: usize = 8 << 20;
 /// What a record may take that nobody measured: its content's limit, escaped.
 const PLAIN_BYTES: usize = 32 << 10;
+/// JSON of one person under an emoji.
+const REACTOR_BYTES: usize = 192;
 /// JSON of one number of a drawing.
 const NUMBER_BYTES: usize = 20;
 
@@ -31,6 +33,8 @@ pub struct Pending {
     pub record: Record,
     pub since: Instant,
     pub fate: Fate,
+    /// Lasts until it is logged, where the sender traces it.
+    pub span: tracing::Span,
     /// The update as it was sent, while the record holds only what is new of it.
     sent: Option<Bytes>,
     bytes: usize,
@@ -71,8 +75,13 @@ impl Pending {
             record,
             since: now,
             fate: Fate::Append,
+            span: tracing::Span::none(),
             sent: None,
         }
+    }
+
+    pub fn traced(self, span: tracing::Span) -> Self {
+        Self { span, ..self }
     }
 
     fn update(&self) -> Option<&Bytes> {
@@ -107,6 +116,7 @@ fn bytes_of(body: &Body) -> usize {
             let numbers: usize = batch.paths.iter().map(|path| path.points.len() + 32).sum();
             (numbers + batch.erase.len() * 8 + 32) * NUMBER_BYTES
         }
+        Body::Reaction { base, .. } => base.len() * REACTOR_BYTES + 1_024,
         _ => PLAIN_BYTES,
     }
 }

@@ -47,6 +47,8 @@ impl Actor {
             dropped: false,
             changed: member.joined,
             pinged_ms: 0,
+            busy: false,
+            held: std::collections::VecDeque::new(),
         };
         self.locals.insert(id, local);
         self.sockets.push(connection.clone());

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use atelier_shared::domain::entry::{Body, Entry};
-use atelier_shared::domain::ids::{Epoch, Seq};
+use atelier_shared::domain::ids::{Epoch, Ref, Seq};
 use atelier_shared::recovery;
 use bytes::Bytes;
 use chrono::Utc;
@@ -21,6 +21,7 @@ use super::connection::{Connection, Phase, Start};
 use super::document::check;
 use super::json::incoming::{self, Join, Request};
 use super::json::outgoing::{self, ErrorFrame};
+use super::past::Past;
 use super::registry::{Handle, Rooms};
 use super::websocket::{Message, Reader};
 
@@ -269,15 +270,20 @@ impl Session {
             }
             Request::SyncRequest => Box::pin(self.sync()).await,
             Request::Ephemeral(value) => self.tell(Command::Ephemeral { connection, value }).await,
+            Request::Standing(change) => {
+                if self.is_over_rate(change.reference.as_ref()) {
+                    return Ok(());
+                }
+                self.tell(Command::Standing { connection, change }).await
+            }
+            Request::Run(run) => {
+                if self.is_over_rate(run.reference.as_ref()) {
+                    return Ok(());
+                }
+                self.tell(Command::Run { connection, run }).await
+            }
             Request::Durable(message) => {
-                if message.is_rated()
-                    && let Err(retry_in_ms) = self.take_token()
-                {
-                    let error = ErrorFrame::new("rate_limited", "too many messages; slow down")
-                        .retry_in_ms(retry_in_ms)
-                        .reference(message.reference);
-                    // Not counted as refused: a burst is a mistake in pace, not in kind.
-                    self.connection.send(error.bytes());
+                if message.is_rated() && self.is_over_rate(message.reference.as_ref()) {
                     return Ok(());
                 }
                 if let Body::DocumentUpdate { data } = &message.body
@@ -310,6 +316,19 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// Takes a token, or says in how long there will be one.
+    fn is_over_rate(&mut self, reference: Option<&Ref>) -> bool {
+        let Err(retry_in_ms) = self.take_token() else {
+            return false;
+        };
+        let error = ErrorFrame::new("rate_limited", "too many messages; slow down")
+            .retry_in_ms(retry_in_ms)
+            .reference(reference.cloned());
+        // Not counted as refused: a burst is a mistake in pace, not in kind.
+        self.connection.send(error.bytes());
+        true
     }
 
     #[expect(clippy::cast_precision_loss, reason = "bounded far below 2^24")]
@@ -431,10 +450,15 @@ impl Session {
                     return Ok(false);
                 }
             };
+            let Some(past) = Past::of(&self.rooms, &self.handle, &page).await else {
+                // As above.
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                continue;
+            };
             let frames: Vec<Bytes> = page
                 .iter()
                 .take_while(|entry| entry.seq <= to)
-                .filter_map(|entry| self.shown(entry, own))
+                .filter_map(|entry| self.shown(entry, &past, own))
                 .collect();
             at = page.last().map_or(to, |entry| entry.seq).min(to);
             self.connection.push(frames);
@@ -447,15 +471,14 @@ impl Session {
         Ok(true)
     }
 
-    fn shown(&self, entry: &Entry, own: bool) -> Option<Bytes> {
+    fn shown(&self, entry: &Entry, past: &Past, own: bool) -> Option<Bytes> {
         if !entry.visible_to(self.connection.user_id) {
             return None;
         }
         if entry.record.author.connection == Some(self.connection.id) && !own {
-            let reference = entry.record.reference.as_ref()?;
-            return Some(outgoing::ack(reference, entry.seq));
+            return outgoing::ack_of(entry);
         }
-        Some(outgoing::entry(entry))
+        past.shown(entry)
     }
 
     /// Waits until everything pushed so far is in the kernel, while the room watches for progress.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use atelier_shared::domain::ids::{ClientId, ConnectionId};
-use atelier_shared::domain::presence::Member;
+use atelier_shared::domain::presence::{Member, Viewing};
 use atelier_shared::domain::signal::{EphemeralKind, Signal};
 use futures::FutureExt;
 use serde_json::{Value, json};
@@ -32,11 +32,17 @@ impl Actor {
             return;
         }
         let kind = value.kind();
+        let before = local.member.viewing.as_ref().map(|v| v.file.clone());
         let message = show(&mut local.member, value);
         local.changed = local.member.joined;
+        // Who views a file is asked of presence: told at once, where cursors wait for the next beat.
+        let moved = local.member.viewing.as_ref().map(|v| &v.file) != before.as_ref();
         let client_id = local.member.client_id.clone();
         if let Some(seen) = self.members.get_mut(&client_id) {
             seen.clone_from(&local.member);
+        }
+        if moved {
+            self.write_changed();
         }
         self.show_latest(&client_id, kind, &message, Some(id));
         self.signal_others(Signal::Ephemeral {
@@ -109,11 +115,7 @@ impl Actor {
                 }
             }
             Signal::Removed { user_id, reason } => {
-                for local in self.locals.values() {
-                    if local.member.user_id == user_id {
-                        local.connection.close(4403, &reason);
-                    }
-                }
+                self.close_person(user_id, &reason);
             }
             Signal::RunOutput {
                 run_id,
@@ -210,10 +212,14 @@ fn show(member: &mut Member, value: Ephemeral) -> String {
             message
         }
         Ephemeral::CursorUpdate(data) => {
-            json!({"type": "cursor_update", "userId": id, "data": data})
+            let message = json!({"type": "cursor_update", "userId": id, "data": data});
+            view(member, &data);
+            message
         }
         Ephemeral::ViewportUpdate(data) => {
-            json!({"type": "viewport_update", "userId": id, "data": data})
+            let message = json!({"type": "viewport_update", "userId": id, "data": data});
+            view(member, &data);
+            message
         }
         Ephemeral::PresenceUpdate(status, data) => {
             let message = json!({"type": "presence_update", "userId": id, "data": data});
@@ -240,9 +246,33 @@ fn remember(member: &mut Member, kind: EphemeralKind, frame: &str) {
                 .and_then(|s| s.parse().ok());
             member.status = status.unwrap_or(member.status);
         }
-        EphemeralKind::CursorUpdate
-        | EphemeralKind::ViewportUpdate
-        | EphemeralKind::Typing
-        | EphemeralKind::Receipt => {}
+        EphemeralKind::CursorUpdate | EphemeralKind::ViewportUpdate => {
+            view(member, &message["data"]);
+        }
+        EphemeralKind::Typing | EphemeralKind::Receipt => {}
     }
+}
+
+/// Which file somebody is in: the last that a cursor or viewport named; what it does not say of the same file stays.
+fn view(member: &mut Member, data: &Value) {
+    let Some(file) = data["file"].as_str() else {
+        return;
+    };
+    let mut viewing = member
+        .viewing
+        .take()
+        .filter(|viewing| viewing.file == file)
+        .unwrap_or_else(|| Viewing {
+            file: file.to_owned(),
+            line: None,
+            column: None,
+            start_line: None,
+            end_line: None,
+        });
+    let number = |name: &str, before: Option<u64>| data[name].as_u64().or(before);
+    viewing.line = number("line", viewing.line);
+    viewing.column = number("column", viewing.column);
+    viewing.start_line = number("start_line", viewing.start_line);
+    viewing.end_line = number("end_line", viewing.end_line);
+    member.viewing = Some(viewing);
 }

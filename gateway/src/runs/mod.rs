@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use atelier_shared::Backends;
 use atelier_shared::domain::ids::{JobId, RoomId, UserId};
-use atelier_shared::domain::job::{Job, JobSpec, JobState};
+use atelier_shared::domain::job::{AskedBy, Job, JobSpec, JobState};
 use atelier_shared::outbox;
 use atelier_shared::ports::{PortError, Throttle};
 use chrono::{SubsecRound, Utc};
@@ -28,6 +28,8 @@ pub struct Accepted {
     pub priority: i16,
     /// W3C trace context of the request.
     pub traceparent: Option<String>,
+    /// The message in the room that asked for it.
+    pub asked_by: Option<AskedBy>,
 }
 
 /// Counts one job of this person's; more than `per_minute` must wait.
@@ -43,7 +45,8 @@ pub async fn throttle(
         .await
 }
 
-/// Stores the job's row, which is the queue's outbox too, and hands it to the queue.
+/// Stores the job's row, which is the queue's outbox too, and hands it to the queue; not if the message that asks for it has
+/// asked before.
 pub async fn accept(backends: &Backends, accepted: Accepted) -> Result<Job, PortError> {
     let job = Job {
         id: JobId::generate(),
@@ -56,12 +59,14 @@ pub async fn accept(backends: &Backends, accepted: Accepted) -> Result<Job, Port
         state: JobState::Queued,
         attempts: 0,
         traceparent: accepted.traceparent,
+        asked_by: accepted.asked_by,
         created_at: Utc::now().trunc_subsecs(6),
         started_at: None,
         finished_at: None,
     };
-    backends.records.create_job(&job).await?;
-    hand_over(backends, &job).await;
+    if backends.records.create_job(&job).await? {
+        hand_over(backends, &job).await;
+    }
     Ok(job)
 }
 

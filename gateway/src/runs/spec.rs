@@ -115,6 +115,31 @@ pub struct LimitsBody {
 }
 
 impl NewJob {
+    /// What a `run` message may say.
+    pub fn in_a_room(
+        language: String,
+        source: Option<String>,
+        files: Option<Vec<FileBody>>,
+        stdin: String,
+    ) -> Self {
+        Self {
+            language,
+            version: None,
+            source,
+            files,
+            entrypoint: None,
+            stdin,
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            limits: AskedLimits::default(),
+            network: false,
+            room_id: None,
+            project_id: None,
+            callback_url: None,
+            priority: 0,
+        }
+    }
+
     /// The job's immutable description and its priority.
     pub fn check(self) -> Result<(JobSpec, i16), Invalid> {
         let language = language::find(&self.language).ok_or_else(|| {

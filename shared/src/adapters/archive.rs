@@ -5,8 +5,13 @@
 //! encoding serves log, archive and export. What history is asked for by (kind, reader) stands beside it in columns
 //! of its own.
 
-use crate::domain::entry::{Entry, Record};
-use crate::domain::ids::{Epoch, Seq};
+mod folding;
+
+pub use self::folding::{Folded, spoken_of};
+
+use crate::domain::entry::{Body, Entry, Record};
+use crate::domain::ids::{Epoch, MessageId, Seq};
+use crate::domain::message::Message;
 use crate::domain::state::RoomState;
 use crate::ports::{ArchiveHead, PortError, Result, StaleEpoch};
 
@@ -46,6 +51,22 @@ pub fn unwritten(
 
 pub fn encode(record: &Record) -> Result<String> {
     serde_json::to_string(record).map_err(|e| PortError::fatal("encode record", e))
+}
+
+/// The message whose words an entry holds beside the message itself.
+pub fn holds_words_of(record: &Record) -> Option<MessageId> {
+    match &record.body {
+        Body::ChatEdited { message_id, .. } => Some(*message_id),
+        _ => None,
+    }
+}
+
+pub fn encode_message(message: &Message) -> Result<String> {
+    serde_json::to_string(message).map_err(|e| PortError::fatal("encode message", e))
+}
+
+pub fn decode_message(text: &str) -> Result<Message> {
+    serde_json::from_str(text).map_err(|e| PortError::fatal("decode message", e))
 }
 
 fn decode(seq: Seq, record: &str) -> Result<Entry> {

@@ -9,6 +9,7 @@ use super::board::DrawBatch;
 use super::document::base64_text;
 use super::ids::{ClientId, ConnectionId, JobId, MessageId, Ref, Seq, UserId};
 use super::job::JobState;
+use super::message::{MessageKind, ReactionAction, Reactor};
 use super::room::Role;
 
 /// Who wrote an entry, as they were called when they wrote it.
@@ -94,6 +95,9 @@ pub enum Body {
         mentions: Vec<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reply_to: Option<MessageId>,
+        /// The first message of the thread that `reply_to` belongs to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        thread: Option<MessageId>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         file_id: Option<Uuid>,
     },
@@ -105,6 +109,39 @@ pub enum Body {
     CodeComment {
         id: MessageId,
         data: CodeComment,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        thread: Option<MessageId>,
+    },
+    /// What is kept of a message in the place of its words, once they are deleted.
+    Deleted {
+        id: MessageId,
+        was: MessageKind,
+        deleted_ms: i64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reply_to: Option<MessageId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        thread: Option<MessageId>,
+    },
+    /// New words for a message; `of` is its place. Without words: the message was deleted later.
+    ChatEdited {
+        message_id: MessageId,
+        of: Seq,
+        content: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        mentions: Vec<String>,
+    },
+    ChatDeleted {
+        message_id: MessageId,
+        of: Seq,
+    },
+    Reaction {
+        message_id: MessageId,
+        of: Seq,
+        emoji: String,
+        action: ReactionAction,
+        /// Who was under this emoji before, as the archive knew: counts only where the room's state has let go of them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        base: Vec<Reactor>,
     },
     Draw(DrawBatch),
     /// A v1 update of the document, checked, and without what the document held already.
@@ -120,6 +157,9 @@ pub enum Body {
         user_id: UserId,
         role: Option<Role>,
         version: u64,
+        /// Sent out by a host: their sockets are closed, wherever they are.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        kicked: bool,
     },
     RunStarted {
         run_id: JobId,
@@ -142,12 +182,113 @@ impl Body {
             Self::ChatMessage { .. } => "chat_message",
             Self::DirectMessage { .. } => "direct_message",
             Self::CodeComment { .. } => "code_comment",
+            Self::Deleted { was, .. } => was.as_str(),
+            Self::ChatEdited { .. } => "chat_edited",
+            Self::ChatDeleted { .. } => "chat_deleted",
+            Self::Reaction { .. } => "reaction_update",
             Self::Draw(_) => "draw",
             Self::DocumentUpdate { .. } => "update",
             Self::SessionUpdate { .. } => "session_update",
             Self::RoleChanged { .. } => "role_changed",
             Self::RunStarted { .. } => "run_started",
             Self::RunFinished { .. } => "run_finished",
+        }
+    }
+
+    /// The message's own id, if it is a message.
+    pub fn message_id(&self) -> Option<MessageId> {
+        match self {
+            Self::ChatMessage { id, .. }
+            | Self::DirectMessage { id, .. }
+            | Self::CodeComment { id, .. }
+            | Self::Deleted { id, .. } => Some(*id),
+            _ => None,
+        }
+    }
+
+    pub fn message_kind(&self) -> Option<MessageKind> {
+        match self {
+            Self::ChatMessage { .. } => Some(MessageKind::ChatMessage),
+            Self::DirectMessage { .. } => Some(MessageKind::DirectMessage),
+            Self::CodeComment { .. } => Some(MessageKind::CodeComment),
+            Self::Deleted { was, .. } => Some(*was),
+            _ => None,
+        }
+    }
+
+    /// The message that an entry changes, if it changes one.
+    pub fn target(&self) -> Option<MessageId> {
+        match self {
+            Self::ChatEdited { message_id, .. }
+            | Self::ChatDeleted { message_id, .. }
+            | Self::Reaction { message_id, .. } => Some(*message_id),
+            _ => None,
+        }
+    }
+
+    pub fn reply_to(&self) -> Option<MessageId> {
+        match self {
+            Self::ChatMessage { reply_to, .. } | Self::Deleted { reply_to, .. } => *reply_to,
+            Self::CodeComment { data, .. } => data.reply_to,
+            _ => None,
+        }
+    }
+
+    /// The first message of the thread that a message answers in.
+    pub fn thread(&self) -> Option<MessageId> {
+        match self {
+            Self::ChatMessage { thread, .. }
+            | Self::CodeComment { thread, .. }
+            | Self::Deleted { thread, .. } => *thread,
+            _ => None,
+        }
+    }
+
+    /// A message's words.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::ChatMessage { content, .. } | Self::DirectMessage { content, .. } => {
+                Some(content)
+            }
+            Self::CodeComment { data, .. } => Some(&data.content),
+            _ => None,
+        }
+    }
+
+    /// Puts new words into a message.
+    pub(super) fn reword(&mut self, new: &str, found: &[String]) {
+        match self {
+            Self::ChatMessage {
+                content, mentions, ..
+            } => {
+                new.clone_into(content);
+                found.clone_into(mentions);
+            }
+            Self::DirectMessage { content, .. } => new.clone_into(content),
+            Self::CodeComment { data, .. } => new.clone_into(&mut data.content),
+            _ => {}
+        }
+    }
+
+    /// The same without the words of a message that was deleted then; what holds no words stays as it is.
+    pub fn struck(&self, deleted_ms: i64) -> Self {
+        if let (Some(id), Some(was)) = (self.message_id(), self.message_kind()) {
+            return Self::Deleted {
+                id,
+                was,
+                deleted_ms,
+                reply_to: self.reply_to(),
+                thread: self.thread(),
+            };
+        }
+        match self {
+            Self::ChatEdited { message_id, of, .. } => Self::ChatEdited {
+                message_id: *message_id,
+                of: *of,
+                content: String::new(),
+                mentions: Vec::new(),
+            },
+            other => other.clone(),
         }
     }
 }

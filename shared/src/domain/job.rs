@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Invalid;
-use super::ids::{JobId, RoomId, UserId};
+use super::ids::{ClientId, JobId, Ref, RoomId, UserId};
 use super::room::word_enum;
 
 /// Queues, named as users know them.
@@ -107,6 +107,13 @@ pub struct JobSpec {
     pub callback_url: Option<String>,
 }
 
+/// The message that asked for a run in a room: under one ref of one client it runs once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedBy {
+    pub client_id: ClientId,
+    pub reference: Ref,
+}
+
 /// The row that Records keeps for a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
@@ -122,6 +129,7 @@ pub struct Job {
     pub attempts: u32,
     /// W3C trace context of the request that made it.
     pub traceparent: Option<String>,
+    pub asked_by: Option<AskedBy>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,

@@ -1,6 +1,8 @@
 //! What people and rooms may be called, and what a message may contain.
 
 use unicode_normalization::UnicodeNormalization;
+use unicode_properties::UnicodeEmoji;
+use unicode_segmentation::UnicodeSegmentation;
 
 use super::Invalid;
 
@@ -8,6 +10,8 @@ use super::Invalid;
 pub const NAME_MAX_CHARS: usize = 32;
 /// Longest content of a chat message or comment, in bytes.
 pub const CONTENT_MAX_BYTES: usize = 16_384;
+/// Longest emoji, in bytes: families of skin tones have some forty.
+const EMOJI_MAX_BYTES: usize = 64;
 /// Longest URL a client may present (avatars).
 const URL_MAX_BYTES: usize = 2_048;
 
@@ -93,6 +97,15 @@ pub fn content(field: &'static str, text: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// One emoji: a single grapheme cluster that holds an emoji character (a digit alone is none).
+pub fn emoji(field: &'static str, text: &str) -> Result<(), Invalid> {
+    let one = text.len() <= EMOJI_MAX_BYTES && text.graphemes(true).count() == 1;
+    if one && !text.is_ascii() && text.chars().any(UnicodeEmoji::is_emoji_char) {
+        return Ok(());
+    }
+    Err(Invalid::new(field, "must be one emoji"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +122,17 @@ mod tests {
             &"x".repeat(1 << 20),
         ] {
             assert_eq!(name("name", bad).unwrap_err().field, "name");
+        }
+    }
+
+    #[test]
+    fn an_emoji_is_one_grapheme_cluster() {
+        for one in ["👍", "❤️", "👩🏽‍🚀", "🇩🇪", "1️⃣", "👨‍👩‍👧‍👦"]
+        {
+            assert!(emoji("emoji", one).is_ok(), "{one}");
+        }
+        for bad in ["", "a", "1", "é", "👍👍", "👍a", ":+1:", " "] {
+            assert_eq!(emoji("emoji", bad).unwrap_err().field, "emoji", "{bad:?}");
         }
     }
 

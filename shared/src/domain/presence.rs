@@ -34,4 +34,21 @@ pub struct Member {
     pub cursor_position: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<Value>,
+    /// The file that its last `cursor_update` or `viewport_update` named, with what that said of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub viewing: Option<Viewing>,
+}
+
+/// Where in which file somebody is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Viewing {
+    pub file: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_line: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_line: Option<u64>,
 }

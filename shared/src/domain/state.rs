@@ -7,6 +7,7 @@ use super::board::Board;
 use super::document::Document;
 use super::entry::{Body, Entry};
 use super::ids::{Epoch, Seq};
+use super::reactions::ChatState;
 
 /// Everything the log of a room adds up to at one `seq`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -18,6 +19,8 @@ pub struct RoomState {
     /// Merged `session_update`s.
     #[serde(default)]
     pub metadata: Map<String, Value>,
+    #[serde(default)]
+    pub chat: ChatState,
 }
 
 impl RoomState {
@@ -39,9 +42,13 @@ impl RoomState {
                     }
                 }
             }
+            Body::ChatEdited { .. } | Body::ChatDeleted { .. } | Body::Reaction { .. } => {
+                self.chat.apply(entry);
+            }
             Body::ChatMessage { .. }
             | Body::DirectMessage { .. }
             | Body::CodeComment { .. }
+            | Body::Deleted { .. }
             | Body::RoleChanged { .. }
             | Body::RunStarted { .. }
             | Body::RunFinished { .. } => {}

@@ -1,6 +1,6 @@
 //! The archive: every entry for ever, checkpoints, job results; and the owner of the epoch.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -8,8 +8,9 @@ use thiserror::Error;
 
 use super::{PortError, Result};
 use crate::domain::entry::{Entry, RefKey};
-use crate::domain::ids::{Epoch, JobId, RoomId, Seq, UserId};
+use crate::domain::ids::{Epoch, JobId, MessageId, RoomId, Seq, UserId};
 use crate::domain::job::JobResult;
+use crate::domain::message::{Message, MessageCounts};
 use crate::domain::state::Checkpoint;
 
 /// How far a room is archived. A room never opened is `epoch 0, seq 0`: opening it raises the epoch to 1.
@@ -51,10 +52,36 @@ pub struct HistoryPage {
     pub more: bool,
 }
 
+/// Pairs of author and kind whose messages are counted; the rest are left out.
+pub const MESSAGE_AUTHORS_MAX: usize = 10_000;
+
+/// Which messages of a room, newest first.
+#[derive(Debug, Clone)]
+pub struct MessageQuery {
+    /// Only before this seq.
+    pub before: Option<Seq>,
+    /// Whose eyes: messages for others are left out.
+    pub reader: UserId,
+    /// Only those in which each of these begins a word ([`crate::domain::search::words`]); empty = all.
+    pub words: BTreeSet<String>,
+    /// Only this message and the answers in its thread.
+    pub thread: Option<MessageId>,
+    pub limit: usize,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct MessagePage {
+    /// Newest first.
+    pub messages: Vec<Message>,
+    /// There are older ones.
+    pub more: bool,
+}
+
 /// Promises: `append` writes all or none, gapless after the head, and survives the loss of any minority of the store
 /// (`w:majority, j:true`; embedded: a synced commit) before it returns; of two writers in different epochs, or at
 /// different places, one is refused. A ref is stored once per room, user and client. What was appended is final: no
-/// epoch changes it, and it is read back as it was written. Checkpoints are switched whole.
+/// epoch changes it, and it is read back as it was written; but of a message whose deletion is appended, and of its edits,
+/// no words are kept anywhere. Messages are folded in the same step as their entries. Checkpoints are switched whole.
 #[async_trait]
 pub trait Archive: Send + Sync {
     async fn ping(&self) -> Result<()>;
@@ -84,6 +111,16 @@ pub trait Archive: Send + Sync {
     async fn read(&self, room: &RoomId, after: Seq, limit: usize) -> Result<Vec<Entry>>;
 
     async fn history(&self, room: &RoomId, query: &HistoryQuery) -> Result<HistoryPage>;
+
+    /// Messages as they are after all that is archived.
+    async fn messages(&self, room: &RoomId, query: &MessageQuery) -> Result<MessagePage>;
+
+    /// Those of `ids` that are messages of this room, in no particular order.
+    async fn messages_by_id(&self, room: &RoomId, ids: &[MessageId]) -> Result<Vec<Message>>;
+
+    /// Figures of the messages that `reader` may see, by author and kind, at most [`MESSAGE_AUTHORS_MAX`], those with most
+    /// messages first.
+    async fn message_counts(&self, room: &RoomId, reader: UserId) -> Result<Vec<MessageCounts>>;
 
     /// The seqs of refs that are archived, in the order asked.
     async fn seqs_of_refs(&self, room: &RoomId, refs: &[RefKey]) -> Result<Vec<Option<Seq>>>;

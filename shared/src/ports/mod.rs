@@ -10,7 +10,10 @@ mod records;
 mod room_log;
 mod vault;
 
-pub use archive::{Archive, ArchiveHead, HistoryPage, HistoryQuery, StaleEpoch};
+pub use archive::{
+    Archive, ArchiveHead, HistoryPage, HistoryQuery, MESSAGE_AUTHORS_MAX, MessagePage,
+    MessageQuery, StaleEpoch,
+};
 pub use files::{FileMeta, Files};
 pub use live_output::{
     LiveOutput, OUTPUT_PIECE_MAX_BYTES, OUTPUT_PIECES_MAX, OutputPage, OutputPiece, OutputWaker,
@@ -22,8 +25,9 @@ pub use queue::{
     Settled, WorkerInfo,
 };
 pub use records::{
-    CreateUserError, DELETED_ID_RESERVED, JobQuery, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX,
-    Page, Records, RoomRecords, RoomVisibility, UserRecords,
+    Acceptance, CreateUserError, DELETED_ID_RESERVED, INVITES_MAX, InviteRecords, JobQuery,
+    JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page, Records, RoomRecords, RoomVisibility,
+    UserRecords,
 };
 pub use room_log::{
     APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Delivery, LogHead, READ_MAX_BYTES, Refusal,

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{PortError, Result};
 use crate::domain::ids::{JobId, RoomId, UserId};
+use crate::domain::invite::Invite;
 use crate::domain::job::{Job, JobState};
 use crate::domain::room::{Role, Room};
 use crate::domain::user::{NewUser, User};
@@ -157,7 +158,8 @@ impl JobQuery {
 /// one that began or ended needs no queueing any more, unless its queueing is doubted.
 #[async_trait]
 pub trait JobRecords: Send + Sync {
-    async fn create_job(&self, job: &Job) -> Result<()>;
+    /// False: a job of this room and owner was asked for by the same client under the same ref; nothing was stored.
+    async fn create_job(&self, job: &Job) -> Result<bool>;
 
     async fn job(&self, id: JobId) -> Result<Option<Job>>;
 
@@ -187,8 +189,55 @@ pub trait JobRecords: Send + Sync {
     async fn delete_job(&self, id: JobId) -> Result<bool>;
 }
 
+/// Invitations that one room has at a time, used up and expired ones included.
+pub const INVITES_MAX: usize = 1_000;
+
+/// What came of presenting an invitation's code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acceptance {
+    /// The person has its role now, and one use is counted.
+    Joined {
+        room: RoomId,
+        role: Role,
+        /// The room's, after this change.
+        role_version: u64,
+    },
+    /// The person had as much already; nothing changed.
+    Member {
+        room: RoomId,
+        role: Role,
+    },
+    /// Expired or used up.
+    Over,
+    Unknown,
+}
+
+/// Promises: uses are counted with the role that they give, so that never more people come in than an invitation says;
+/// of a code only its hash is stored; a revoked invitation lets nobody in.
+#[async_trait]
+pub trait InviteRecords: Send + Sync {
+    /// False: there is no such room, or it has [`INVITES_MAX`] invitations.
+    async fn create_invite(&self, invite: &Invite) -> Result<bool>;
+
+    /// All of a room's, newest first.
+    async fn invites(&self, room: &RoomId) -> Result<Vec<Invite>>;
+
+    /// Also one that is over.
+    async fn invite_by_code(&self, code_hash: [u8; 32]) -> Result<Option<Invite>>;
+
+    async fn accept_invite(
+        &self,
+        code_hash: [u8; 32],
+        user: UserId,
+        now: DateTime<Utc>,
+    ) -> Result<Acceptance>;
+
+    /// False: this room has no such invitation.
+    async fn revoke_invite(&self, room: &RoomId, id: Uuid) -> Result<bool>;
+}
+
 /// All of the relational data.
 #[async_trait]
-pub trait Records: UserRecords + RoomRecords + JobRecords {
+pub trait Records: UserRecords + RoomRecords + JobRecords + InviteRecords {
     async fn ping(&self) -> Result<()>;
 }

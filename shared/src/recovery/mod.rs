@@ -8,6 +8,7 @@
 mod activate;
 mod append;
 mod documents;
+mod messages;
 mod read;
 
 pub use activate::activate;
@@ -16,4 +17,5 @@ pub use append::{
     watch_idle,
 };
 pub use documents::merge_if_due;
+pub use messages::{as_shown, message_counts, messages, messages_by_id};
 pub use read::{load, read_after};

@@ -4,6 +4,7 @@ mod checkpoints;
 mod entries;
 mod epochs;
 mod history;
+mod messages;
 mod refs;
 mod results;
 
@@ -44,6 +45,8 @@ pub fn trials(trials: &mut Vec<Trial>) {
         refs::many_refs_are_answered_in_the_order_asked,
         history::history_is_newest_first_by_kind_and_in_pages,
         history::history_shows_a_reader_only_what_is_for_them,
+        messages::messages_are_found_by_their_words_as_they_are_now,
+        messages::reactions_threads_and_figures_are_folded_for_the_readers_eyes,
         checkpoints::a_newer_checkpoint_wins_and_an_older_is_not_kept,
         checkpoints::a_checkpoint_beyond_the_head_is_not_kept,
         checkpoints::a_checkpoint_larger_than_a_document_is_kept_whole,
@@ -94,6 +97,7 @@ impl Writer {
             content: content.into(),
             mentions: Vec::new(),
             reply_to: None,
+            thread: None,
             file_id: None,
         })
     }

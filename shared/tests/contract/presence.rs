@@ -72,6 +72,7 @@ fn member(client: &str, pod: PodId) -> Member {
         joined: true,
         cursor_position: Some(serde_json::json!({"x": 1.5, "deep": [null, {"connection": "x"}]})),
         selection: None,
+        viewing: None,
     }
 }
 

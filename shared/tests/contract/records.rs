@@ -1,5 +1,6 @@
 //! Promises of the Records port.
 
+mod invites;
 mod jobs;
 mod people;
 mod roles;
@@ -18,6 +19,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
     rooms::trials(trials);
     roles::trials(trials);
     jobs::trials(trials);
+    invites::trials(trials);
 }
 
 /// Now, as the store keeps it.

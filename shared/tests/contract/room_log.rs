@@ -107,6 +107,7 @@ fn chat(author: &Author, content: &str, reference: Option<&str>) -> Record {
             content: content.into(),
             mentions: vec![],
             reply_to: None,
+            thread: None,
             file_id: None,
         },
     }

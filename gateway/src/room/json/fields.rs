@@ -3,9 +3,13 @@
 use std::borrow::Cow;
 
 use atelier_shared::domain::ids::{Epoch, MessageId, Seq, UserId};
+use atelier_shared::domain::message::ReactionAction;
+use atelier_shared::domain::room::Role;
 use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
+
+use crate::runs::spec::FileBody;
 
 #[derive(Deserialize)]
 pub struct JoinFields {
@@ -64,6 +68,43 @@ pub struct ChatFields {
     pub content: String,
     pub reply_to: Option<MessageId>,
     pub file_id: Option<Uuid>,
+}
+
+#[derive(Deserialize)]
+pub struct EditFields {
+    pub message_id: MessageId,
+    pub content: String,
+}
+
+#[derive(Deserialize)]
+pub struct DeleteFields {
+    pub message_id: MessageId,
+}
+
+#[derive(Deserialize)]
+pub struct ReactionFields {
+    pub message_id: MessageId,
+    pub emoji: String,
+    pub action: ReactionAction,
+}
+
+#[derive(Deserialize)]
+pub struct SetRoleFields {
+    pub user_id: UserId,
+    pub role: Role,
+}
+
+#[derive(Deserialize)]
+pub struct KickFields {
+    pub user_id: UserId,
+}
+
+#[derive(Deserialize)]
+pub struct RunFields {
+    pub language: String,
+    pub source: Option<String>,
+    pub files: Option<Vec<FileBody>>,
+    pub stdin: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -5,6 +5,7 @@ use atelier_shared::domain::board::DrawBatch;
 use atelier_shared::domain::chat::mentions;
 use atelier_shared::domain::entry::{Body, CodeComment};
 use atelier_shared::domain::ids::{Epoch, MessageId, Ref, Seq, UserId};
+use atelier_shared::domain::job::JobSpec;
 use atelier_shared::domain::names;
 use atelier_shared::domain::presence::Status;
 use atelier_shared::domain::room::{Activity, Role};
@@ -13,10 +14,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::fields::{
-    AuthFields, ChatFields, CursorFields, DataFields, DirectFields, JoinFields, PingFields,
-    ReceiptFields, ResumeFields, SelectionFields, UpdateFields,
+    AuthFields, ChatFields, CursorFields, DataFields, DeleteFields, DirectFields, EditFields,
+    JoinFields, KickFields, PingFields, ReactionFields, ReceiptFields, ResumeFields, RunFields,
+    SelectionFields, SetRoleFields, UpdateFields,
 };
 use super::outgoing::ErrorFrame;
+use crate::runs::spec::NewJob;
 
 /// Longest `data`, `selection` or metadata of one message, as JSON text.
 const DATA_MAX_BYTES: usize = 16 * 1024;
@@ -32,6 +35,8 @@ pub enum Request {
     SyncRequest,
     Ephemeral(Ephemeral),
     Durable(Durable),
+    Standing(StandingChange),
+    Run(Box<Run>),
 }
 
 impl Request {
@@ -45,6 +50,9 @@ impl Request {
             Self::SyncRequest => "sync_request",
             Self::Ephemeral(value) => value.kind().as_str(),
             Self::Durable(message) => message.body.kind(),
+            Self::Standing(change) if change.kick => "kick",
+            Self::Standing(_) => "set_role",
+            Self::Run(_) => "run",
         }
     }
 }
@@ -99,8 +107,40 @@ impl Ephemeral {
 pub struct Durable {
     pub reference: Option<Ref>,
     pub body: Body,
-    /// Only these people and the sender see it.
+    /// Only this person and the sender see it.
     pub to: Option<UserId>,
+    /// Only these people see it: those who see the message that it is about.
+    pub audience: Option<Vec<UserId>>,
+    /// What it refers to, and only the room can look up.
+    pub about: Option<About>,
+    /// W3C trace context of the sender.
+    pub traceparent: Option<String>,
+}
+
+/// What a durable message refers to.
+#[derive(Debug, Clone, Copy)]
+pub enum About {
+    /// A message that must exist; `field` named it.
+    Message { id: MessageId, field: &'static str },
+    /// A person who must exist, named by the field `to`.
+    Person(UserId),
+}
+
+/// A host gives somebody a role, or sends them out.
+#[derive(Debug)]
+pub struct StandingChange {
+    pub reference: Option<Ref>,
+    pub user_id: UserId,
+    pub role: Option<Role>,
+    pub kick: bool,
+}
+
+/// Code to be run in the room.
+#[derive(Debug)]
+pub struct Run {
+    pub reference: Option<Ref>,
+    pub spec: JobSpec,
+    pub traceparent: Option<String>,
 }
 
 impl Durable {
@@ -115,6 +155,7 @@ impl Durable {
             Body::CodeComment { .. } => Some(Activity::Code),
             Body::Draw(_) => Some(Activity::Draw),
             Body::DocumentUpdate { .. } => Some(Activity::Document),
+            // What is said about a message that is there: whatever allowed it allowed that.
             _ => None,
         }
     }
@@ -131,6 +172,7 @@ struct Head {
     kind: Option<Value>,
     #[serde(rename = "ref")]
     reference: Option<Value>,
+    traceparent: Option<Value>,
 }
 
 /// Parses one text message. `now_ms` bounds the clocks in it.
@@ -152,22 +194,44 @@ pub fn parse(text: &str, now_ms: i64) -> Result<Request, ErrorFrame> {
     let Some(Value::String(kind)) = &head.kind else {
         return Err(ErrorFrame::new("invalid", "type: must be a string").field("type"));
     };
-    body(kind, text, reference.clone(), now_ms).map_err(|error| error.reference(reference))
+    let traceparent = match head.traceparent {
+        Some(Value::String(text)) => Some(text),
+        _ => None,
+    };
+    let envelope = Envelope {
+        reference: reference.clone(),
+        traceparent,
+    };
+    body(kind, text, envelope, now_ms).map_err(|error| error.reference(reference))
 }
 
-fn body(
-    kind: &str,
-    text: &str,
+/// What any message may carry.
+struct Envelope {
     reference: Option<Ref>,
-    now_ms: i64,
-) -> Result<Request, ErrorFrame> {
-    let durable = |body: Body, to: Option<UserId>| {
-        Ok(Request::Durable(Durable {
-            reference,
+    traceparent: Option<String>,
+}
+
+impl Envelope {
+    fn durable(self, body: Body) -> Durable {
+        Durable {
+            reference: self.reference,
             body,
-            to,
-        }))
-    };
+            to: None,
+            audience: None,
+            about: None,
+            traceparent: self.traceparent,
+        }
+    }
+
+    fn about_message(self, body: Body, id: MessageId, field: &'static str) -> Request {
+        Request::Durable(Durable {
+            about: Some(About::Message { id, field }),
+            ..self.durable(body)
+        })
+    }
+}
+
+fn body(kind: &str, text: &str, envelope: Envelope, now_ms: i64) -> Result<Request, ErrorFrame> {
     match kind {
         "join" => Ok(Request::Join(join(fields(text)?)?)),
         "resume" => {
@@ -187,6 +251,62 @@ fn body(
             let m: AuthFields = fields(text)?;
             Ok(Request::Auth { token: m.token })
         }
+        "chat_message" | "direct_message" | "code_comment" | "chat_edit" | "chat_delete"
+        | "reaction" => message(kind, text, envelope),
+        "set_role" => {
+            let m: SetRoleFields = fields(text)?;
+            Ok(Request::Standing(StandingChange {
+                reference: envelope.reference,
+                user_id: m.user_id,
+                role: Some(m.role),
+                kick: false,
+            }))
+        }
+        "kick" => {
+            let m: KickFields = fields(text)?;
+            Ok(Request::Standing(StandingChange {
+                reference: envelope.reference,
+                user_id: m.user_id,
+                role: None,
+                kick: true,
+            }))
+        }
+        "run" => {
+            let m: RunFields = fields(text)?;
+            let stdin = m.stdin.unwrap_or_default();
+            let (spec, _) = NewJob::in_a_room(m.language, m.source, m.files, stdin).check()?;
+            Ok(Request::Run(Box::new(Run {
+                reference: envelope.reference,
+                spec,
+                traceparent: envelope.traceparent,
+            })))
+        }
+        "sync_request" => Ok(Request::SyncRequest),
+        "update" => {
+            let m: UpdateFields<'_> = fields(text)?;
+            let data = hex::decode(m.data.as_bytes())
+                .map_err(|_| Invalid::new("data", "must be the bytes of a Yjs update in hex"))?;
+            let body = Body::DocumentUpdate { data: data.into() };
+            Ok(Request::Durable(envelope.durable(body)))
+        }
+        "draw" => {
+            let batch: DrawBatch = fields(text)?;
+            batch.check(now_ms)?;
+            Ok(Request::Durable(envelope.durable(Body::Draw(batch))))
+        }
+        "session_update" => {
+            let m: DataFields<Map<String, Value>> = fields(text)?;
+            bounded("data", &m.data)?;
+            let body = Body::SessionUpdate { data: m.data };
+            Ok(Request::Durable(envelope.durable(body)))
+        }
+        other => ephemeral(other, text).map(Request::Ephemeral),
+    }
+}
+
+/// What is said, and what is said about what was said.
+fn message(kind: &str, text: &str, envelope: Envelope) -> Result<Request, ErrorFrame> {
+    let request = match kind {
         "chat_message" => {
             let m: ChatFields = fields(text)?;
             names::content("content", &m.content)?;
@@ -195,9 +315,13 @@ fn body(
                 mentions: mentions(&m.content),
                 content: m.content,
                 reply_to: m.reply_to,
+                thread: None,
                 file_id: m.file_id,
             };
-            durable(body, None)
+            match m.reply_to {
+                Some(id) => envelope.about_message(body, id, "reply_to"),
+                None => Request::Durable(envelope.durable(body)),
+            }
         }
         "direct_message" => {
             let m: DirectFields = fields(text)?;
@@ -207,36 +331,59 @@ fn body(
                 to: m.to,
                 content: m.content,
             };
-            durable(body, Some(m.to))
+            Request::Durable(Durable {
+                to: Some(m.to),
+                about: Some(About::Person(m.to)),
+                ..envelope.durable(body)
+            })
         }
         "code_comment" => {
             let m: DataFields<CodeComment> = fields(text)?;
             check_comment(&m.data)?;
+            let reply_to = m.data.reply_to;
             let body = Body::CodeComment {
                 id: MessageId::generate(),
                 data: m.data,
+                thread: None,
             };
-            durable(body, None)
+            match reply_to {
+                Some(id) => envelope.about_message(body, id, "data.reply_to"),
+                None => Request::Durable(envelope.durable(body)),
+            }
         }
-        "sync_request" => Ok(Request::SyncRequest),
-        "update" => {
-            let m: UpdateFields<'_> = fields(text)?;
-            let data = hex::decode(m.data.as_bytes())
-                .map_err(|_| Invalid::new("data", "must be the bytes of a Yjs update in hex"))?;
-            durable(Body::DocumentUpdate { data: data.into() }, None)
+        "chat_edit" => {
+            let m: EditFields = fields(text)?;
+            names::content("content", &m.content)?;
+            let body = Body::ChatEdited {
+                message_id: m.message_id,
+                of: Seq(0),
+                mentions: mentions(&m.content),
+                content: m.content,
+            };
+            envelope.about_message(body, m.message_id, "message_id")
         }
-        "draw" => {
-            let batch: DrawBatch = fields(text)?;
-            batch.check(now_ms)?;
-            durable(Body::Draw(batch), None)
+        "chat_delete" => {
+            let m: DeleteFields = fields(text)?;
+            let body = Body::ChatDeleted {
+                message_id: m.message_id,
+                of: Seq(0),
+            };
+            envelope.about_message(body, m.message_id, "message_id")
         }
-        "session_update" => {
-            let m: DataFields<Map<String, Value>> = fields(text)?;
-            bounded("data", &m.data)?;
-            durable(Body::SessionUpdate { data: m.data }, None)
+        _ => {
+            let m: ReactionFields = fields::<DataFields<ReactionFields>>(text)?.data;
+            names::emoji("data.emoji", &m.emoji)?;
+            let body = Body::Reaction {
+                message_id: m.message_id,
+                of: Seq(0),
+                emoji: m.emoji,
+                action: m.action,
+                base: Vec::new(),
+            };
+            envelope.about_message(body, m.message_id, "data.message_id")
         }
-        other => ephemeral(other, text).map(Request::Ephemeral),
-    }
+    };
+    Ok(request)
 }
 
 fn ephemeral(kind: &str, text: &str) -> Result<Ephemeral, ErrorFrame> {
@@ -448,6 +595,29 @@ mod tests {
         assert_eq!(
             refusal(r#"{"type":"join","name":"a\u202eb"}"#),
             pair("invalid", "name")
+        );
+        assert_eq!(
+            refusal(r#"{"type":"chat_edit","message_id":"x","content":"y"}"#),
+            pair("invalid", "message_id")
+        );
+        let id = MessageId::generate();
+        let reaction = |emoji: &str, action: &str| {
+            let data = serde_json::json!({"message_id": id, "emoji": emoji, "action": action});
+            refusal(&serde_json::json!({"type": "reaction", "data": data}).to_string())
+        };
+        assert_eq!(reaction("no", "add"), pair("invalid", "data.emoji"));
+        assert_eq!(reaction("👍", "toggle"), pair("invalid", "data.action"));
+        assert_eq!(
+            refusal(r#"{"type":"run","language":"cobol","source":"1"}"#),
+            pair("invalid", "language")
+        );
+        assert_eq!(
+            refusal(r#"{"type":"run","language":"python"}"#),
+            pair("invalid", "source")
+        );
+        assert_eq!(
+            refusal(r#"{"type":"set_role","user_id":"x","role":"host"}"#),
+            pair("invalid", "user_id")
         );
         assert_eq!(
             refusal(r#"{"type":"ping","ref":5}"#),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use atelier_shared::domain::Invalid;
 use atelier_shared::domain::board::{DrawBatch, Erase, Stroke};
 use atelier_shared::domain::entry::{Author, Body, Entry};
-use atelier_shared::domain::ids::{ClientId, Epoch, Ref, Seq};
+use atelier_shared::domain::ids::{ClientId, Epoch, MessageId, Ref, Seq};
+use atelier_shared::domain::message::{Message, Reactor};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::{Role, Room};
 use bytes::Bytes;
@@ -102,6 +103,22 @@ pub fn resumed(from: Seq, to: Seq) -> Bytes {
 
 pub fn ack(reference: &Ref, seq: Seq) -> Bytes {
     frame(&json!({"type": "ack", "ref": reference, "seq": seq, "durability": "logged"}))
+}
+
+/// The ack of a message also says its `id`, by which its author speaks of it from now on.
+pub fn ack_of_message(reference: &Ref, seq: Seq, id: MessageId) -> Bytes {
+    frame(&json!({
+        "type": "ack", "ref": reference, "seq": seq, "durability": "logged", "id": id,
+    }))
+}
+
+/// The ack that an entry's author is owed, if it has a ref.
+pub fn ack_of(entry: &Entry) -> Option<Bytes> {
+    let reference = entry.record.reference.as_ref()?;
+    Some(match entry.record.body.message_id() {
+        Some(id) => ack_of_message(reference, entry.seq, id),
+        None => ack(reference, entry.seq),
+    })
 }
 
 pub fn archived(seq: Seq) -> Bytes {
@@ -299,8 +316,42 @@ pub fn entry(entry: &Entry) -> Bytes {
     websocket::text(&entry_json(entry))
 }
 
-/// The JSON text of [`entry`], without the frame: what the log's REST page shows.
+/// A reaction as its readers get it, with all who are under that emoji now.
+pub fn reaction_update(entry: &Entry, reactors: &[Reactor]) -> Bytes {
+    frame(&entry_value(entry, reactors))
+}
+
+/// The JSON text of [`entry`], without the frame.
 pub fn entry_json(entry: &Entry) -> Vec<u8> {
+    serde_json::to_vec(&entry_value(entry, &[])).unwrap_or_default()
+}
+
+/// A message folded, as history shows it: the fields it was sent with, and what became of it.
+pub fn message_value(message: &Message) -> Value {
+    let entry = Entry {
+        seq: message.seq,
+        record: message.record.clone(),
+    };
+    let mut shown = entry_value(&entry, &[]);
+    if let (Some(fields), None) = (shown.as_object_mut(), message.deleted_ms()) {
+        let reactions = message.reactions.iter().map(|reactions| {
+            let users = reactions.users.iter().map(reactor).collect::<Vec<_>>();
+            json!({"emoji": reactions.emoji, "count": users.len(), "users": users})
+        });
+        fields.insert("reactions".into(), reactions.collect());
+        fields.insert("edited_at".into(), message.edited_ms.map(rfc3339).into());
+        fields.insert("deleted_at".into(), Value::Null);
+        fields.insert("thread".into(), json!(message.thread()));
+    }
+    shown
+}
+
+fn reactor(reactor: &Reactor) -> Value {
+    json!({"id": reactor.client_id, "user_id": reactor.user_id, "name": reactor.name})
+}
+
+/// An entry as JSON; `reactors` are those of a reaction's emoji.
+pub fn entry_value(entry: &Entry, reactors: &[Reactor]) -> Value {
     let record = &entry.record;
     let base = |kind: &str| {
         json!({
@@ -323,6 +374,7 @@ pub fn entry_json(entry: &Entry) -> Vec<u8> {
             mentions,
             reply_to,
             file_id,
+            ..
         } => put(json!({
             "id": id,
             "user": author(&record.author),
@@ -330,6 +382,9 @@ pub fn entry_json(entry: &Entry) -> Vec<u8> {
             "mentions": mentions,
             "reply_to": reply_to,
             "file_id": file_id,
+            // Signed anew for each reader: whoever knows the file puts them in.
+            "file_url": null,
+            "file_name": null,
             "created_at": rfc3339(record.ts_ms),
         })),
         Body::DirectMessage { id, to, content } => put(json!({
@@ -339,7 +394,38 @@ pub fn entry_json(entry: &Entry) -> Vec<u8> {
             "content": content,
             "created_at": rfc3339(record.ts_ms),
         })),
-        Body::CodeComment { id, data } => put(json!({
+        Body::Deleted {
+            id,
+            deleted_ms,
+            reply_to,
+            ..
+        } => put(json!({"id": id, "deleted_at": rfc3339(*deleted_ms), "reply_to": reply_to})),
+        Body::ChatEdited {
+            message_id,
+            content,
+            mentions,
+            ..
+        } => put(json!({
+            "message_id": message_id,
+            "content": content,
+            "mentions": mentions,
+            "edited_at": rfc3339(record.ts_ms),
+        })),
+        Body::ChatDeleted { message_id, .. } => {
+            put(json!({"message_id": message_id, "deleted_at": rfc3339(record.ts_ms)}));
+        }
+        Body::Reaction {
+            message_id, emoji, ..
+        } => {
+            let users = reactors.iter().map(reactor).collect::<Vec<_>>();
+            put(json!({
+                "message_id": message_id,
+                "emoji": emoji,
+                "count": users.len(),
+                "users": users,
+            }));
+        }
+        Body::CodeComment { id, data, .. } => put(json!({
             "id": id,
             "user": author(&record.author),
             "data": data,
@@ -370,7 +456,7 @@ pub fn entry_json(entry: &Entry) -> Vec<u8> {
             "wall_ms": wall_ms,
         })),
     }
-    serde_json::to_vec(&message).unwrap_or_default()
+    message
 }
 
 /// A role in words that a refusal can use.

@@ -2,6 +2,7 @@
 
 mod append;
 mod checkpoint;
+mod messages;
 mod rows;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use mongodb::bson::{self, Bson, Document, doc};
 use mongodb::error::ErrorKind;
 use mongodb::{Collection, Cursor, Database};
 
+use self::messages::MessageRow;
 use self::rows::{
     CheckpointRow, ChunkRow, EntryRow, HeadRow, RefRow, ResultRow, end_of, entry_id, start_of,
     uuid_key,
@@ -20,23 +22,27 @@ use self::rows::{
 use super::mongo::{bounded, is_duplicate_key, ping};
 use crate::adapters::archive::{Answer, REFS_PER_QUERY, from_db, to_db};
 use crate::domain::entry::{Entry, RefKey};
-use crate::domain::ids::{ClientId, Epoch, JobId, RoomId, Seq, UserId};
+use crate::domain::ids::{ClientId, Epoch, JobId, MessageId, RoomId, Seq, UserId};
 use crate::domain::job::JobResult;
+use crate::domain::message::{Message, MessageCounts};
 use crate::domain::state::Checkpoint;
 use crate::ports::{
-    Archive, ArchiveHead, HistoryPage, HistoryQuery, PortError, Result, StaleEpoch,
+    Archive, ArchiveHead, HistoryPage, HistoryQuery, MessagePage, MessageQuery, PortError, Result,
+    StaleEpoch,
 };
 
 /// Collections and indexes, as the database commands that make them.
-const SCHEMA: [&str; 2] = [
+const SCHEMA: [&str; 3] = [
     include_str!("../../../../migrations/mongo/0001_archive.json"),
     include_str!("../../../../migrations/mongo/0002_results.json"),
+    include_str!("../../../../migrations/mongo/0002_messages.json"),
 ];
 
 pub struct MongoArchive {
     database: Database,
     heads: Collection<HeadRow>,
     entries: Collection<EntryRow>,
+    messages: Collection<MessageRow>,
     checkpoints: Collection<CheckpointRow>,
     chunks: Collection<ChunkRow>,
     results: Collection<ResultRow>,
@@ -47,6 +53,7 @@ impl MongoArchive {
         Self {
             heads: database.collection("room_heads"),
             entries: database.collection("entries"),
+            messages: database.collection("messages"),
             checkpoints: database.collection("checkpoints"),
             chunks: database.collection("checkpoint_chunks"),
             results: database.collection("job_results"),
@@ -214,6 +221,18 @@ impl Archive for MongoArchive {
             entries: answer.entries,
             more: answer.more,
         })
+    }
+
+    async fn messages(&self, room: &RoomId, query: &MessageQuery) -> Result<MessagePage> {
+        self.page_of_messages(room, query).await
+    }
+
+    async fn messages_by_id(&self, room: &RoomId, ids: &[MessageId]) -> Result<Vec<Message>> {
+        self.find_messages(room, ids).await
+    }
+
+    async fn message_counts(&self, room: &RoomId, reader: UserId) -> Result<Vec<MessageCounts>> {
+        self.count_messages(room, reader).await
     }
 
     async fn seqs_of_refs(&self, room: &RoomId, refs: &[RefKey]) -> Result<Vec<Option<Seq>>> {

@@ -12,7 +12,7 @@ use crate::ports::{PortError, Result};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What this program's queries were written for; embedded in the binary.
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 4] = [
     (
         "records",
         include_str!("../../../../migrations/postgres/0001_records.sql"),
@@ -20,6 +20,14 @@ const MIGRATIONS: [(&str, &str); 2] = [
     (
         "unfinished jobs",
         include_str!("../../../../migrations/postgres/0002_unfinished_jobs.sql"),
+    ),
+    (
+        "refs of runs",
+        include_str!("../../../../migrations/postgres/0003_run_refs.sql"),
+    ),
+    (
+        "invitations",
+        include_str!("../../../../migrations/postgres/0003_invites.sql"),
     ),
 ];
 

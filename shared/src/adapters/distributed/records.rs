@@ -6,6 +6,7 @@ use sqlx::query::{Query, QueryAs};
 use sqlx::{FromRow, Postgres, Transaction};
 
 use super::postgres::port_error as failed;
+use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
 use crate::adapters::queries::rooms::room_records;
 use crate::adapters::queries::users::user_records;
@@ -47,6 +48,7 @@ fn rows<R: for<'r> FromRow<'r, PgRow>>(
 user_records!(PostgresRecords);
 room_records!(PostgresRecords, Postgres);
 job_records!(PostgresRecords);
+invite_records!(PostgresRecords);
 
 #[async_trait]
 impl Records for PostgresRecords {

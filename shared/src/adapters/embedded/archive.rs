@@ -1,26 +1,31 @@
 //! The archive in `archive.db`: one SQLite file, every change one synced transaction.
 
+mod messages;
+
 use std::collections::HashMap;
 use std::path::Path;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
+use sqlx::pool::PoolConnection;
 use sqlx::{QueryBuilder, Row, Sqlite as Db, SqliteConnection};
 
 use super::sqlite::{Sqlite, port_error};
 use crate::adapters::archive::{
-    Answer, REFS_PER_QUERY, decode_state, encode, from_db, to_db, unwritten,
+    Answer, REFS_PER_QUERY, decode_state, encode, from_db, holds_words_of, to_db, unwritten,
 };
 use crate::domain::entry::{Entry, RefKey};
-use crate::domain::ids::{Epoch, JobId, Ref, RoomId, Seq, UserId};
+use crate::domain::ids::{Epoch, JobId, MessageId, Ref, RoomId, Seq, UserId};
 use crate::domain::job::JobResult;
+use crate::domain::message::{Message, MessageCounts};
 use crate::domain::state::Checkpoint;
 use crate::ports::{
-    Archive, ArchiveHead, HistoryPage, HistoryQuery, PortError, Result, StaleEpoch,
+    Archive, ArchiveHead, HistoryPage, HistoryQuery, MessagePage, MessageQuery, PortError, Result,
+    StaleEpoch,
 };
 
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 3] = [
     (
         "archive",
         include_str!("../../../../migrations/sqlite/archive/0001_archive.sql"),
@@ -28,6 +33,10 @@ const MIGRATIONS: [(&str, &str); 2] = [
     (
         "document bytes",
         include_str!("../../../../migrations/sqlite/archive/0002_document_bytes.sql"),
+    ),
+    (
+        "messages",
+        include_str!("../../../../migrations/sqlite/archive/0002_messages.sql"),
     ),
 ];
 
@@ -41,6 +50,11 @@ impl SqliteArchive {
         let file = Sqlite::open(folder, "archive.db").await?;
         file.migrate(&MIGRATIONS).await?;
         Ok(Self { file })
+    }
+
+    async fn reader(&self, operation: &'static str) -> Result<PoolConnection<Db>> {
+        let connection = self.file.read.acquire().await;
+        connection.map_err(|e| port_error(operation, e))
     }
 }
 
@@ -71,8 +85,8 @@ async fn insert(connection: &mut SqliteConnection, room: &RoomId, entry: &Entry)
             .transpose()
             .map_err(|e| PortError::fatal("encode audience", e))?;
         let done = sqlx::query(
-            "INSERT INTO entries (room, seq, kind, ts_ms, user_id, client_id, ref, audience, record)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+            "INSERT INTO entries (room, seq, kind, ts_ms, user_id, client_id, ref, audience, record, message)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
              ON CONFLICT (room, user_id, client_id, ref) WHERE ref IS NOT NULL DO NOTHING",
         )
         .bind(room.as_str())
@@ -84,6 +98,7 @@ async fn insert(connection: &mut SqliteConnection, room: &RoomId, entry: &Entry)
         .bind(record.reference.as_ref().map(Ref::as_str))
         .bind(audience)
         .bind(encode(&record)?)
+        .bind(holds_words_of(&record).map(|id| id.0))
         .execute(&mut *connection)
         .await
         .map_err(|e| port_error("append to archive", e))?;
@@ -177,9 +192,11 @@ impl Archive for SqliteArchive {
         let Some(last) = unwritten.last() else {
             return Ok(before);
         };
+        let folded = messages::fold(&mut transaction, room, unwritten).await?;
         for entry in unwritten {
-            insert(&mut transaction, room, entry).await?;
+            insert(&mut transaction, room, &folded.kept(entry)).await?;
         }
+        messages::write(&mut transaction, room, &folded).await?;
         sqlx::query("UPDATE room_heads SET seq = $2 WHERE room = $1")
             .bind(room.as_str())
             .bind(to_db(last.seq.0)?)
@@ -246,6 +263,18 @@ impl Archive for SqliteArchive {
             entries: answer.entries,
             more: answer.more,
         })
+    }
+
+    async fn messages(&self, room: &RoomId, query: &MessageQuery) -> Result<MessagePage> {
+        messages::page(&mut *self.reader("list messages").await?, room, query).await
+    }
+
+    async fn messages_by_id(&self, room: &RoomId, ids: &[MessageId]) -> Result<Vec<Message>> {
+        messages::by_id(&mut *self.reader("find messages").await?, room, ids).await
+    }
+
+    async fn message_counts(&self, room: &RoomId, reader: UserId) -> Result<Vec<MessageCounts>> {
+        messages::counts(&mut *self.reader("count messages").await?, room, reader).await
     }
 
     async fn seqs_of_refs(&self, room: &RoomId, refs: &[RefKey]) -> Result<Vec<Option<Seq>>> {

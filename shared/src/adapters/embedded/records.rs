@@ -8,13 +8,14 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{FromRow, Sqlite as Db, Transaction};
 
 use super::sqlite::{Sqlite, port_error as failed};
+use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
 use crate::adapters::queries::rooms::room_records;
 use crate::adapters::queries::users::user_records;
 use crate::ports::{Records, Result};
 
 /// The twins of those of Postgres.
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 4] = [
     (
         "records",
         include_str!("../../../../migrations/sqlite/records/0001_records.sql"),
@@ -22,6 +23,14 @@ const MIGRATIONS: [(&str, &str); 2] = [
     (
         "unfinished jobs",
         include_str!("../../../../migrations/sqlite/records/0002_unfinished_jobs.sql"),
+    ),
+    (
+        "refs of runs",
+        include_str!("../../../../migrations/sqlite/records/0003_run_refs.sql"),
+    ),
+    (
+        "invitations",
+        include_str!("../../../../migrations/sqlite/records/0003_invites.sql"),
     ),
 ];
 
@@ -61,6 +70,7 @@ fn rows<R: for<'r> FromRow<'r, SqliteRow>>(
 user_records!(SqliteRecords);
 room_records!(SqliteRecords, Db);
 job_records!(SqliteRecords);
+invite_records!(SqliteRecords);
 
 #[async_trait]
 impl Records for SqliteRecords {

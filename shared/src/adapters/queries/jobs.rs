@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{corrupt, parse};
 use crate::domain::ids::{JobId, UserId};
-use crate::domain::job::Job;
+use crate::domain::job::{AskedBy, Job};
 
 #[derive(Debug, sqlx::FromRow)]
 pub struct JobRow {
@@ -19,6 +19,8 @@ pub struct JobRow {
     state: String,
     attempts: i64,
     traceparent: Option<String>,
+    asked_client: Option<String>,
+    asked_ref: Option<String>,
     created_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
@@ -26,7 +28,15 @@ pub struct JobRow {
 
 impl JobRow {
     pub fn job(self) -> sqlx::Result<Job> {
+        let asked_by = match (self.asked_client, self.asked_ref) {
+            (Some(client), Some(reference)) => Some(AskedBy {
+                client_id: parse(&client)?,
+                reference: parse(&reference)?,
+            }),
+            _ => None,
+        };
         Ok(Job {
+            asked_by,
             id: JobId(self.id),
             owner: UserId(self.owner),
             owner_name: self.owner_name,
@@ -48,16 +58,17 @@ macro_rules! job_records {
     ($adapter:ty) => {
         #[async_trait::async_trait]
         impl crate::ports::JobRecords for $adapter {
-            async fn create_job(&self, job: &crate::domain::job::Job) -> crate::ports::Result<()> {
+            async fn create_job(&self, job: &crate::domain::job::Job) -> crate::ports::Result<bool> {
                 use crate::adapters::queries::{micros, unstorable};
 
                 let made = async {
                     let spec = serde_json::to_string(&job.spec).map_err(unstorable)?;
                     let mut tx = self.write().await?;
-                    statement(
+                    let done = statement(
                         "INSERT INTO jobs (id, owner, owner_name, room_id, project_id, priority, spec, state, attempts,
-                             traceparent, queued, created_at, started_at, finished_at)
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                             traceparent, queued, created_at, started_at, finished_at, asked_client, asked_ref)
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+                         ON CONFLICT (room_id, owner, asked_client, asked_ref) WHERE asked_ref IS NOT NULL DO NOTHING",
                     )
                     .bind(job.id.0)
                     .bind(job.owner.0)
@@ -73,9 +84,12 @@ macro_rules! job_records {
                     .bind(micros(job.created_at))
                     .bind(job.started_at.map(micros))
                     .bind(job.finished_at.map(micros))
+                    .bind(job.asked_by.as_ref().map(|asked| asked.client_id.as_str()))
+                    .bind(job.asked_by.as_ref().map(|asked| asked.reference.as_str()))
                     .execute(&mut *tx)
                     .await?;
-                    tx.commit().await
+                    tx.commit().await?;
+                    sqlx::Result::Ok(done.rows_affected() == 1)
                 };
                 made.await.map_err(|e| failed("create a job", e))
             }

@@ -36,6 +36,7 @@ fn one_of_each(writer: &Writer) -> Vec<Record> {
             content: "a\0b \u{2028} 𝒳 \\ \" ' $set {\"k\":1}".into(),
             mentions: vec!["Jürgen".into()],
             reply_to: Some(MessageId::generate()),
+            thread: Some(MessageId::generate()),
             file_id: Some(uuid::Uuid::now_v7()),
         },
         Body::DirectMessage {
@@ -52,6 +53,7 @@ fn one_of_each(writer: &Writer) -> Vec<Record> {
                 code_snippet: None,
                 reply_to: None,
             },
+            thread: None,
         },
         Body::Draw(DrawBatch {
             paths: vec![Arc::new(stroke)],
@@ -71,6 +73,7 @@ fn one_of_each(writer: &Writer) -> Vec<Record> {
             user_id: UserId::generate(),
             role: Some(Role::Viewer),
             version: 9_007_199_254_740_993,
+            kicked: true,
         },
         Body::RunStarted {
             run_id: JobId::generate(),

@@ -75,6 +75,7 @@ fn job(owner: UserId) -> Job {
         state: JobState::Queued,
         attempts: 0,
         traceparent: None,
+        asked_by: None,
         created_at: now(),
         started_at: None,
         finished_at: None,

@@ -52,6 +52,7 @@ pub async fn entries_are_read_back_unchanged(mode: Mode) -> Outcome {
                 code_snippet: Some("epoch 1\n{}".into()),
                 reply_to: None,
             },
+            thread: None,
         }),
         of(Body::SessionUpdate {
             data: serde_json::from_str(r#"{"deep":{"er":[null,true,1.5,"x\n"]},"":0}"#)?,
@@ -60,6 +61,7 @@ pub async fn entries_are_read_back_unchanged(mode: Mode) -> Outcome {
             user_id: UserId::generate(),
             role: Some(Role::Host),
             version: u64::from(u32::MAX),
+            kicked: false,
         }),
         chat(&ada, &"long ".repeat(50_000), None),
     ];

@@ -382,6 +382,7 @@ fn member() -> Member {
         joined: true,
         cursor_position: None,
         selection: None,
+        viewing: None,
     }
 }
 

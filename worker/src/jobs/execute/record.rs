@@ -49,7 +49,13 @@ impl<'a> Recorder<'a> {
             run_id: row.id,
             language: row.spec.language.clone(),
         };
-        self.tell(row, "started", body).await
+        // In the name of the message that asked for it, if one did: the place of this entry is its ack.
+        let (mut by, mut reference) = (author(row)?, reference(row.id, "started")?);
+        if let Some(asked) = &row.asked_by {
+            by.client_id = asked.client_id.clone();
+            reference = asked.reference.clone();
+        }
+        self.tell(row, by, reference, body).await
     }
 
     /// Stores the result (or takes the one that was stored before), closes the row, and tells the room.
@@ -80,7 +86,8 @@ impl<'a> Recorder<'a> {
             signal: result.signal,
             wall_ms: result.usage.wall_ms,
         };
-        self.tell(row, "finished", body).await?;
+        self.tell(row, author(row)?, reference(row.id, "finished")?, body)
+            .await?;
         patiently(|| outbox::call_back(&*self.services.queue, row)).await?;
         if let Err(error) = self.services.output.end(row.id).await {
             tracing::debug!(%error, "watchers not told of the end; they look themselves in a while");
@@ -89,7 +96,13 @@ impl<'a> Recorder<'a> {
     }
 
     /// Appends to the job's room, once, in its owner's name. A job without a room, or whose room is gone, tells nobody.
-    async fn tell(&self, row: &Row, what: &str, body: Body) -> Result<(), Failure> {
+    async fn tell(
+        &self,
+        row: &Row,
+        author: Author,
+        reference: Ref,
+        body: Body,
+    ) -> Result<(), Failure> {
         let Some(room) = &row.room_id else {
             return Ok(());
         };
@@ -102,8 +115,8 @@ impl<'a> Recorder<'a> {
         let now_ms = Utc::now().timestamp_millis();
         let record = Record {
             ts_ms: now_ms,
-            author: author(row)?,
-            reference: Some(reference(row.id, what)?),
+            author,
+            reference: Some(reference),
             audience: None,
             body,
         };

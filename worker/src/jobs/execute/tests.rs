@@ -158,6 +158,7 @@ impl Bench {
             state: JobState::Queued,
             attempts: 0,
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+            asked_by: None,
             created_at: Utc::now(),
             started_at: None,
             finished_at: None,

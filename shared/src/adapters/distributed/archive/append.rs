@@ -90,10 +90,6 @@ impl MongoArchive {
         after: ArchiveHead,
         entries: &[Entry],
     ) -> Result<Tried> {
-        let rows = entries
-            .iter()
-            .map(|entry| EntryRow::new(room, entry))
-            .collect::<Result<Vec<_>>>()?;
         let at = doc! {
             "_id": room.as_str(),
             "epoch": to_db(before.epoch.0)?,
@@ -118,7 +114,14 @@ impl MongoArchive {
                 session.abort_transaction().await?;
                 return Ok(Tried::Again(None));
             }
+            let folded = self.fold(&mut session, room, entries).await?;
+            let rows = entries
+                .iter()
+                .map(|entry| EntryRow::new(room, &folded.kept(entry)))
+                .collect::<Result<Vec<_>>>()
+                .map_err(Error::custom)?;
             self.entries.insert_many(rows).session(&mut session).await?;
+            self.write_messages(&mut session, room, &folded).await?;
             commit(&mut session).await?;
             Ok(Tried::Written)
         }

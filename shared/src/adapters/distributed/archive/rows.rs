@@ -3,7 +3,7 @@
 use mongodb::bson::{self, Binary};
 use serde::{Deserialize, Serialize};
 
-use crate::adapters::archive::{encode, to_db};
+use crate::adapters::archive::{encode, holds_words_of, to_db};
 use crate::domain::entry::Entry;
 use crate::domain::ids::{RoomId, Seq};
 use crate::ports::Result;
@@ -52,6 +52,9 @@ pub struct EntryRow {
     /// Absent: for everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     audience: Option<Vec<bson::Uuid>>,
+    /// The message whose words it holds beside the message itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message: Option<bson::Uuid>,
     record: String,
 }
 
@@ -71,6 +74,7 @@ impl EntryRow {
                 .audience
                 .as_ref()
                 .map(|people| people.iter().map(|person| uuid_key(person.0)).collect()),
+            message: holds_words_of(record).map(|id| uuid_key(id.0)),
             record: encode(record)?,
         })
     }

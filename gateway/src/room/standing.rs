@@ -1,0 +1,189 @@
+//! Roles given and taken: first in Records, with a version that fences the log, then told in the room. REST and hosts in the
+//! room come this way alike.
+
+use atelier_shared::Backends;
+use atelier_shared::domain::entry::{Author, Body, Record};
+use atelier_shared::domain::ids::{ConnectionId, Ref, RoomId, UserId};
+use atelier_shared::domain::room::{Access, Role};
+use atelier_shared::domain::signal::Signal;
+use atelier_shared::ports::PortError;
+use atelier_shared::recovery;
+use bytes::Bytes;
+use chrono::Utc;
+use futures::FutureExt;
+use thiserror::Error;
+
+use super::actor::{Actor, Done};
+use super::json::incoming::StandingChange;
+use super::json::outgoing::ErrorFrame;
+use super::submit::{author, away};
+
+/// Why a role was not changed.
+#[derive(Debug, Error)]
+pub enum StandingError {
+    #[error("the last host can't leave or be less; make somebody else host first")]
+    LastHost,
+    #[error("there is no such room")]
+    NoRoom,
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
+/// A role to be given or (`None`) taken away.
+#[derive(Debug)]
+pub struct Change {
+    pub by: Author,
+    /// The client's own name for it.
+    pub reference: Option<Ref>,
+    pub user_id: UserId,
+    pub role: Option<Role>,
+    /// Sent out: their sockets are closed even where they may come back.
+    pub kicked: bool,
+}
+
+/// Commits the role, and tells of it. A room keeps at least one host.
+pub async fn change(b: &Backends, room: &RoomId, change: Change) -> Result<(), StandingError> {
+    let Change { user_id, role, .. } = change;
+    if role != Some(Role::Host) {
+        let members = b.records.members(room).await?;
+        let mut hosts = members.iter().filter(|m| m.role == Role::Host);
+        if hosts.next().is_some_and(|m| m.user_id == user_id) && hosts.next().is_none() {
+            return Err(StandingError::LastHost);
+        }
+    }
+    let version = b.records.set_role(room, user_id, role).await?;
+    let version = version.ok_or(StandingError::NoRoom)?;
+    tell(b, room, version, change).await
+}
+
+/// Tells of a role that Records has under this version, and closes the sockets of one who lost their way in.
+pub async fn tell(
+    b: &Backends,
+    room: &RoomId,
+    version: u64,
+    change: Change,
+) -> Result<(), StandingError> {
+    let Change { user_id, role, .. } = change;
+    // The fence first: from here on a gateway that has not heard of it is refused and looks again.
+    b.log.set_role_version(room, version).await?;
+    if role.is_none() {
+        let settings = b.records.room(room).await?;
+        if change.kicked || settings.is_none_or(|room| room.access != Access::Open) {
+            let removed = Signal::Removed {
+                user_id,
+                reason: if change.kicked {
+                    "a host sent you out".to_owned()
+                } else {
+                    "membership ended".to_owned()
+                },
+            };
+            b.log.publish(room, &removed).await?;
+        }
+    }
+    let now_ms = Utc::now().timestamp_millis();
+    let reference = match change.reference {
+        Some(reference) => reference,
+        // One per version: told once, however often this is tried.
+        None => format!("role:{version}")
+            .parse()
+            .map_err(|error| PortError::fatal("name a role change", format!("{error}")))?,
+    };
+    let record = Record {
+        ts_ms: now_ms,
+        author: change.by,
+        reference: Some(reference),
+        audience: None,
+        body: Body::RoleChanged {
+            user_id,
+            role,
+            version,
+            kicked: change.kicked,
+        },
+    };
+    recovery::append(&*b.log, &*b.archive, &*b.queue, room, &record, now_ms).await?;
+    Ok(())
+}
+
+/// Is there this person: stored, or with a role here?
+pub async fn exists(b: &Backends, room: &RoomId, person: UserId) -> Result<bool, PortError> {
+    Ok(b.records.user(person).await?.is_some() || b.records.role(room, person).await?.is_some())
+}
+
+impl Actor {
+    /// A host changes somebody's standing. The room hears of it by the log, the host by the ack that stands there.
+    pub fn change_standing(&mut self, id: ConnectionId, asked: StandingChange) {
+        let Some(local) = self.locals.get(&id) else {
+            return;
+        };
+        let mut by = author(&local.member);
+        if asked.reference.is_none() {
+            // Nothing to acknowledge: the host sees it as everybody does.
+            by.connection = None;
+        }
+        let present = self.members.values().any(|m| m.user_id == asked.user_id);
+        let (rooms, room, head) = (self.rooms.clone(), self.room.id.clone(), self.head);
+        self.hold(id);
+        let work = async move {
+            let b = &rooms.backends;
+            let reference = asked.reference.clone();
+            let told = async {
+                let known = super::run::known(b, &room, &head, &by, reference.as_ref()).await;
+                if let Some(ack) = known.map_err(|error| away(&error))? {
+                    return Ok(Some(ack));
+                }
+                let there = present
+                    || exists(b, &room, asked.user_id)
+                        .await
+                        .map_err(|e| away(&e))?;
+                if !there {
+                    let text = "user_id: there is no such person";
+                    return Err(ErrorFrame::new("not_found", text).field("user_id"));
+                }
+                let asked = Change {
+                    by,
+                    reference: asked.reference,
+                    user_id: asked.user_id,
+                    role: asked.role,
+                    kicked: asked.kick,
+                };
+                change(b, &room, asked).await.map_err(|error| match error {
+                    StandingError::LastHost => {
+                        ErrorFrame::new("conflict", format!("user_id: {error}")).field("user_id")
+                    }
+                    StandingError::NoRoom => ErrorFrame::new("not_found", error.to_string()),
+                    StandingError::Port(error) => away(&error),
+                })?;
+                Ok::<Option<Bytes>, ErrorFrame>(None)
+            };
+            let answer: Option<Bytes> = match told.await {
+                Ok(ack) => ack,
+                Err(error) => Some(error.reference(reference).bytes()),
+            };
+            Done::Submitted {
+                connection: id,
+                answer,
+            }
+        };
+        self.work.push(work.boxed());
+    }
+
+    /// The log says that somebody's role is another.
+    pub fn role_changed(&mut self, user_id: UserId, role: Option<Role>, kicked: bool) {
+        self.read_roles();
+        let theirs = self.members.values_mut().filter(|m| m.user_id == user_id);
+        for member in theirs {
+            member.role = role.unwrap_or(member.role);
+        }
+        if kicked {
+            self.close_person(user_id, "a host sent you out");
+        }
+    }
+
+    pub fn close_person(&self, user_id: UserId, reason: &str) {
+        for local in self.locals.values() {
+            if local.member.user_id == user_id {
+                local.connection.close(4403, reason);
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Durable messages at the room's door: checked against what only the room and the stores know, in the order they were
+//! sent, and made records of.
+
+use atelier_shared::domain::entry::{Author, Body, Record};
+use atelier_shared::domain::ids::{ConnectionId, Ref};
+use atelier_shared::domain::message::Message;
+use atelier_shared::domain::presence::Member;
+use atelier_shared::domain::room::{Activity, Role};
+use atelier_shared::ports::PortError;
+use atelier_shared::recovery;
+use bytes::Bytes;
+use chrono::Utc;
+use futures::FutureExt;
+use tokio::time::Instant;
+
+use super::actor::{Actor, Done, Submission};
+use super::json::incoming::{About, Durable};
+use super::json::outgoing::{self, ErrorFrame};
+use super::messages::settle;
+use super::pending::Pending;
+use crate::traceparent;
+
+/// Messages of one connection that wait for one that is being looked into; beyond it they are refused.
+const HELD_MAX: usize = 1_000;
+
+impl Submission {
+    pub fn reference(&self) -> Option<&Ref> {
+        match self {
+            Self::Write(message) => message.reference.as_ref(),
+            Self::Standing(change) => change.reference.as_ref(),
+            Self::Run(run) => run.reference.as_ref(),
+        }
+    }
+
+    fn role(&self) -> Role {
+        match self {
+            Self::Write(message) => message.role(),
+            Self::Standing(_) => Role::Host,
+            Self::Run(_) => Role::Editor,
+        }
+    }
+
+    fn activity(&self) -> Option<Activity> {
+        match self {
+            Self::Write(message) => message.activity(),
+            Self::Standing(_) => None,
+            Self::Run(_) => Some(Activity::Code),
+        }
+    }
+}
+
+/// Who writes, as an entry names them.
+pub fn author(member: &Member) -> Author {
+    Author {
+        client_id: member.client_id.clone(),
+        user_id: member.user_id,
+        connection: Some(member.connection),
+        name: member.name.clone(),
+        color: Some(member.color.clone()),
+        avatar_url: member.avatar_url.clone(),
+    }
+}
+
+/// A store did not answer, and nothing was done.
+pub fn away(error: &PortError) -> ErrorFrame {
+    tracing::warn!(%error, "a message could not be looked into");
+    ErrorFrame::new("unavailable", "a store is away; send it again").retry_in_ms(1_000)
+}
+
+impl Actor {
+    /// Takes a durable message, behind those of the same connection that came before.
+    pub fn submit(&mut self, id: ConnectionId, submission: Submission) {
+        let Some(local) = self.locals.get_mut(&id) else {
+            return;
+        };
+        if !local.busy {
+            return self.proceed(id, submission);
+        }
+        if local.held.len() < HELD_MAX {
+            local.held.push_back(submission);
+        } else {
+            let error = ErrorFrame::new("overloaded", "too many messages wait").retry_in_ms(1_000);
+            local
+                .connection
+                .send(error.reference(submission.reference().cloned()).bytes());
+        }
+    }
+
+    fn proceed(&mut self, id: ConnectionId, submission: Submission) {
+        if let Err(error) = self.check(id, &submission) {
+            let error = error.reference(submission.reference().cloned());
+            return self.answer(id, error.bytes());
+        }
+        match submission {
+            Submission::Write(message) => self.look_up(id, message),
+            Submission::Standing(change) => self.change_standing(id, change),
+            Submission::Run(run) => self.run_code(id, *run),
+        }
+    }
+
+    fn check(&self, id: ConnectionId, submission: &Submission) -> Result<(), ErrorFrame> {
+        let role = self.locals.get(&id).map(|local| local.member.role);
+        if role.is_some_and(|role| role < submission.role()) {
+            let text = outgoing::needs(submission.role());
+            return Err(ErrorFrame::new("forbidden", text).field("type"));
+        }
+        if let Some(activity) = submission.activity()
+            && !self.room.allows(activity)
+        {
+            let text = format!("this room does not allow {}", activity.as_str());
+            return Err(ErrorFrame::new("not_allowed", text).field("type"));
+        }
+        if self.pending.is_full() {
+            let error = ErrorFrame::new("overloaded", "the room has too much to store");
+            return Err(error.retry_in_ms(1_000));
+        }
+        Ok(())
+    }
+
+    pub fn answer(&self, id: ConnectionId, frame: Bytes) {
+        if let Some(local) = self.locals.get(&id) {
+            local.connection.send(frame);
+        }
+    }
+
+    /// Looks up what the message speaks about, unless it is known here.
+    fn look_up(&mut self, id: ConnectionId, message: Box<Durable>) {
+        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        match message.about {
+            None => self.queue(id, *message),
+            Some(About::Message { id: about, .. }) => {
+                if let Some(found) = self.known.get(about).cloned() {
+                    let answer = self.settle(id, *message, Ok(Some(Box::new(found))));
+                    return answer
+                        .into_iter()
+                        .for_each(|answer| self.answer(id, answer));
+                }
+                self.hold(id);
+                let look = async move {
+                    let b = &rooms.backends;
+                    let ids = [about];
+                    let found = recovery::messages_by_id(&*b.log, &*b.archive, &room, &ids).await;
+                    let found = found.map(|mut found| found.remove(&about).map(Box::new));
+                    Done::Found {
+                        connection: id,
+                        message,
+                        found: found.map_err(|error| away(&error)),
+                    }
+                };
+                self.work.push(look.boxed());
+            }
+            Some(About::Person(person)) => {
+                if self.members.values().any(|m| m.user_id == person) {
+                    return self.queue(id, *message);
+                }
+                self.hold(id);
+                let look = async move {
+                    let found = super::standing::exists(&rooms.backends, &room, person).await;
+                    let found = match found {
+                        Ok(true) => Ok(None),
+                        Ok(false) => {
+                            let text = "to: there is no such person";
+                            Err(ErrorFrame::new("not_found", text).field("to"))
+                        }
+                        Err(error) => Err(away(&error)),
+                    };
+                    Done::Found {
+                        connection: id,
+                        message,
+                        found,
+                    }
+                };
+                self.work.push(look.boxed());
+            }
+        }
+    }
+
+    /// From here on the connection's messages wait, until [`Actor::submitted`].
+    pub fn hold(&mut self, id: ConnectionId) {
+        if let Some(local) = self.locals.get_mut(&id) {
+            local.busy = true;
+        }
+    }
+
+    pub fn found(
+        &mut self,
+        id: ConnectionId,
+        message: Durable,
+        found: Result<Option<Box<Message>>, ErrorFrame>,
+    ) {
+        let answer = self.settle(id, message, found);
+        self.submitted(id, answer);
+    }
+
+    /// Queues the message, or says why not.
+    fn settle(
+        &mut self,
+        id: ConnectionId,
+        mut message: Durable,
+        found: Result<Option<Box<Message>>, ErrorFrame>,
+    ) -> Option<Bytes> {
+        let local = self.locals.get(&id)?;
+        let settled = found.and_then(|found| {
+            let settled = settle(&mut message, found.as_deref(), &local.member);
+            self.known.extend(found);
+            settled
+        });
+        let refused = settled
+            .err()
+            .map(|error| error.reference(message.reference.clone()).bytes());
+        if refused.is_none() {
+            if let Body::Reaction {
+                message_id,
+                emoji,
+                base,
+                ..
+            } = &mut message.body
+                && self.state.chat.users_of(*message_id, emoji).is_some()
+            {
+                base.clear();
+            }
+            self.queue(id, message);
+        }
+        refused
+    }
+
+    /// A submission is through: its answer, if it has one, and then those that waited behind it.
+    pub fn submitted(&mut self, id: ConnectionId, answer: Option<Bytes>) {
+        if let Some(answer) = answer {
+            self.answer(id, answer);
+        }
+        if let Some(local) = self.locals.get_mut(&id) {
+            local.busy = false;
+        }
+        while let Some(local) = self.locals.get_mut(&id)
+            && !local.busy
+            && let Some(next) = local.held.pop_front()
+        {
+            self.proceed(id, next);
+        }
+    }
+
+    /// Makes a record of it, for the next append.
+    fn queue(&mut self, id: ConnectionId, message: Durable) {
+        let Some(local) = self.locals.get(&id) else {
+            return;
+        };
+        let member = &local.member;
+        let span = traceparent::span(message.body.kind(), message.traceparent.as_deref());
+        let to = message.to.map(|person| vec![member.user_id, person]);
+        let record = Record {
+            ts_ms: Utc::now().timestamp_millis(),
+            author: author(member),
+            audience: message.audience.or(to),
+            reference: message.reference,
+            body: message.body,
+        };
+        self.pending
+            .push(Pending::new(record, Instant::now()).traced(span));
+    }
+}
