@@ -11,6 +11,7 @@ mod delivery;
 mod documents;
 mod harness;
 mod idempotency;
+mod invites;
 mod job_callbacks;
 mod job_crashes;
 mod job_output;
@@ -51,6 +52,7 @@ fn main() {
     operations::stories(&mut stories);
     messages::stories(&mut stories);
     standing::stories(&mut stories);
+    invites::stories(&mut stories);
     let told = libtest_mimic::run(&args, stories.trials());
     let ended = harness::story::end_all();
     if let Err(error) = &ended {

@@ -32,6 +32,7 @@ mod rooms;
 mod routes;
 mod server;
 mod sessions;
+mod simulate;
 pub mod state;
 #[cfg(test)]
 mod tests;

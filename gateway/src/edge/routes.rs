@@ -16,7 +16,7 @@ use super::state::App;
 use super::{
     accounts, artifacts, auth, docs, documents, health, history, idempotency, index, invites,
     job_batch, job_output, jobs, languages, layers, members, messages, prometheus, queues, rooms,
-    sessions, trace, ws,
+    sessions, simulate, trace, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -55,6 +55,7 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(sessions::message_stats))
         .routes(routes!(sessions::files))
         .routes(routes!(sessions::events))
+        .routes(routes!(simulate::add, simulate::remove))
         .routes(routes!(jobs::create, jobs::list))
         .routes(routes!(jobs::get, jobs::delete))
         .routes(routes!(jobs::cancel))

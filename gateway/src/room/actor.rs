@@ -74,6 +74,13 @@ pub enum Command {
         connection: ConnectionId,
         run: Box<Run>,
     },
+    /// Puts simulated people in.
+    Simulate {
+        count: usize,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// Takes out those of this pod.
+    EndSimulated,
     /// What the folded state says of chat: for who replays entries.
     Chat {
         reply: oneshot::Sender<ChatState>,
@@ -213,6 +220,8 @@ pub struct Actor {
     /// Everybody who has joined, on any pod.
     pub members: BTreeMap<ClientId, Member>,
     pub locals: HashMap<ConnectionId, Local>,
+    /// Simulated people of this pod.
+    pub simulated: BTreeMap<ConnectionId, Member>,
     /// The sockets in fan-out order.
     pub sockets: Vec<Arc<Connection>>,
     pub mailbox: mpsc::Receiver<Command>,
@@ -277,6 +286,7 @@ impl Actor {
                 .map(|m| (m.client_id.clone(), m))
                 .collect(),
             locals: HashMap::new(),
+            simulated: BTreeMap::new(),
             sockets: Vec::new(),
             mailbox: receiver,
             subscription,
@@ -406,6 +416,8 @@ impl Actor {
                 self.submit(connection, Submission::Standing(change));
             }
             Command::Run { connection, run } => self.submit(connection, Submission::Run(run)),
+            Command::Simulate { count, reply } => self.simulate(count, reply),
+            Command::EndSimulated => self.end_all_simulated(),
             Command::Chat { reply } => {
                 let _ = reply.send(self.state.chat.clone());
             }
@@ -489,18 +501,20 @@ impl Actor {
     }
 
     fn is_over(&mut self, now: Instant) -> bool {
-        if !self.locals.is_empty() {
+        let stopping = self.closed || self.rooms.stop.is_cancelled();
+        if !self.locals.is_empty() || !(stopping || self.simulated.is_empty()) {
             self.empty_since = None;
             return false;
         }
         let since = *self.empty_since.get_or_insert(now);
-        let lingers = now < since + LINGER && !self.closed && !self.rooms.stop.is_cancelled();
+        let lingers = now < since + LINGER && !stopping;
         !lingers && self.pending.is_empty() && !self.appending
     }
 
     /// Closes the mailbox, so that `Rooms::open` starts another task; who came in the last moment is sent there.
     async fn end(mut self) {
         self.mailbox.close();
+        self.end_all_simulated();
         self.rooms.ended(&self.room.id);
         while let Some(command) = self.mailbox.recv().await {
             if let Command::Enter(enter) = command {
@@ -516,6 +530,7 @@ impl Actor {
         for local in self.locals.values() {
             local.connection.close(code, reason);
         }
+        self.end_all_simulated();
         self.closed = true;
     }
 }

@@ -24,6 +24,10 @@ use crate::identity::Principal;
 /// How long the holder of a client id has to show that it is alive.
 const CHALLENGE: Duration = Duration::from_secs(2);
 
+/// Looks at who else bears a name, and the pause between them.
+const NAME_LOOKS: usize = 10;
+const NAME_PAUSE: Duration = Duration::from_millis(50);
+
 /// Colours for people who bring none.
 const PALETTE: [&str; 10] = [
     "#3B82F6", "#EF4444", "#10B981", "#F59E0B", "#8B5CF6", "#EC4899", "#06B6D4", "#84CC16",
@@ -100,6 +104,9 @@ impl Rooms {
         }
         let mut member = self.member_of(&newcomer, *role);
         self.claim(&handle, room, &mut member).await?;
+        if newcomer.name_is_exclusive {
+            self.settle_name(room, &member).await?;
+        }
         Ok(Admission {
             rooms: self.clone(),
             handle,
@@ -116,10 +123,9 @@ impl Rooms {
             .client_id
             .clone()
             .unwrap_or_else(ClientId::generate);
-        // Spread by the id's own randomness; the same client keeps its colour.
         let spread = hash(client_id.as_str());
         let made_up = || format!("User{}", spread % 100_000);
-        let color = PALETTE[usize::try_from(spread % PALETTE.len() as u64).unwrap_or(0)];
+        let color = color_of(&client_id);
         Member {
             connection,
             pod: self.pod,
@@ -134,6 +140,7 @@ impl Rooms {
             cursor_position: None,
             selection: None,
             viewing: None,
+            name_is_exclusive: newcomer.name_is_exclusive,
             client_id,
         }
     }
@@ -183,6 +190,27 @@ impl Rooms {
             return false;
         }
         matches!(tokio::time::timeout(CHALLENGE, answer).await, Ok(Ok(())))
+    }
+
+    /// Of two who came at the same moment under one name, one gives way: whoever sees the other and came by the later
+    /// connection at once, the earlier one if the other is still there after a while (it had looked before we came).
+    async fn settle_name(&self, room: &Room, member: &Member) -> Result<(), AdmissionError> {
+        let key = names::key(&member.name);
+        for _ in 0..NAME_LOOKS {
+            let members = self.backends.presence.members(&room.id).await?;
+            let rival = members.into_iter().find(|other| {
+                other.joined && other.user_id != member.user_id && names::key(&other.name) == key
+            });
+            let Some(rival) = rival else { return Ok(()) };
+            if rival.connection < member.connection {
+                break;
+            }
+            tokio::time::sleep(NAME_PAUSE).await;
+        }
+        let (client_id, connection) = (&member.client_id, member.connection);
+        let presence = &self.backends.presence;
+        presence.leave(&room.id, client_id, connection).await?;
+        Err(AdmissionError::NameHeld)
     }
 
     /// The same principal's earlier connection under this name makes way; somebody else's keeps it.
@@ -287,6 +315,12 @@ pub async fn leave_presence(
     if let Err(error) = left.await {
         tracing::debug!(%room, %error, "a leave is left to the lease");
     }
+}
+
+/// Spread by the id's own randomness; the same client keeps its colour.
+pub fn color_of(client_id: &ClientId) -> &'static str {
+    let spread = hash(client_id.as_str());
+    PALETTE[usize::try_from(spread % PALETTE.len() as u64).unwrap_or(0)]
 }
 
 fn hash(text: &str) -> u64 {

@@ -30,9 +30,10 @@ impl Actor {
         self.look_after_sockets();
         self.write_changed();
         self.look_after_document();
-        if self.locals.is_empty() {
+        if self.locals.is_empty() && self.simulated.is_empty() {
             return;
         }
+        self.move_simulated();
         if self.beats.is_multiple_of(VERIFY_EVERY) {
             self.verify();
         }

@@ -22,6 +22,7 @@ mod roles;
 mod run;
 mod session;
 mod signals;
+mod simulated;
 pub mod standing;
 mod submit;
 mod upkeep;

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
+use atelier_shared::domain::names;
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::signal::Signal;
 use serde_json::Value;
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::actor::{Actor, AheadOfUs, Enter, Local};
 use super::connection::Start;
 use super::json::incoming::Join;
-use super::json::outgoing::{self, Connected};
+use super::json::outgoing::{self, Connected, ErrorFrame};
 
 impl Actor {
     pub fn enter(&mut self, enter: Enter) {
@@ -231,6 +232,12 @@ impl Actor {
     }
 
     pub fn join(&mut self, id: ConnectionId, join: Join) {
+        if let Some(name) = &join.name
+            && self.is_somebody_elses(id, name)
+        {
+            let error = ErrorFrame::new("conflict", "name: this name is taken in this room");
+            return self.answer(id, error.field("name").bytes());
+        }
         let Some(local) = self.locals.get_mut(&id) else {
             return;
         };
@@ -253,6 +260,17 @@ impl Actor {
             .collect();
         self.present(member, Some(id));
         connection.send(outgoing::users("users_list", &others));
+    }
+
+    /// Where a name is one person's at a time: does somebody else bear it?
+    fn is_somebody_elses(&self, id: ConnectionId, name: &str) -> bool {
+        let Some(local) = self.locals.get(&id).filter(|l| l.member.name_is_exclusive) else {
+            return false;
+        };
+        let key = names::key(name);
+        self.members
+            .values()
+            .any(|m| m.user_id != local.member.user_id && names::key(&m.name) == key)
     }
 
     /// Somebody here, or on another pod, has joined or looks different: told once, and only if it is news.
@@ -299,6 +317,7 @@ impl Actor {
 
     /// A member is gone, if it is still this connection's; the others here are told.
     pub fn gone(&mut self, client_id: &ClientId, connection: ConnectionId, reason: Option<&str>) {
+        self.simulated.remove(&connection);
         let held = self
             .members
             .get(client_id)

@@ -200,6 +200,7 @@ impl Rooms {
     /// and closes 4503 whoever is left. Returns when all are gone or `within` is over.
     pub async fn drain(&self, within: Duration) {
         self.draining.store(true, Ordering::Relaxed);
+        self.end_simulated_here();
         let spread = within / 2;
         let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX).max(1);
         for socket in &self.sockets {
@@ -223,6 +224,21 @@ impl Rooms {
         if let Err(error) = self.backends.presence.retire(self.pod).await {
             tracing::warn!(%error, "the pod's lease was left to lapse");
         }
+    }
+
+    /// Simulated people of this pod end with its drain.
+    fn end_simulated_here(&self) {
+        let live: Vec<Handle> = self
+            .live
+            .iter()
+            .filter_map(|room| room.get().cloned())
+            .collect();
+        self.tasks.spawn(async move {
+            for handle in live {
+                // A room that has just ended has ended them itself.
+                let _ = handle.mailbox.send(Command::EndSimulated).await;
+            }
+        });
     }
 
     /// Renews this pod's lease, and takes the members of pods whose lease lapsed out of their rooms.

@@ -37,14 +37,26 @@ impl Actor {
         local.changed = local.member.joined;
         // Who views a file is asked of presence: told at once, where cursors wait for the next beat.
         let moved = local.member.viewing.as_ref().map(|v| &v.file) != before.as_ref();
-        let client_id = local.member.client_id.clone();
-        if let Some(seen) = self.members.get_mut(&client_id) {
-            seen.clone_from(&local.member);
-        }
+        let member = local.member.clone();
         if moved {
             self.write_changed();
         }
-        self.show_latest(&client_id, kind, &message, Some(id));
+        self.tell_latest(&member, kind, message, Some(id));
+    }
+
+    /// The latest value of a member of this pod: remembered, shown here at once, and to the other pods.
+    pub fn tell_latest(
+        &mut self,
+        member: &Member,
+        kind: EphemeralKind,
+        message: String,
+        origin: Option<ConnectionId>,
+    ) {
+        let client_id = member.client_id.clone();
+        if let Some(seen) = self.members.get_mut(&client_id) {
+            seen.clone_from(member);
+        }
+        self.show_latest(&client_id, kind, &message, origin);
         self.signal_others(Signal::Ephemeral {
             pod: self.rooms.pod,
             client_id,
@@ -183,7 +195,7 @@ impl Actor {
 }
 
 /// Keeps what a late joiner is shown of it, and gives the message the others get.
-fn show(member: &mut Member, value: Ephemeral) -> String {
+pub fn show(member: &mut Member, value: Ephemeral) -> String {
     let id = &member.client_id;
     let message = match value {
         Ephemeral::Cursor {

@@ -169,7 +169,10 @@ impl Actor {
         for member in there {
             if member.pod != pod && member.joined {
                 self.present(member, None);
-            } else if member.pod == pod && !self.locals.contains_key(&member.connection) {
+            } else if member.pod == pod
+                && !self.locals.contains_key(&member.connection)
+                && !self.simulated.contains_key(&member.connection)
+            {
                 self.take_out(member);
             }
         }
@@ -183,6 +186,7 @@ impl Actor {
             .locals
             .values()
             .map(|local| &local.member)
+            .chain(self.simulated.values())
             .filter(|member| !known.contains(&member.client_id))
             .cloned()
             .collect();

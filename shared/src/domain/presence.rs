@@ -37,6 +37,9 @@ pub struct Member {
     /// The file that its last `cursor_update` or `viewport_update` named, with what that said of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub viewing: Option<Viewing>,
+    /// Came where a name is one person's at a time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub name_is_exclusive: bool,
 }
 
 /// Where in which file somebody is.

@@ -73,6 +73,7 @@ fn member(client: &str, pod: PodId) -> Member {
         cursor_position: Some(serde_json::json!({"x": 1.5, "deep": [null, {"connection": "x"}]})),
         selection: None,
         viewing: None,
+        name_is_exclusive: false,
     }
 }
 

@@ -186,6 +186,11 @@ impl Cluster {
         Rest::at(self.here())
     }
 
+    /// [`Cluster::rest`], as the administrator.
+    pub fn admin(&self) -> Rest {
+        self.rest().with_token(ADMIN_TOKEN)
+    }
+
     /// An address of [`Cluster::here`].
     pub fn door(&self, address: Address, room: &str) -> Door {
         Door::new(self.here().address(), address, room)

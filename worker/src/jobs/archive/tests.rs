@@ -383,6 +383,7 @@ fn member() -> Member {
         cursor_position: None,
         selection: None,
         viewing: None,
+        name_is_exclusive: false,
     }
 }
 
