@@ -89,12 +89,17 @@ impl Actor {
         }
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
         let enter = async move {
-            let presence = &rooms.backends.presence;
-            let entered = stream::iter(&new)
-                .map(|member| presence.enter(&room, member, None))
-                .buffer_unordered(WRITES_AT_ONCE)
-                .fold(Ok(()), |all, one| async { all.and(one.map(drop)) })
-                .await;
+            let enter = |member: Member| {
+                let (rooms, room) = (rooms.clone(), room.clone());
+                async move { rooms.backends.presence.enter(&room, &member, None).await }
+            };
+            let mut answers = stream::iter(new)
+                .map(enter)
+                .buffer_unordered(WRITES_AT_ONCE);
+            let mut entered = Ok(());
+            while let Some(answer) = answers.next().await {
+                entered = entered.and(answer.map(drop));
+            }
             let _ = reply.send(entered);
             Done::Nothing
         };
