@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Address, Client, Cluster, PATIENCE, Person, Rest, Stories, Story, Told, fresh, until,
+    Address, Client, Cluster, Options, PATIENCE, Person, Rest, Stories, Story, Told, fresh, until,
 };
 
 pub fn stories(all: &mut Stories) {
@@ -202,8 +202,11 @@ async fn an_edit_a_reaction_and_a_deletion_reach_everybody_and_history(story: St
 }
 
 async fn a_message_archived_long_ago_can_be_edited_on_any_pod(story: Story) -> Told {
-    // Processes of its own: after the restart nobody remembers the message.
-    let cluster = story.cluster(crate::harness::Options::default()).await?;
+    // Processes of its own, that take as much at once as they are sent.
+    let options = Options::default()
+        .set("MESSAGE_RATE", 100_000)
+        .set("MESSAGE_BURST", 100_000);
+    let cluster = story.cluster(options).await?;
     let rest = cluster.rest();
     let ana = rest.guest("Ana").await?;
     let room = rest

@@ -53,9 +53,14 @@ impl Actor {
             Body::RoleChanged {
                 user_id,
                 role,
+                version,
                 kicked,
-                ..
-            } => self.role_changed(*user_id, *role, *kicked),
+            } => {
+                self.role_changed(*user_id, *role, *version);
+                if *kicked {
+                    self.close_person(*user_id, "a host sent you out");
+                }
+            }
             _ => {}
         }
         self.flush_draws();

@@ -4,6 +4,7 @@
 use atelier_shared::Backends;
 use atelier_shared::domain::entry::{Author, Body, Record};
 use atelier_shared::domain::ids::{ConnectionId, Ref, RoomId, UserId};
+use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::{Access, Role};
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::PortError;
@@ -167,16 +168,23 @@ impl Actor {
         self.work.push(work.boxed());
     }
 
-    /// The log says that somebody's role is another.
-    pub fn role_changed(&mut self, user_id: UserId, role: Option<Role>, kicked: bool) {
+    /// The log says that somebody's role is another. It counts from here on, before everybody's is read again: who is told
+    /// of a new role may act on it at once. (Of two changes that crossed on their way here, Records has the last word.)
+    pub fn role_changed(&mut self, user_id: UserId, role: Option<Role>, version: u64) {
+        if let Some(role) = role.filter(|_| version >= self.room.role_version) {
+            let theirs = |member: &Member| member.user_id == user_id;
+            for local in self.locals.values_mut() {
+                if theirs(&local.member) && !local.principal.is_admin {
+                    local.member.role = role;
+                    local.changed = true;
+                }
+            }
+            self.members
+                .values_mut()
+                .filter(|member| theirs(member))
+                .for_each(|member| member.role = role);
+        }
         self.read_roles();
-        let theirs = self.members.values_mut().filter(|m| m.user_id == user_id);
-        for member in theirs {
-            member.role = role.unwrap_or(member.role);
-        }
-        if kicked {
-            self.close_person(user_id, "a host sent you out");
-        }
     }
 
     pub fn close_person(&self, user_id: UserId, reason: &str) {
