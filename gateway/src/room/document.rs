@@ -11,6 +11,7 @@ use atelier_shared::domain::room::Activity;
 use bytes::Bytes;
 use futures::FutureExt;
 use tokio::sync::{OnceCell, Semaphore, oneshot};
+use tokio::time::Instant;
 
 use super::actor::{Actor, Command, Done};
 use super::json::outgoing;
@@ -25,6 +26,11 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(10);
 /// A document of a live room is read anew from the archive, where it is kept compacted, when it has so many bytes and has
 /// doubled since the last time.
 const RENEWED_FROM: usize = 1 << 20;
+/// Nor is it read anew more often than this, whatever asks for it.
+const RENEWED_EVERY: Duration = Duration::from_secs(30);
+/// A document that is quiet becomes one piece: a small one at the next beat, a large one after so many.
+const SMALL: usize = 256 << 10;
+const QUIET_BEATS: u32 = 30;
 
 static TURNS: Semaphore = Semaphore::const_new(AT_ONCE);
 
@@ -153,9 +159,10 @@ pub struct DocumentCare {
     merging: bool,
     /// Merging these pieces failed: not again before the room is loaded anew.
     given_up: bool,
-    /// Nothing came since the last beat.
-    quiet: bool,
+    /// Beats since something came.
+    quiet: u32,
     renewing: bool,
+    renewed_at: Option<Instant>,
     /// Bytes after it was last read anew.
     renewed_bytes: usize,
 }
@@ -183,7 +190,7 @@ impl Actor {
     pub fn document_changed(&mut self) {
         self.absorb_snapshot();
         self.document.snapshot = None;
-        self.document.quiet = false;
+        self.document.quiet = 0;
         if let Some(merge) = self.state.document.merge_due() {
             self.start_merge(merge);
         }
@@ -193,6 +200,9 @@ impl Actor {
     /// The room was loaded, for the first time or anew.
     pub fn document_loaded(&mut self) {
         self.document = DocumentCare {
+            merging: self.document.merging,
+            renewing: self.document.renewing,
+            renewed_at: self.document.renewed_at,
             renewed_bytes: self.state.document.bytes(),
             ..DocumentCare::default()
         };
@@ -205,13 +215,18 @@ impl Actor {
     /// On every beat: what is quiet becomes one piece, what grew is read anew.
     pub fn look_after_document(&mut self) {
         self.absorb_snapshot();
-        if !std::mem::replace(&mut self.document.quiet, true) {
-            return;
-        }
-        if let Some(merge) = self.state.document.merge_all() {
-            self.start_merge(merge);
-        }
         let bytes = self.state.document.bytes();
+        let beats = if bytes <= SMALL { 1 } else { QUIET_BEATS };
+        self.document.quiet = self.document.quiet.saturating_add(1);
+        if self.document.quiet > beats {
+            if let Some(merge) = self.state.document.merge_all() {
+                self.start_merge(merge);
+            }
+        }
+        if self.document.quiet > QUIET_BEATS {
+            // Whoever comes next has it put together again; until then it takes no memory twice.
+            self.document.snapshot = None;
+        }
         if bytes >= RENEWED_FROM && bytes / 2 >= self.document.renewed_bytes {
             self.renew_document();
         }
@@ -259,10 +274,15 @@ impl Actor {
 
     /// Reads the document as the archive keeps it, compacted, with what came since.
     pub fn renew_document(&mut self) {
-        if self.document.renewing {
+        let lately = self
+            .document
+            .renewed_at
+            .is_some_and(|at| at.elapsed() < RENEWED_EVERY);
+        if self.document.renewing || lately {
             return;
         }
         self.document.renewing = true;
+        self.document.renewed_at = Some(Instant::now());
         self.document.renewed_bytes = self.state.document.bytes();
         let (rooms, room, head) = (self.rooms.clone(), self.room.id.clone(), self.head);
         let read = async move {
