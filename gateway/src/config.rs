@@ -117,6 +117,21 @@ pub struct GatewayConfig {
     /// A REST request that takes longer is answered 503, seconds
     #[arg(long, env = "REQUEST_TIMEOUT", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub request_timeout_s: u32,
+    /// Types that may be uploaded, comma-separated
+    #[arg(long, env = "ALLOWED_FILE_TYPES", value_delimiter = ',', default_value = "image/jpeg,image/png,image/gif,image/webp,image/bmp,image/svg+xml,application/pdf")]
+    pub allowed_file_types: Vec<String>,
+    /// Largest file that may be uploaded, bytes
+    #[arg(long, env = "MAX_FILE_SIZE", default_value_t = 10_485_760, value_parser = clap::value_parser!(u32).range(1..=2_147_483_648))]
+    pub max_file_size: u32,
+    /// Uploads received at once; others wait for their turn. Where files lie in a bucket each holds up to 5 MiB of memory
+    #[arg(long, env = "UPLOADS_AT_ONCE", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub uploads_at_once: u16,
+    /// An upload must be over within this, seconds
+    #[arg(long, env = "UPLOAD_TIMEOUT", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub upload_timeout_s: u32,
+    /// What links to files begin with, like https://collab.example.com; without it links are paths on this server
+    #[arg(long, env = "PUBLIC_URL")]
+    pub public_url: Option<String>,
     /// A client must have sent a request's headers within this, seconds
     #[arg(long, env = "HEADER_TIMEOUT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub header_timeout_s: u32,
@@ -134,6 +149,7 @@ impl GatewayConfig {
             &mut self.admin_token,
             &mut self.jwt_private_key,
             &mut self.jwt_secret_key,
+            &mut self.public_url,
         ] {
             if setting
                 .as_ref()
@@ -143,6 +159,7 @@ impl GatewayConfig {
             }
         }
         self.settle_origins()?;
+        self.settle_files()?;
         if self.jwt_private_key.is_some() && self.jwt_secret_key.is_some() {
             return Err(ConfigError::new(
                 "JWT_PRIVATE_KEY",
@@ -206,6 +223,28 @@ impl GatewayConfig {
         Ok(())
     }
 
+    /// Afterwards the types are spelled as the program spells them, and the public address has no slash at its end.
+    fn settle_files(&mut self) -> Result<(), ConfigError> {
+        let types = crate::edge::file_types(&self.allowed_file_types)?;
+        self.allowed_file_types = types.into_iter().map(str::to_owned).collect();
+        if let Some(address) = &mut self.public_url {
+            let good = url::Url::parse(address).is_ok_and(|url| {
+                matches!(url.scheme(), "http" | "https")
+                    && url.query().is_none()
+                    && url.fragment().is_none()
+            });
+            if !good {
+                return Err(ConfigError::new(
+                    "PUBLIC_URL",
+                    format!("\"{address}\" is not an address like https://collab.example.com"),
+                ));
+            }
+            let trimmed = address.trim_end_matches('/').len();
+            address.truncate(trimmed);
+        }
+        Ok(())
+    }
+
     /// May a page of this origin use this server? `same_host` = the origin's authority is the request's `Host`.
     pub fn origin_allowed(&self, origin: &str, same_host: bool) -> bool {
         same_host
@@ -248,6 +287,10 @@ impl GatewayConfig {
 
     pub fn request_timeout(&self) -> Duration {
         Duration::from_secs(self.request_timeout_s.into())
+    }
+
+    pub fn upload_timeout(&self) -> Duration {
+        Duration::from_secs(self.upload_timeout_s.into())
     }
 
     pub fn header_timeout(&self) -> Duration {

@@ -97,7 +97,7 @@ async fn shown(app: &App, room: &RoomId, entries: &[Entry]) -> Result<Vec<WireEn
             (Body::Reaction { emoji, .. }, Some(message)) => message.users_of(emoji),
             _ => &[],
         };
-        items.push(WireEntry::of(&entry_value(&entry, reactors))?);
+        items.push(WireEntry::of(&entry_value(&entry, reactors, &app.identity))?);
     }
     Ok(items)
 }
@@ -302,6 +302,7 @@ mod tests {
                     reply_to: None,
                     thread: None,
                     file_id: None,
+                    file_name: None,
                 },
             },
         }

@@ -78,7 +78,17 @@ pub async fn security_headers(request: Request, next: Next) -> Response {
 
 /// The answer must begin within REQUEST_TIMEOUT; a body that streams may take longer.
 pub async fn in_time(State(app): State<App>, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(app.config.request_timeout(), next.run(request)).await {
+    let uploads = request
+        .extensions()
+        .get::<MatchedPath>()
+        .is_some_and(|path| path.as_str().ends_with("/upload"));
+    // An upload has its own time, and answers a little after it is over.
+    let patience = if uploads {
+        app.config.upload_timeout() + app.config.request_timeout()
+    } else {
+        app.config.request_timeout()
+    };
+    match tokio::time::timeout(patience, next.run(request)).await {
         Ok(response) => response,
         Err(_) => timed_out(),
     }
@@ -146,6 +156,8 @@ pub fn cors(config: &GatewayConfig) -> Option<CorsLayer> {
             header::RETRY_AFTER,
             header::WWW_AUTHENTICATE,
             header::CONTENT_RANGE,
+            header::CONTENT_DISPOSITION,
+            header::ETAG,
             HeaderName::from_static("ratelimit"),
             HeaderName::from_static("ratelimit-policy"),
         ])

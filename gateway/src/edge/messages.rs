@@ -72,7 +72,7 @@ pub async fn list(
     let (messages, next) = recovery::messages(&*b.log, &*b.archive, &room, &query).await?;
     let items = messages
         .iter()
-        .map(|message| WireEntry::of(&message_value(message)));
+        .map(|message| WireEntry::of(&message_value(message, &app.identity)));
     Ok(Json(Page {
         items: items.collect::<Result<_, _>>()?,
         next_cursor: next.and_then(|seq| cursor(&seq)),

@@ -7,6 +7,7 @@ pub mod client;
 mod docs;
 mod documents;
 mod extract;
+mod files;
 mod health;
 mod history;
 mod idempotency;
@@ -43,6 +44,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use files::file_types;
 pub use routes::document;
 pub use state::App;
 

@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, artifacts, auth, docs, documents, health, history, idempotency, index, invites,
+    accounts, artifacts, auth, docs, documents, files, health, history, idempotency, index, invites,
     job_batch, job_output, jobs, languages, layers, members, messages, prometheus, queues, rooms,
     sessions, simulate, trace, ws,
 };
@@ -56,6 +56,9 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(sessions::files))
         .routes(routes!(sessions::events))
         .routes(routes!(simulate::add, simulate::remove))
+        .routes(routes!(files::upload))
+        .routes(routes!(files::get, files::delete))
+        .routes(routes!(files::list))
         .routes(routes!(jobs::create, jobs::list))
         .routes(routes!(jobs::get, jobs::delete))
         .routes(routes!(jobs::cancel))
@@ -110,6 +113,7 @@ fn aliases() -> Router<App> {
         .route("/api/health", get(health::health))
         .route("/api/v1/health", get(health::health))
         .route("/api/v1/metrics", get(prometheus::figures))
+        .route("/upload", post(files::upload))
         .route("/ws/stats", get(prometheus::figures))
         .route("/rooms/{room_id}/users", get(rooms::users))
 }

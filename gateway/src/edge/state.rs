@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
+use super::files::Uploads;
 use super::health::Checks;
 use super::occupancy::Occupancy;
 use crate::config::{ConfigError, GatewayConfig};
@@ -43,6 +44,7 @@ pub struct Inner {
     pub rooms: Rooms,
     pub occupancy: Occupancy,
     pub checks: Checks,
+    pub uploads: Uploads,
     pub started_at: DateTime<Utc>,
     /// Room for those who watch programs.
     pub(super) output_readers: Arc<Semaphore>,
@@ -74,6 +76,7 @@ impl App {
             rooms,
             occupancy: Occupancy::new(backends.presence.clone()),
             checks: Checks::new(backends.clone()),
+            uploads: Uploads::new(config.uploads_at_once.into()),
             identity,
             passwords,
             metrics,

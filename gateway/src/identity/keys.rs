@@ -33,6 +33,7 @@ const PEM_END: &str = "-----END PRIVATE KEY-----";
 pub(super) enum Use {
     Resume,
     Refresh,
+    File,
 }
 
 pub(super) struct Key {
@@ -44,6 +45,7 @@ pub(super) struct Key {
     public: Option<String>,
     resume: [u8; 32],
     refresh: [u8; 32],
+    file: [u8; 32],
 }
 
 impl Key {
@@ -61,6 +63,7 @@ impl Key {
         let key = match purpose {
             Use::Resume => &self.resume,
             Use::Refresh => &self.refresh,
+            Use::File => &self.file,
         };
         let mut mac =
             <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes a key of any length");
@@ -107,6 +110,7 @@ impl KeyRing {
                 public: None,
                 resume: derive(secret, b"resume token"),
                 refresh: derive(secret, b"refresh token"),
+                file: derive(secret, b"file link"),
             }],
         })
     }
@@ -185,6 +189,7 @@ fn ed25519(pem: &str) -> Result<Key, ConfigError> {
         public: Some(x),
         resume: derive(signing.as_bytes(), b"resume token"),
         refresh: derive(signing.as_bytes(), b"refresh token"),
+        file: derive(signing.as_bytes(), b"file link"),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Who somebody is: access tokens, refresh tokens, one-time tickets and resume tokens.
 
 mod access;
+mod file_link;
 pub mod keys;
 mod password;
 mod refresh;
@@ -9,7 +10,7 @@ pub mod ticket;
 
 use std::sync::Arc;
 
-use atelier_shared::domain::ids::{ClientId, FamilyId, UserId};
+use atelier_shared::domain::ids::{ClientId, FamilyId, FileId, UserId};
 use atelier_shared::domain::user::{User, UserKind};
 use atelier_shared::ports::{Family, PortError, Vault};
 use chrono::{DateTime, Utc};
@@ -21,6 +22,7 @@ use crate::config::{ConfigError, GatewayConfig};
 use keys::KeyRing;
 
 pub use access::AccessToken;
+pub use file_link::{LIFETIME as FILE_LINK_LIFETIME, LinkError};
 pub use password::{PasswordError, Passwords};
 pub use refresh::{LoginTokens, Refreshed};
 
@@ -114,6 +116,8 @@ struct Inner {
     admin_token: Option<String>,
     access_lifetime: chrono::Duration,
     login_lifetime: chrono::Duration,
+    /// What links begin with; empty: they are paths.
+    public_url: String,
 }
 
 impl Identity {
@@ -125,6 +129,7 @@ impl Identity {
             admin_token: config.admin_token.clone(),
             access_lifetime: chrono::Duration::seconds(config.access_token_lifetime_s.into()),
             login_lifetime: chrono::Duration::seconds(config.refresh_token_lifetime_s.into()),
+            public_url: config.public_url.clone().unwrap_or_default(),
         })))
     }
 
@@ -175,6 +180,22 @@ impl Identity {
             },
             Utc::now(),
         )
+    }
+
+    /// Where a file can be read for [`FILE_LINK_LIFETIME`] from now, by whoever has the link.
+    pub fn file_url(&self, file: FileId) -> String {
+        let (expires, signature) = file_link::seal(&self.0.keys, file, Utc::now());
+        let base = &self.0.public_url;
+        format!("{base}/api/v1/files/{file}?exp={expires}&sig={signature}")
+    }
+
+    pub fn check_file_link(
+        &self,
+        file: FileId,
+        expires: i64,
+        signature: &str,
+    ) -> Result<(), LinkError> {
+        file_link::check(&self.0.keys, file, expires, signature, Utc::now())
     }
 
     /// `None`: forged, malformed or older than [`resume::LIFETIME`].

@@ -76,9 +76,9 @@ impl Actor {
                 message_id, emoji, ..
             } => {
                 let users = self.state.chat.users_of(*message_id, emoji);
-                outgoing::reaction_update(&entry, users.unwrap_or_default())
+                outgoing::reaction_update(&entry, users.unwrap_or_default(), &self.rooms.identity)
             }
-            _ => outgoing::entry(&entry),
+            _ => outgoing::entry(&entry, &self.rooms.identity),
         };
         let frame = Frame {
             bytes,

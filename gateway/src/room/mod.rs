@@ -5,6 +5,7 @@
 
 mod actor;
 mod admission;
+mod attachments;
 mod connection;
 mod document;
 mod durable;

@@ -55,7 +55,7 @@ impl Past {
     }
 
     /// `None`: there is nothing left to tell.
-    pub fn shown(&self, entry: &Entry) -> Option<Bytes> {
+    pub fn shown(&self, entry: &Entry, links: &Identity) -> Option<Bytes> {
         let body = &entry.record.body;
         match body {
             Body::ChatEdited { content, .. } if content.is_empty() => None,
@@ -70,15 +70,15 @@ impl Past {
                 let users = self.chat.users_of(*message_id, emoji);
                 let archived = || self.messages.get(message_id).map(|m| m.users_of(emoji));
                 let users = users.or_else(archived).unwrap_or_default();
-                Some(outgoing::reaction_update(entry, users))
+                Some(outgoing::reaction_update(entry, users, links))
             }
             // Its deletion follows in the log: the words are gone already, the time of it comes with that.
             _ if body.message_id().is_some() && self.chat.is_deleted(entry.seq) => {
                 let mut struck = entry.clone();
                 struck.record.body = body.struck(entry.record.ts_ms);
-                Some(outgoing::entry(&struck))
+                Some(outgoing::entry(&struck, links))
             }
-            _ => Some(outgoing::entry(entry)),
+            _ => Some(outgoing::entry(entry, links)),
         }
     }
 }

@@ -282,7 +282,7 @@ impl Session {
                 }
                 self.tell(Command::Run { connection, run }).await
             }
-            Request::Durable(message) => {
+            Request::Durable(mut message) => {
                 if message.is_rated() && self.is_over_rate(message.reference.as_ref()) {
                     return Ok(());
                 }
@@ -290,6 +290,13 @@ impl Session {
                     && let Err(error) = check(data).await
                 {
                     let error = ErrorFrame::new("invalid", format!("data: {error}")).field("data");
+                    self.refuse(&error.reference(message.reference));
+                    return Ok(());
+                }
+                let (room, person) = (self.handle.shared.id.clone(), self.connection.user_id);
+                // Boxed: rare, where the task's size is paid by every idle connection.
+                let attached = Box::pin(self.rooms.attach(&room, person, &mut message.body)).await;
+                if let Err(error) = attached {
                     self.refuse(&error.reference(message.reference));
                     return Ok(());
                 }
@@ -478,7 +485,7 @@ impl Session {
         if entry.record.author.connection == Some(self.connection.id) && !own {
             return outgoing::ack_of(entry);
         }
-        past.shown(entry)
+        past.shown(entry, &self.rooms.identity)
     }
 
     /// Waits until everything pushed so far is in the kernel, while the room watches for progress.

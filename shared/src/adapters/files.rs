@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
 
-use self::upload::put_streamed;
+use self::upload::{BUCKET_PART, FOLDER_PART, put_streamed};
 use crate::ports::{FileMeta, Files, PortError, Result};
 
 /// Longest key, and longest part of one between slashes (file systems take 255 bytes, and an upload under way has a
@@ -44,6 +44,12 @@ impl ObjectFiles {
             store,
             folder: None,
         }
+    }
+}
+
+impl ObjectFiles {
+    fn part_bytes(&self) -> usize {
+        if self.folder.is_some() { FOLDER_PART } else { BUCKET_PART }
     }
 }
 
@@ -105,7 +111,7 @@ impl Files for ObjectFiles {
 
     async fn put(&self, key: &str, bytes: BoxStream<'static, Result<Bytes>>) -> Result<FileMeta> {
         let path = path_of(key)?;
-        let size = put_streamed(&*self.store, &path, bytes).await?;
+        let size = put_streamed(&*self.store, &path, self.part_bytes(), bytes).await?;
         match self.head(key).await? {
             Some(meta) if meta.size == size => Ok(meta),
             // Replaced or deleted since.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::board::DrawBatch;
 use super::document::base64_text;
+use super::file::SharedFile;
 use super::ids::{ClientId, ConnectionId, JobId, MessageId, Ref, Seq, UserId};
 use super::job::JobState;
 use super::message::{MessageKind, ReactionAction, Reactor};
@@ -100,6 +101,9 @@ pub enum Body {
         thread: Option<MessageId>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         file_id: Option<Uuid>,
+        /// What the file was called when the message was sent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        file_name: Option<String>,
     },
     DirectMessage {
         id: MessageId,
@@ -150,6 +154,10 @@ pub enum Body {
         #[serde(with = "base64_text")]
         data: Bytes,
     },
+    /// A file came into the room. Its link is not kept: it is signed anew each time it is sent.
+    FileShared {
+        file: SharedFile,
+    },
     SessionUpdate {
         data: Map<String, Value>,
     },
@@ -188,6 +196,7 @@ impl Body {
             Self::Reaction { .. } => "reaction_update",
             Self::Draw(_) => "draw",
             Self::DocumentUpdate { .. } => "update",
+            Self::FileShared { .. } => "file_shared",
             Self::SessionUpdate { .. } => "session_update",
             Self::RoleChanged { .. } => "role_changed",
             Self::RunStarted { .. } => "run_started",

@@ -155,6 +155,10 @@ uuid_id!(
     MessageId
 );
 uuid_id!(
+    /// An uploaded file.
+    FileId
+);
+uuid_id!(
     /// A login: the family of refresh tokens that descend from one another.
     FamilyId
 );

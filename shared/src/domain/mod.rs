@@ -5,6 +5,7 @@ pub mod chat;
 pub mod document;
 pub mod drawing;
 pub mod entry;
+pub mod file;
 pub mod ids;
 pub mod invite;
 pub mod job;

@@ -46,7 +46,7 @@ fn too_long(field: &'static str) -> Invalid {
 }
 
 /// Bidi overrides, isolates and marks, zero-width characters and line separators: what lets one name pass for another.
-fn is_hidden(c: char) -> bool {
+pub(crate) fn is_hidden(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2028}' | '\u{2029}'
         | '\u{2060}'..='\u{2069}' | '\u{061c}' | '\u{feff}')
 }

@@ -49,6 +49,7 @@ impl RoomState {
             | Body::DirectMessage { .. }
             | Body::CodeComment { .. }
             | Body::Deleted { .. }
+            | Body::FileShared { .. }
             | Body::RoleChanged { .. }
             | Body::RunStarted { .. }
             | Body::RunFinished { .. } => {}

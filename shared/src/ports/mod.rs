@@ -25,7 +25,7 @@ pub use queue::{
     Settled, WorkerInfo,
 };
 pub use records::{
-    Acceptance, CreateUserError, DELETED_ID_RESERVED, INVITES_MAX, InviteRecords, JobQuery,
+    Acceptance, CreateUserError, DELETED_ID_RESERVED, FileRecords, INVITES_MAX, InviteRecords, JobQuery,
     JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page, Records, RoomRecords, RoomVisibility,
     UserRecords,
 };

@@ -8,7 +8,8 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::{PortError, Result};
-use crate::domain::ids::{JobId, RoomId, UserId};
+use crate::domain::file::StoredFile;
+use crate::domain::ids::{FileId, JobId, RoomId, UserId};
 use crate::domain::invite::Invite;
 use crate::domain::job::{Job, JobState};
 use crate::domain::room::{Role, Room};
@@ -236,8 +237,35 @@ pub trait InviteRecords: Send + Sync {
     async fn revoke_invite(&self, room: &RoomId, id: Uuid) -> Result<bool>;
 }
 
+/// Promises: of all calls that delete one file, one is told that it did; a file is in at most one room, and stays there.
+#[async_trait]
+pub trait FileRecords: Send + Sync {
+    /// Keeps what is known of a file whose bytes are stored already.
+    async fn create_file(&self, file: &StoredFile) -> Result<()>;
+
+    async fn file(&self, id: FileId) -> Result<Option<StoredFile>>;
+
+    /// Newest first by id, before `before`.
+    async fn files_of_room(
+        &self,
+        room: &RoomId,
+        before: Option<FileId>,
+        limit: usize,
+    ) -> Result<Page<StoredFile>>;
+
+    /// Puts a file that is in no room into this one. False: no such file, or it is in another.
+    async fn attach_file(&self, id: FileId, room: &RoomId) -> Result<bool>;
+
+    /// Forgets a file (`if_unattached`: only if it is in no room); its bytes are deleted by the caller, afterwards.
+    /// False: nothing was deleted.
+    async fn delete_file(&self, id: FileId, if_unattached: bool) -> Result<bool>;
+
+    /// Every file, by id, after `after`; at most `limit`.
+    async fn files_after(&self, after: Option<FileId>, limit: usize) -> Result<Vec<StoredFile>>;
+}
+
 /// All of the relational data.
 #[async_trait]
-pub trait Records: UserRecords + RoomRecords + JobRecords + InviteRecords {
+pub trait Records: UserRecords + RoomRecords + JobRecords + InviteRecords + FileRecords {
     async fn ping(&self) -> Result<()>;
 }

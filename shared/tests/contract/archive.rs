@@ -99,6 +99,7 @@ impl Writer {
             reply_to: None,
             thread: None,
             file_id: None,
+            file_name: None,
         })
     }
 

@@ -109,6 +109,7 @@ fn chat(author: &Author, content: &str, reference: Option<&str>) -> Record {
             reply_to: None,
             thread: None,
             file_id: None,
+            file_name: None,
         },
     }
 }

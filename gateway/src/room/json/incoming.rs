@@ -317,6 +317,7 @@ fn message(kind: &str, text: &str, envelope: Envelope) -> Result<Request, ErrorF
                 reply_to: m.reply_to,
                 thread: None,
                 file_id: m.file_id,
+                file_name: None,
             };
             match m.reply_to {
                 Some(id) => envelope.about_message(body, id, "reply_to"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use atelier_shared::domain::Invalid;
 use atelier_shared::domain::board::{DrawBatch, Erase, Stroke};
 use atelier_shared::domain::entry::{Author, Body, Entry};
-use atelier_shared::domain::ids::{ClientId, Epoch, MessageId, Ref, Seq};
+use atelier_shared::domain::ids::{ClientId, Epoch, FileId, MessageId, Ref, Seq};
 use atelier_shared::domain::message::{Message, Reactor};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::{Role, Room};
@@ -14,6 +14,7 @@ use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::identity::Identity;
 use crate::room::websocket;
 
 /// Strokes in one `board` frame; a larger board comes as several, one behind the other.
@@ -311,28 +312,28 @@ pub fn draw<'a>(batches: &[(Seq, i64, &'a DrawBatch)], from: &'a ClientId) -> By
     frame(&joined)
 }
 
-/// One entry as its readers get it.
-pub fn entry(entry: &Entry) -> Bytes {
-    websocket::text(&entry_json(entry))
+/// One entry as its readers get it. `links` signs the links to files, anew each time.
+pub fn entry(entry: &Entry, links: &Identity) -> Bytes {
+    websocket::text(&entry_json(entry, links))
 }
 
 /// A reaction as its readers get it, with all who are under that emoji now.
-pub fn reaction_update(entry: &Entry, reactors: &[Reactor]) -> Bytes {
-    frame(&entry_value(entry, reactors))
+pub fn reaction_update(entry: &Entry, reactors: &[Reactor], links: &Identity) -> Bytes {
+    frame(&entry_value(entry, reactors, links))
 }
 
 /// The JSON text of [`entry`], without the frame.
-pub fn entry_json(entry: &Entry) -> Vec<u8> {
-    serde_json::to_vec(&entry_value(entry, &[])).unwrap_or_default()
+pub fn entry_json(entry: &Entry, links: &Identity) -> Vec<u8> {
+    serde_json::to_vec(&entry_value(entry, &[], links)).unwrap_or_default()
 }
 
 /// A message folded, as history shows it: the fields it was sent with, and what became of it.
-pub fn message_value(message: &Message) -> Value {
+pub fn message_value(message: &Message, links: &Identity) -> Value {
     let entry = Entry {
         seq: message.seq,
         record: message.record.clone(),
     };
-    let mut shown = entry_value(&entry, &[]);
+    let mut shown = entry_value(&entry, &[], links);
     if let (Some(fields), None) = (shown.as_object_mut(), message.deleted_ms()) {
         let reactions = message.reactions.iter().map(|reactions| {
             let users = reactions.users.iter().map(reactor).collect::<Vec<_>>();
@@ -350,8 +351,8 @@ fn reactor(reactor: &Reactor) -> Value {
     json!({"id": reactor.client_id, "user_id": reactor.user_id, "name": reactor.name})
 }
 
-/// An entry as JSON; `reactors` are those of a reaction's emoji.
-pub fn entry_value(entry: &Entry, reactors: &[Reactor]) -> Value {
+/// An entry as JSON; `reactors` are those of a reaction's emoji, `links` signs the links to files, anew each time.
+pub fn entry_value(entry: &Entry, reactors: &[Reactor], links: &Identity) -> Value {
     let record = &entry.record;
     let base = |kind: &str| {
         json!({
@@ -374,6 +375,7 @@ pub fn entry_value(entry: &Entry, reactors: &[Reactor]) -> Value {
             mentions,
             reply_to,
             file_id,
+            file_name,
             ..
         } => put(json!({
             "id": id,
@@ -382,9 +384,8 @@ pub fn entry_value(entry: &Entry, reactors: &[Reactor]) -> Value {
             "mentions": mentions,
             "reply_to": reply_to,
             "file_id": file_id,
-            // Signed anew for each reader: whoever knows the file puts them in.
-            "file_url": null,
-            "file_name": null,
+            "file_url": file_id.map(|id| links.file_url(FileId(id))),
+            "file_name": file_name,
             "created_at": rfc3339(record.ts_ms),
         })),
         Body::DirectMessage { id, to, content } => put(json!({
@@ -435,6 +436,16 @@ pub fn entry_value(entry: &Entry, reactors: &[Reactor]) -> Value {
             put(json!({"paths": batch.paths, "erase": batch.erase, "clear": batch.clear}));
         }
         Body::DocumentUpdate { data } => put(json!({"data": hex::encode(data)})),
+        Body::FileShared { file } => put(json!({
+            "user": author(&record.author),
+            "file": {
+                "id": file.id,
+                "name": file.name,
+                "size": file.size,
+                "content_type": file.content_type,
+                "url": links.file_url(file.id),
+            },
+        })),
         Body::SessionUpdate { data } => put(json!({"data": data})),
         Body::RoleChanged { user_id, role, .. } => put(json!({"user_id": user_id, "role": role})),
         Body::RunStarted { run_id, language } => put(json!({

@@ -12,7 +12,7 @@ use crate::ports::{PortError, Result};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What this program's queries were written for; embedded in the binary.
-const MIGRATIONS: [(&str, &str); 4] = [
+const MIGRATIONS: &[(&str, &str)] = &[
     (
         "records",
         include_str!("../../../../migrations/postgres/0001_records.sql"),
@@ -28,6 +28,10 @@ const MIGRATIONS: [(&str, &str); 4] = [
     (
         "invitations",
         include_str!("../../../../migrations/postgres/0003_invites.sql"),
+    ),
+    (
+        "files",
+        include_str!("../../../../migrations/postgres/0005_files.sql"),
     ),
 ];
 
@@ -62,7 +66,7 @@ pub fn migrate(url: &str) -> BoxFuture<'static, Result<()>> {
             .connect_with(options?)
             .await
             .map_err(|e| port_error("connect to Postgres", e))?;
-        let mut migrator = migrator(&MIGRATIONS);
+        let mut migrator = migrator(MIGRATIONS);
         migrator.set_ignore_missing(true);
         let migrated = migrator
             .run(&pool)

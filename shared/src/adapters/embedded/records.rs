@@ -8,6 +8,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{FromRow, Sqlite as Db, Transaction};
 
 use super::sqlite::{Sqlite, port_error as failed};
+use crate::adapters::queries::files::file_records;
 use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
 use crate::adapters::queries::rooms::room_records;
@@ -15,7 +16,7 @@ use crate::adapters::queries::users::user_records;
 use crate::ports::{Records, Result};
 
 /// The twins of those of Postgres.
-const MIGRATIONS: [(&str, &str); 4] = [
+const MIGRATIONS: &[(&str, &str)] = &[
     (
         "records",
         include_str!("../../../../migrations/sqlite/records/0001_records.sql"),
@@ -32,6 +33,10 @@ const MIGRATIONS: [(&str, &str); 4] = [
         "invitations",
         include_str!("../../../../migrations/sqlite/records/0003_invites.sql"),
     ),
+    (
+        "files",
+        include_str!("../../../../migrations/sqlite/records/0005_files.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]
@@ -43,7 +48,7 @@ impl SqliteRecords {
     /// Opens or makes `records.db` in `folder` and brings its schema up to date.
     pub async fn open(folder: &Path) -> Result<Self> {
         let file = Sqlite::open(folder, "records.db").await?;
-        file.migrate(&MIGRATIONS).await?;
+        file.migrate(MIGRATIONS).await?;
         Ok(Self { file })
     }
 
@@ -71,6 +76,7 @@ user_records!(SqliteRecords);
 room_records!(SqliteRecords, Db);
 job_records!(SqliteRecords);
 invite_records!(SqliteRecords);
+file_records!(SqliteRecords);
 
 #[async_trait]
 impl Records for SqliteRecords {

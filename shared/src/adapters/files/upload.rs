@@ -9,8 +9,11 @@ use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use super::port_error;
 use crate::ports::Result;
 
-/// What is held in memory of a file. S3 wants at least 5 MiB a part and takes 10,000 parts: files up to 80 GiB.
-const PART_BYTES: usize = 8 << 20;
+/// What is held in memory of a file on its way to a bucket. S3 wants at least 5 MiB a part and takes 10,000 parts: files
+/// up to 48 GiB.
+pub const BUCKET_PART: usize = 5 << 20;
+/// What is held of one on its way to a folder.
+pub const FOLDER_PART: usize = 256 << 10;
 
 const OPERATION: &str = "store file";
 
@@ -19,6 +22,7 @@ const OPERATION: &str = "store file";
 pub async fn put_streamed(
     store: &dyn ObjectStore,
     path: &Path,
+    part_bytes: usize,
     mut bytes: BoxStream<'static, Result<Bytes>>,
 ) -> Result<u64> {
     let mut size = 0;
@@ -36,9 +40,9 @@ pub async fn put_streamed(
         };
         size += chunk.len() as u64;
         while !chunk.is_empty() {
-            let room = PART_BYTES - part.len();
+            let room = part_bytes - part.len();
             part.extend_from_slice(&chunk.split_to(room.min(chunk.len())));
-            if part.len() == PART_BYTES {
+            if part.len() == part_bytes {
                 let whole = part.split().freeze();
                 let mut under_way = match upload.take() {
                     Some(upload) => upload,

@@ -5,6 +5,7 @@
 //! one transaction. The SQL is what both databases share: `$1`, `RETURNING`, `ON CONFLICT`, row values.
 
 pub mod invites;
+pub mod files;
 pub mod jobs;
 pub mod rooms;
 pub mod users;

@@ -38,6 +38,7 @@ fn one_of_each(writer: &Writer) -> Vec<Record> {
             reply_to: Some(MessageId::generate()),
             thread: Some(MessageId::generate()),
             file_id: Some(uuid::Uuid::now_v7()),
+            file_name: Some("plan.pdf".into()),
         },
         Body::DirectMessage {
             id: MessageId::generate(),

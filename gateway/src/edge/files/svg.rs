@@ -1,0 +1,286 @@
+//! SVG from strangers: read strictly, refused where it could do harm, and written anew from what is allowed.
+//!
+//! Only what a picture needs survives: elements of an allow-list, attributes without a namespace, references within the
+//! file. Scripts, event handlers, HTML, references to elsewhere, a DTD or entities refuse the whole file, so that nobody
+//! is shown half a picture without being told. Comments, metadata and editors' own elements are left out.
+
+use std::fmt::Write;
+
+use roxmltree::{Document, Node, ParsingOptions};
+
+const SVG: &str = "http://www.w3.org/2000/svg";
+const XLINK: &str = "http://www.w3.org/1999/xlink";
+const XML: &str = "http://www.w3.org/XML/1998/namespace";
+/// Elements, attributes and texts of one file; more refuse it (each costs about a hundred bytes while it is read).
+const NODES_MAX: u32 = 200_000;
+/// How deep elements may lie in one another.
+const DEPTH_MAX: usize = 256;
+
+/// What a picture is made of. Everything else in SVG's namespace is refused.
+const ELEMENTS: &[&str] = &[
+    "a", "animate", "animateMotion", "animateTransform", "circle", "clipPath", "defs", "desc", "ellipse", "feBlend",
+    "feColorMatrix", "feComponentTransfer", "feComposite", "feConvolveMatrix", "feDiffuseLighting",
+    "feDisplacementMap", "feDistantLight", "feDropShadow", "feFlood", "feFuncA", "feFuncB", "feFuncG", "feFuncR",
+    "feGaussianBlur", "feImage", "feMerge", "feMergeNode", "feMorphology", "feOffset", "fePointLight",
+    "feSpecularLighting", "feSpotLight", "feTile", "feTurbulence", "filter", "g", "image", "line", "linearGradient",
+    "marker", "mask", "mpath", "path", "pattern", "polygon", "polyline", "radialGradient", "rect", "set", "stop",
+    "style", "svg", "switch", "symbol", "text", "textPath", "title", "tspan", "use", "view",
+];
+/// Pictures that may lie within a picture.
+const EMBEDDED: &[&str] = &[
+    "data:image/png;base64,",
+    "data:image/jpeg;base64,",
+    "data:image/jpg;base64,",
+    "data:image/gif;base64,",
+    "data:image/webp;base64,",
+];
+
+/// Is it worth reading as SVG at all: text that begins like markup?
+pub fn may_be_svg(head: &[u8]) -> bool {
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
+    head.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'<')
+}
+
+/// The picture without what has no place in one; `Err`: why it is refused, in words for who sent it. `Ok(None)`: it is
+/// XML or HTML, but no SVG.
+pub fn sanitise(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return Ok(None);
+    };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let options = ParsingOptions {
+        allow_dtd: false,
+        nodes_limit: NODES_MAX,
+        ..ParsingOptions::default()
+    };
+    let document = match Document::parse_with_options(text, options) {
+        Ok(document) => document,
+        Err(error) if text.contains("<svg") => return Err(format!("it is not sound XML: {error}")),
+        Err(_) => return Ok(None),
+    };
+    let root = document.root_element();
+    if root.tag_name().name() != "svg" || root.tag_name().namespace() != Some(SVG) {
+        return Ok(None);
+    }
+    write(root).map(|text| Some(text.into_bytes()))
+}
+
+enum Step<'a> {
+    Open(Node<'a, 'a>, usize),
+    Close(&'a str),
+}
+
+/// Walks without recursion: how deep a file goes is its maker's choice.
+fn write<'a>(root: Node<'a, 'a>) -> Result<String, String> {
+    let mut out = String::new();
+    let mut steps = vec![Step::Open(root, 1)];
+    while let Some(step) = steps.pop() {
+        let (node, depth) = match step {
+            Step::Open(node, depth) => (node, depth),
+            Step::Close(name) => {
+                let _ = write!(out, "</{name}>");
+                continue;
+            }
+        };
+        if depth > DEPTH_MAX {
+            return Err(format!("its elements lie more than {DEPTH_MAX} deep"));
+        }
+        if node.is_text() {
+            escape(&mut out, node.text().unwrap_or_default());
+        }
+        if !node.is_element() || !is_kept(node)? {
+            continue;
+        }
+        open(&mut out, node, node == root)?;
+        steps.push(Step::Close(node.tag_name().name()));
+        let mut child = node.last_child();
+        while let Some(node) = child {
+            steps.push(Step::Open(node, depth + 1));
+            child = node.prev_sibling();
+        }
+    }
+    Ok(out)
+}
+
+/// Editors' own elements and metadata are left out; what is no part of a picture refuses the file.
+fn is_kept(node: Node<'_, '_>) -> Result<bool, String> {
+    let (name, namespace) = (node.tag_name().name(), node.tag_name().namespace());
+    if namespace == Some("http://www.w3.org/1999/xhtml") {
+        return Err("it holds HTML".to_owned());
+    }
+    if namespace != Some(SVG) || name == "metadata" {
+        return Ok(false);
+    }
+    if !ELEMENTS.contains(&name) {
+        return Err(format!("it holds a <{name}> element"));
+    }
+    if name == "style" {
+        let css: String = node.children().filter_map(|child| child.text()).collect();
+        check_css(&css)?;
+    }
+    Ok(true)
+}
+
+fn open(out: &mut String, node: Node<'_, '_>, is_root: bool) -> Result<(), String> {
+    let name = node.tag_name().name();
+    out.push('<');
+    out.push_str(name);
+    if is_root {
+        let _ = write!(out, " xmlns=\"{SVG}\"");
+    }
+    for attribute in node.attributes() {
+        let (key, value) = (attribute.name(), attribute.value());
+        if key.get(..2).is_some_and(|on| on.eq_ignore_ascii_case("on")) {
+            return Err(format!("it holds an event handler ({key})"));
+        }
+        let key = match (attribute.namespace(), key) {
+            (None, key) => key,
+            (Some(XLINK), "href") => "href",
+            (Some(XML), "space") => "xml:space",
+            (Some(XML), "lang") => "xml:lang",
+            _ => continue,
+        };
+        check_attribute(name, key, value)?;
+        let _ = write!(out, " {key}=\"");
+        escape(out, value);
+        out.push('"');
+    }
+    out.push('>');
+    Ok(())
+}
+
+fn check_attribute(element: &str, key: &str, value: &str) -> Result<(), String> {
+    let folded: String = value
+        .chars()
+        .filter(|c| !c.is_whitespace() && !c.is_control())
+        .flat_map(char::to_lowercase)
+        .collect();
+    match key {
+        "href" => {
+            let picture = matches!(element, "image" | "feImage")
+                && EMBEDDED.iter().any(|start| folded.starts_with(start));
+            if !picture && !folded.starts_with('#') {
+                return Err(format!("its <{element}> refers to something outside the file"));
+            }
+            return Ok(());
+        }
+        "src" | "base" | "srcdoc" | "ping" | "requiredExtensions" => {
+            return Err(format!("it holds the attribute {key}"));
+        }
+        // An animation that sets a reference would get around what was checked of it.
+        "attributeName" if folded.contains("href") || folded.starts_with("on") => {
+            return Err(format!("it animates {value}"));
+        }
+        "style" => check_css(value)?,
+        _ => {}
+    }
+    if folded.contains("javascript:") || folded.contains("data:") {
+        return Err(format!("its attribute {key} holds a script or data"));
+    }
+    check_references(&folded)
+}
+
+fn check_css(css: &str) -> Result<(), String> {
+    let folded: String = css
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .flat_map(char::to_lowercase)
+        .collect();
+    // A backslash would spell the words below in another way.
+    for word in ["\\", "@import", "expression(", "-moz-binding", "behavior:", "image-set(", "javascript:", "src("] {
+        if folded.contains(word) {
+            return Err(format!("its styles hold {word}"));
+        }
+    }
+    check_references(&folded)
+}
+
+/// Every `url(…)` points into the file itself. `folded` has no white space and no capitals.
+fn check_references(folded: &str) -> Result<(), String> {
+    for (at, found) in folded.match_indices("url(") {
+        let target = folded[at + found.len()..].trim_start_matches(['"', '\'']);
+        if !target.starts_with('#') {
+            return Err("its styles refer to something outside the file".to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn escape(out: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            c => out.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn svg(inside: &str) -> String {
+        format!("<svg xmlns='{SVG}' xmlns:xlink='{XLINK}' xmlns:i='urn:editor' viewBox='0 0 9 9'>{inside}</svg>")
+    }
+
+    #[test]
+    fn a_picture_passes_and_what_is_no_picture_is_left_out() {
+        let given = svg("<!-- c --><metadata><i:x/></metadata><i:guide/>\
+             <defs><linearGradient id='g'><stop offset='0'/></linearGradient></defs>\
+             <rect fill='url(#g)' i:note='x' width='3'/><use xlink:href='#g'/><text xml:space='preserve'>a &lt; b</text>\
+             <image href='data:image/png;base64,AAAA'/><style>rect { fill: url( \"#g\" ) }</style>");
+        let clean = sanitise(given.as_bytes()).unwrap().unwrap();
+        let text = String::from_utf8(clean.clone()).unwrap();
+        for kept in ["viewBox=\"0 0 9 9\"", "fill=\"url(#g)\"", "href=\"#g\"", "a &lt; b", "<style>"] {
+            assert!(text.contains(kept), "{kept} is missing in {text}");
+        }
+        for gone in ["metadata", "guide", "note", "<!--"] {
+            assert!(!text.contains(gone), "{gone} is in {text}");
+        }
+        assert_eq!(sanitise(&clean).unwrap().unwrap(), clean, "clean stays as it is");
+    }
+
+    #[test]
+    fn what_could_do_harm_is_refused() {
+        for inside in [
+            "<script>alert(1)</script>",
+            "<SCRIPT/>",
+            "<g onload='x()'/>",
+            "<g ONLOAD='x()'/>",
+            "<foreignObject/>",
+            "<g><h:body xmlns:h='http://www.w3.org/1999/xhtml'/></g>",
+            "<a href='javascript:x()'/>",
+            "<a xlink:href=' java&#9;script:x()'/>",
+            "<use href='http://x.example/y.svg#z'/>",
+            "<image href='//x.example/y.png'/>",
+            "<image href='data:image/svg+xml;base64,AAAA'/>",
+            "<rect fill='url(http://x.example)'/>",
+            "<rect style='fill:u\\72l(http://x.example)'/>",
+            "<style>@import 'http://x.example'</style>",
+            "<style>a{b:url( http://x.example )}</style>",
+            "<set attributeName='href' to='javascript:x()'/>",
+            "<animate attributeName='xlink:href' values='#a;javascript:x()'/>",
+            "<iframe/>",
+            "<handler/>",
+        ] {
+            assert!(sanitise(svg(inside).as_bytes()).is_err(), "{inside}");
+        }
+        let entity = format!("<!DOCTYPE svg [<!ENTITY x 'y'>]>{}", svg("&x;"));
+        assert!(sanitise(entity.as_bytes()).is_err());
+        for depth in [300, 90_000] {
+            let deep = format!("{}{}", "<g>".repeat(depth), "</g>".repeat(depth));
+            assert!(sanitise(svg(&deep).as_bytes()).is_err(), "{depth}");
+        }
+    }
+
+    #[test]
+    fn other_markup_is_no_svg() {
+        for other in ["<html><body/></html>", "<svg/>", "<a", "plain"] {
+            assert!(!matches!(sanitise(other.as_bytes()), Ok(Some(_))), "{other}");
+        }
+        assert!(may_be_svg(b"\xef\xbb\xbf \n<?xml") && !may_be_svg(b"GIF89a") && !may_be_svg(b""));
+    }
+}

@@ -1,0 +1,81 @@
+//! Files that chat messages name: looked up before the message is logged, gone when it is.
+
+use atelier_shared::domain::entry::Body;
+use atelier_shared::domain::file;
+use atelier_shared::domain::ids::{FileId, RoomId, UserId};
+use atelier_shared::ports::PortError;
+use uuid::Uuid;
+
+use super::json::outgoing::ErrorFrame;
+use super::registry::Rooms;
+
+/// How long a sender should wait when the store of files' rows is away.
+const AWAY_RETRY_MS: u64 = 1_000;
+
+impl Rooms {
+    /// Looks up the file that a message names, puts it into the room if it is in none, and writes its name into the
+    /// message. The refusal names the field.
+    pub async fn attach(&self, room: &RoomId, by: UserId, body: &mut Body) -> Result<(), ErrorFrame> {
+        let Body::ChatMessage {
+            file_id: Some(id),
+            file_name,
+            ..
+        } = body
+        else {
+            return Ok(());
+        };
+        match self.attached_name(room, by, FileId(*id)).await {
+            Ok(Some(name)) => {
+                *file_name = Some(name);
+                Ok(())
+            }
+            Ok(None) => {
+                let text = "there is no such file in this room, and none of yours";
+                Err(ErrorFrame::new("invalid", format!("file_id: {text}")).field("file_id"))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a message's file could not be looked up");
+                let refusal = ErrorFrame::new("unavailable", "files are away for a moment");
+                Err(refusal.retry_in_ms(AWAY_RETRY_MS))
+            }
+        }
+    }
+
+    async fn attached_name(
+        &self,
+        room: &RoomId,
+        by: UserId,
+        id: FileId,
+    ) -> Result<Option<String>, PortError> {
+        let records = &self.backends.records;
+        let file = records.file(id).await?;
+        let Some(file) = file.filter(|file| file.may_be_shown_in(room, by)) else {
+            return Ok(None);
+        };
+        if file.room.is_none() && !records.attach_file(id, room).await? {
+            return Ok(None);
+        }
+        Ok(Some(file.name))
+    }
+
+    /// The message of `author` that named this file was deleted: the file goes with it, unless somebody else uploaded it.
+    /// Not waited for; what is missed stays until its room goes.
+    pub fn message_gone(&self, room: &RoomId, author: UserId, file: Uuid) {
+        let (backends, room, id) = (self.backends.clone(), room.clone(), FileId(file));
+        self.tasks.spawn(async move {
+            let gone = async {
+                let file = backends.records.file(id).await?;
+                let theirs = file.is_some_and(|file| {
+                    file.room.as_ref() == Some(&room) && file.goes_with_message_of(author)
+                });
+                if theirs && backends.records.delete_file(id, false).await? {
+                    backends.files.delete(&file::key(id)).await?;
+                }
+                Ok::<_, PortError>(())
+            };
+            if let Err(error) = gone.await {
+                tracing::warn!(%error, "the file of a deleted message was not removed");
+            }
+        });
+    }
+}
