@@ -118,14 +118,20 @@ pub struct GatewayConfig {
     #[arg(long, env = "REQUEST_TIMEOUT", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub request_timeout_s: u32,
     /// Types that may be uploaded, comma-separated
-    #[arg(long, env = "ALLOWED_FILE_TYPES", value_delimiter = ',', default_value = "image/jpeg,image/png,image/gif,image/webp,image/bmp,image/svg+xml,application/pdf")]
+    #[arg(
+        long,
+        env = "ALLOWED_FILE_TYPES",
+        value_delimiter = ',',
+        default_value = "image/jpeg,image/png,image/gif,image/webp,image/bmp,image/svg+xml,application/pdf"
+    )]
     pub allowed_file_types: Vec<String>,
     /// Largest file that may be uploaded, bytes
     #[arg(long, env = "MAX_FILE_SIZE", default_value_t = 10_485_760, value_parser = clap::value_parser!(u32).range(1..=2_147_483_648))]
     pub max_file_size: u32,
-    /// Uploads received at once; others wait for their turn. Where files lie in a bucket each holds up to 5 MiB of memory
-    #[arg(long, env = "UPLOADS_AT_ONCE", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    pub uploads_at_once: u16,
+    /// Memory that uploads under way may hold together, bytes; beyond it others wait. One holds 256 KiB where files lie in
+    /// a folder and 5 MiB where they lie in a bucket
+    #[arg(long, env = "UPLOAD_MEMORY", default_value_t = 128 << 20, value_parser = clap::value_parser!(u32).range(8_388_608..))]
+    pub upload_memory: u32,
     /// An upload must be over within this, seconds
     #[arg(long, env = "UPLOAD_TIMEOUT", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub upload_timeout_s: u32,

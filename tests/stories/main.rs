@@ -25,6 +25,7 @@ mod refusals;
 mod rooms;
 mod standing;
 mod starting;
+mod uploads;
 
 /// Stories told at once where nothing else is asked for: most of their time they wait.
 const AT_ONCE: usize = 4;
@@ -53,6 +54,7 @@ fn main() {
     messages::stories(&mut stories);
     standing::stories(&mut stories);
     invites::stories(&mut stories);
+    uploads::stories(&mut stories);
     let told = libtest_mimic::run(&args, stories.trials());
     let ended = harness::story::end_all();
     if let Err(error) = &ended {

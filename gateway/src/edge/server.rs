@@ -17,6 +17,8 @@ use tower::ServiceExt;
 
 use super::state::App;
 
+/// Longest head of a request, bytes; a longer one is answered 431. A body is read in pieces of this size at most.
+const HEAD_MAX: usize = 64 * 1024;
 /// After the system refused a connection (no file descriptors left), how long until the next try.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -98,6 +100,7 @@ async fn serve(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(app.config.header_timeout())
+        .max_buf_size(HEAD_MAX)
         .serve_connection(TokioIo::new(stream), service)
         // Hands the stream out to the WebSocket handshake.
         .with_upgrades();

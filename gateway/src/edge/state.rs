@@ -76,7 +76,7 @@ impl App {
             rooms,
             occupancy: Occupancy::new(backends.presence.clone()),
             checks: Checks::new(backends.clone()),
-            uploads: Uploads::new(config.uploads_at_once.into()),
+            uploads: Uploads::new(config.upload_memory as usize / backends.files.part_bytes()),
             identity,
             passwords,
             metrics,

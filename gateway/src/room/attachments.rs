@@ -15,7 +15,12 @@ const AWAY_RETRY_MS: u64 = 1_000;
 impl Rooms {
     /// Looks up the file that a message names, puts it into the room if it is in none, and writes its name into the
     /// message. The refusal names the field.
-    pub async fn attach(&self, room: &RoomId, by: UserId, body: &mut Body) -> Result<(), ErrorFrame> {
+    pub async fn attach(
+        &self,
+        room: &RoomId,
+        by: UserId,
+        body: &mut Body,
+    ) -> Result<(), ErrorFrame> {
         let Body::ChatMessage {
             file_id: Some(id),
             file_name,

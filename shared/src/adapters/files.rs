@@ -47,12 +47,6 @@ impl ObjectFiles {
     }
 }
 
-impl ObjectFiles {
-    fn part_bytes(&self) -> usize {
-        if self.folder.is_some() { FOLDER_PART } else { BUCKET_PART }
-    }
-}
-
 /// Checks a key and makes it the store's. Nothing that passes can leave the store: no `..`, no empty segment.
 fn path_of(key: &str) -> Result<Path> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'-');
@@ -106,6 +100,14 @@ impl Files for ObjectFiles {
         match self.store.head(&Path::from("ping")).await {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(port_error(OPERATION, e)),
+        }
+    }
+
+    fn part_bytes(&self) -> usize {
+        if self.folder.is_some() {
+            FOLDER_PART
+        } else {
+            BUCKET_PART
         }
     }
 

@@ -117,7 +117,10 @@ mod tests {
             assert_eq!(clean_name(given), kept, "{given:?}");
         }
         let long = clean_name(&format!("{}.jpeg", "é".repeat(300)));
-        assert!(long.len() <= FILE_NAME_MAX_BYTES && long.ends_with(".jpeg"), "{long}");
+        assert!(
+            long.len() <= FILE_NAME_MAX_BYTES && long.ends_with(".jpeg"),
+            "{long}"
+        );
     }
 
     #[test]

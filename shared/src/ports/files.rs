@@ -24,6 +24,9 @@ pub struct FileMeta {
 pub trait Files: Send + Sync {
     async fn ping(&self) -> Result<()>;
 
+    /// How much of a file one `put` holds in memory, bytes.
+    fn part_bytes(&self) -> usize;
+
     /// Streams a file in; overwrites. An `Err` item in the stream abandons it.
     async fn put(&self, key: &str, bytes: BoxStream<'static, Result<Bytes>>) -> Result<FileMeta>;
 

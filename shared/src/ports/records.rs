@@ -240,7 +240,7 @@ pub trait InviteRecords: Send + Sync {
 /// Promises: of all calls that delete one file, one is told that it did; a file is in at most one room, and stays there.
 #[async_trait]
 pub trait FileRecords: Send + Sync {
-    /// Keeps what is known of a file whose bytes are stored already.
+    /// Keeps what is known of a file whose bytes are stored already. Repeated after a lost answer it changes nothing.
     async fn create_file(&self, file: &StoredFile) -> Result<()>;
 
     async fn file(&self, id: FileId) -> Result<Option<StoredFile>>;

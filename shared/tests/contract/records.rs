@@ -1,5 +1,6 @@
 //! Promises of the Records port.
 
+mod files;
 mod invites;
 mod jobs;
 mod people;
@@ -20,6 +21,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
     roles::trials(trials);
     jobs::trials(trials);
     invites::trials(trials);
+    files::trials(trials);
 }
 
 /// Now, as the store keeps it.

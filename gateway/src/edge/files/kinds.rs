@@ -43,7 +43,11 @@ fn is_bmp(head: &[u8]) -> bool {
 pub fn allowed(setting: &[String]) -> Result<Vec<&'static str>, ConfigError> {
     let mut types = Vec::new();
     for word in setting.iter().map(|word| word.trim().to_ascii_lowercase()) {
-        let word = if word == "image/jpg" { "image/jpeg".to_owned() } else { word };
+        let word = if word == "image/jpg" {
+            "image/jpeg".to_owned()
+        } else {
+            word
+        };
         if word.is_empty() {
             continue;
         }
@@ -88,8 +92,16 @@ mod tests {
     #[test]
     fn an_unknown_type_in_the_setting_is_refused_by_name() {
         let words = |text: &str| -> Vec<String> { text.split(',').map(str::to_owned).collect() };
-        assert_eq!(allowed(&words("image/png, image/jpg,image/png")).unwrap(), ["image/png", "image/jpeg"]);
+        assert_eq!(
+            allowed(&words("image/png, image/jpg,image/png")).unwrap(),
+            ["image/png", "image/jpeg"]
+        );
         let error = allowed(&words("text/html")).unwrap_err();
-        assert!(error.to_string().starts_with("ALLOWED_FILE_TYPES: \"text/html\""), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("ALLOWED_FILE_TYPES: \"text/html\""),
+            "{error}"
+        );
     }
 }

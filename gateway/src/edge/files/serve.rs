@@ -58,7 +58,11 @@ pub async fn get(
     let file = app.backends.records.file(id).await?;
     let file = file.ok_or_else(|| Problem::not_found("file"))?;
     let mut response = answer(&app, &file, &method, &headers).await?;
-    describe(response.headers_mut(), &file, link.download.unwrap_or(false));
+    describe(
+        response.headers_mut(),
+        &file,
+        link.download.unwrap_or(false),
+    );
     Ok(response)
 }
 
@@ -73,7 +77,8 @@ async fn answer(
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
     // A range of something else than what the client has a part of would not fit to it.
-    let fits = !headers.contains_key(header::IF_RANGE) || names_tag(headers, header::IF_RANGE, &tag);
+    let fits =
+        !headers.contains_key(header::IF_RANGE) || names_tag(headers, header::IF_RANGE, &tag);
     let asked = headers
         .get(header::RANGE)
         .filter(|_| fits)
@@ -83,7 +88,10 @@ async fn answer(
         Asked::Part(range) => Some(range),
         Asked::Nothing => {
             let size = format!("bytes */{}", file.size);
-            let refused = (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, size)]);
+            let refused = (
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                [(header::CONTENT_RANGE, size)],
+            );
             return Ok(refused.into_response());
         }
     };
@@ -94,7 +102,11 @@ async fn answer(
     let body = if method == Method::HEAD {
         Body::empty()
     } else {
-        let bytes = app.backends.files.get(&file::key(file.id), range.clone()).await?;
+        let bytes = app
+            .backends
+            .files
+            .get(&file::key(file.id), range.clone())
+            .await?;
         Body::from_stream(bytes.ok_or_else(|| Problem::not_found("file"))?)
     };
     let mut response = (status, body).into_response();
@@ -113,11 +125,18 @@ fn describe(headers: &mut HeaderMap, file: &StoredFile, download: bool) {
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::CONTENT_SECURITY_POLICY, CSP_FILE);
     // The bytes under an id never change; only the link ends.
-    let cache = format!("private, max-age={}, immutable", FILE_LINK_LIFETIME.num_seconds());
+    let cache = format!(
+        "private, max-age={}, immutable",
+        FILE_LINK_LIFETIME.num_seconds()
+    );
     put(headers, header::CACHE_CONTROL, &cache);
     // Browsers' PDF viewers do not work within a sandbox.
     let shown = !download && file.content_type != kinds::PDF;
-    put(headers, header::CONTENT_DISPOSITION, &disposition(shown, &file.name));
+    put(
+        headers,
+        header::CONTENT_DISPOSITION,
+        &disposition(shown, &file.name),
+    );
 }
 
 /// Values of ours are visible ASCII; what is not is left out, never sent broken.
@@ -197,7 +216,11 @@ fn parse_range(text: &str, size: u64) -> Asked {
         },
         (false, _) => {
             let first = number(first);
-            let end = if last.is_empty() { size } else { number(last).saturating_add(1).min(size) };
+            let end = if last.is_empty() {
+                size
+            } else {
+                number(last).saturating_add(1).min(size)
+            };
             if !last.is_empty() && number(last) < first {
                 Asked::Whole
             } else if first >= size {
@@ -208,7 +231,6 @@ fn parse_range(text: &str, size: u64) -> Asked {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -18,13 +18,66 @@ const DEPTH_MAX: usize = 256;
 
 /// What a picture is made of. Everything else in SVG's namespace is refused.
 const ELEMENTS: &[&str] = &[
-    "a", "animate", "animateMotion", "animateTransform", "circle", "clipPath", "defs", "desc", "ellipse", "feBlend",
-    "feColorMatrix", "feComponentTransfer", "feComposite", "feConvolveMatrix", "feDiffuseLighting",
-    "feDisplacementMap", "feDistantLight", "feDropShadow", "feFlood", "feFuncA", "feFuncB", "feFuncG", "feFuncR",
-    "feGaussianBlur", "feImage", "feMerge", "feMergeNode", "feMorphology", "feOffset", "fePointLight",
-    "feSpecularLighting", "feSpotLight", "feTile", "feTurbulence", "filter", "g", "image", "line", "linearGradient",
-    "marker", "mask", "mpath", "path", "pattern", "polygon", "polyline", "radialGradient", "rect", "set", "stop",
-    "style", "svg", "switch", "symbol", "text", "textPath", "title", "tspan", "use", "view",
+    "a",
+    "animate",
+    "animateMotion",
+    "animateTransform",
+    "circle",
+    "clipPath",
+    "defs",
+    "desc",
+    "ellipse",
+    "feBlend",
+    "feColorMatrix",
+    "feComponentTransfer",
+    "feComposite",
+    "feConvolveMatrix",
+    "feDiffuseLighting",
+    "feDisplacementMap",
+    "feDistantLight",
+    "feDropShadow",
+    "feFlood",
+    "feFuncA",
+    "feFuncB",
+    "feFuncG",
+    "feFuncR",
+    "feGaussianBlur",
+    "feImage",
+    "feMerge",
+    "feMergeNode",
+    "feMorphology",
+    "feOffset",
+    "fePointLight",
+    "feSpecularLighting",
+    "feSpotLight",
+    "feTile",
+    "feTurbulence",
+    "filter",
+    "g",
+    "image",
+    "line",
+    "linearGradient",
+    "marker",
+    "mask",
+    "mpath",
+    "path",
+    "pattern",
+    "polygon",
+    "polyline",
+    "radialGradient",
+    "rect",
+    "set",
+    "stop",
+    "style",
+    "svg",
+    "switch",
+    "symbol",
+    "text",
+    "textPath",
+    "title",
+    "tspan",
+    "use",
+    "view",
 ];
 /// Pictures that may lie within a picture.
 const EMBEDDED: &[&str] = &[
@@ -160,7 +213,9 @@ fn check_attribute(element: &str, key: &str, value: &str) -> Result<(), String> 
             let picture = matches!(element, "image" | "feImage")
                 && EMBEDDED.iter().any(|start| folded.starts_with(start));
             if !picture && !folded.starts_with('#') {
-                return Err(format!("its <{element}> refers to something outside the file"));
+                return Err(format!(
+                    "its <{element}> refers to something outside the file"
+                ));
             }
             return Ok(());
         }
@@ -187,7 +242,16 @@ fn check_css(css: &str) -> Result<(), String> {
         .flat_map(char::to_lowercase)
         .collect();
     // A backslash would spell the words below in another way.
-    for word in ["\\", "@import", "expression(", "-moz-binding", "behavior:", "image-set(", "javascript:", "src("] {
+    for word in [
+        "\\",
+        "@import",
+        "expression(",
+        "-moz-binding",
+        "behavior:",
+        "image-set(",
+        "javascript:",
+        "src(",
+    ] {
         if folded.contains(word) {
             return Err(format!("its styles hold {word}"));
         }
@@ -223,7 +287,9 @@ mod tests {
     use super::*;
 
     fn svg(inside: &str) -> String {
-        format!("<svg xmlns='{SVG}' xmlns:xlink='{XLINK}' xmlns:i='urn:editor' viewBox='0 0 9 9'>{inside}</svg>")
+        format!(
+            "<svg xmlns='{SVG}' xmlns:xlink='{XLINK}' xmlns:i='urn:editor' viewBox='0 0 9 9'>{inside}</svg>"
+        )
     }
 
     #[test]
@@ -234,13 +300,23 @@ mod tests {
              <image href='data:image/png;base64,AAAA'/><style>rect { fill: url( \"#g\" ) }</style>");
         let clean = sanitise(given.as_bytes()).unwrap().unwrap();
         let text = String::from_utf8(clean.clone()).unwrap();
-        for kept in ["viewBox=\"0 0 9 9\"", "fill=\"url(#g)\"", "href=\"#g\"", "a &lt; b", "<style>"] {
+        for kept in [
+            "viewBox=\"0 0 9 9\"",
+            "fill=\"url(#g)\"",
+            "href=\"#g\"",
+            "a &lt; b",
+            "<style>",
+        ] {
             assert!(text.contains(kept), "{kept} is missing in {text}");
         }
         for gone in ["metadata", "guide", "note", "<!--"] {
             assert!(!text.contains(gone), "{gone} is in {text}");
         }
-        assert_eq!(sanitise(&clean).unwrap().unwrap(), clean, "clean stays as it is");
+        assert_eq!(
+            sanitise(&clean).unwrap().unwrap(),
+            clean,
+            "clean stays as it is"
+        );
     }
 
     #[test]
@@ -279,7 +355,10 @@ mod tests {
     #[test]
     fn other_markup_is_no_svg() {
         for other in ["<html><body/></html>", "<svg/>", "<a", "plain"] {
-            assert!(!matches!(sanitise(other.as_bytes()), Ok(Some(_))), "{other}");
+            assert!(
+                !matches!(sanitise(other.as_bytes()), Ok(Some(_))),
+                "{other}"
+            );
         }
         assert!(may_be_svg(b"\xef\xbb\xbf \n<?xml") && !may_be_svg(b"GIF89a") && !may_be_svg(b""));
     }

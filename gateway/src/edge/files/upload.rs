@@ -26,6 +26,7 @@ use multer::{Field, Multipart};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::super::client::{MaybePrincipal, may};
@@ -48,6 +49,9 @@ const AHEAD_MAX: u64 = 256 * 1024;
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long an upload waits for its turn.
 const TURN_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the row of a stored file is tried.
+const ROW_PATIENCE: Duration = Duration::from_secs(20);
+const ROW_PAUSE: Duration = Duration::from_millis(200);
 /// What is still read of a body that is refused, and how long, so that the sender gets to read why.
 const REST_PATIENCE: Duration = Duration::from_secs(10);
 /// SVG is read whole, and its tree takes several times its size: so many at once.
@@ -62,7 +66,7 @@ pub struct Uploads {
 impl Uploads {
     pub fn new(at_once: usize) -> Self {
         Self {
-            turns: Arc::new(Semaphore::new(at_once)),
+            turns: Arc::new(Semaphore::new(at_once.max(1))),
             svg: Semaphore::new(SVG_AT_ONCE),
         }
     }
@@ -111,10 +115,18 @@ pub async fn upload(
         Ok(file) => {
             let location = format!("/api/v1/files/{}", file.id);
             let view = FileView::new(&app, file);
-            Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(view)))
+            Ok((
+                StatusCode::CREATED,
+                [(header::LOCATION, location)],
+                Json(view),
+            ))
         }
         Err(problem) => {
-            let problem = if body.is_over() { too_large(&app) } else { problem };
+            let problem = if body.is_over() {
+                too_large(&app)
+            } else {
+                problem
+            };
             // Twice as much as would have been taken: who sends more than that is cut off.
             let rest = body.read_on(2 * (limit + FORM_OVERHEAD));
             let _ = tokio::time::timeout(REST_PATIENCE, rest).await;
@@ -137,12 +149,21 @@ fn boundary(headers: &HeaderMap) -> Result<String, Problem> {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 fn too_large(app: &App) -> Problem {
     let limit = app.config.max_file_size;
-    Problem::new(Kind::TooLarge, format!("A file may have at most {limit} bytes.")).at("file")
+    Problem::new(
+        Kind::TooLarge,
+        format!("A file may have at most {limit} bytes."),
+    )
+    .at("file")
 }
 
 fn broken(error: &multer::Error) -> Problem {
@@ -161,7 +182,12 @@ async fn receive(
         .await
         .ok()
         .and_then(Result::ok)
-        .ok_or_else(|| Problem::new(Kind::Busy, "Too many uploads at once; try again in a moment."))?;
+        .ok_or_else(|| {
+            Problem::new(
+                Kind::Busy,
+                "Too many uploads at once; try again in a moment.",
+            )
+        })?;
     let mut form = Multipart::new(body.stream(), boundary);
     let mut room: Option<RoomId> = None;
     let mut stored: Option<Stored<'_>> = None;
@@ -227,7 +253,10 @@ async fn short_text(mut field: Field<'static>, body: &Tap) -> Result<String, Pro
 async fn next_chunk(field: &mut Field<'static>) -> Result<Option<Bytes>, Problem> {
     match tokio::time::timeout(SILENCE_MAX, field.chunk()).await {
         Ok(chunk) => chunk.map_err(|error| broken(&error)),
-        Err(_) => Err(Problem::new(Kind::Malformed, "The form ended before it was whole.")),
+        Err(_) => Err(Problem::new(
+            Kind::Malformed,
+            "The form ended before it was whole.",
+        )),
     }
 }
 
@@ -265,7 +294,9 @@ async fn store<'a>(
     let name = file::clean_name(field.file_name().unwrap_or_default());
     let mut head = BytesMut::new();
     while head.len() < kinds::HEAD_BYTES {
-        let Some(chunk) = next_chunk(&mut field).await? else { break };
+        let Some(chunk) = next_chunk(&mut field).await? else {
+            break;
+        };
         body.used(chunk.len());
         head.extend_from_slice(&chunk);
     }
@@ -294,7 +325,11 @@ async fn store<'a>(
     };
     let (limit, seen) = (u64::from(app.config.max_file_size), Seen::default());
     let id = FileId::generate();
-    let put = app.backends.files.put(&file::key(id), seen.clone().watch(rest, limit)).await;
+    let put = app
+        .backends
+        .files
+        .put(&file::key(id), seen.clone().watch(rest, limit))
+        .await;
     if seen.too_large() {
         return Err(too_large(app));
     }
@@ -315,7 +350,10 @@ async fn store<'a>(
 }
 
 fn is_allowed(app: &App, kind: &str) -> bool {
-    app.config.allowed_file_types.iter().any(|allowed| allowed == kind)
+    app.config
+        .allowed_file_types
+        .iter()
+        .any(|allowed| allowed == kind)
 }
 
 fn refused_type(app: &App) -> Problem {
@@ -348,7 +386,10 @@ async fn clean_svg(
     match clean.map_err(|_| Problem::internal())? {
         Ok(Some(clean)) => Ok(clean.into()),
         Ok(None) => Err(refused_type(app)),
-        Err(reason) => Err(Problem::invalid("file", format!("this SVG is refused: {reason}"))),
+        Err(reason) => Err(Problem::invalid(
+            "file",
+            format!("this SVG is refused: {reason}"),
+        )),
     }
 }
 
@@ -406,7 +447,14 @@ async fn keep(
     };
     // The row may be there although its answer was lost: then the bytes must stay.
     stored.kept = true;
-    app.backends.records.create_file(&file).await?;
+    // Many large files at once keep a disk busy: the row waits, the sender has sent it all already.
+    let deadline = Instant::now() + ROW_PATIENCE;
+    while let Err(error) = app.backends.records.create_file(&file).await {
+        if !error.is_retryable() || Instant::now() > deadline {
+            return Err(error.into());
+        }
+        tokio::time::sleep(ROW_PAUSE).await;
+    }
     Ok(file)
 }
 
@@ -474,7 +522,8 @@ impl Tap {
     async fn read_on(&self, limit: u64) {
         let mut left = limit;
         loop {
-            let next = std::future::poll_fn(|context| self.body.lock().poll_next_unpin(context)).await;
+            let next =
+                std::future::poll_fn(|context| self.body.lock().poll_next_unpin(context)).await;
             match next {
                 Some(Ok(bytes)) if bytes.len() as u64 <= left => left -= bytes.len() as u64,
                 _ => return,

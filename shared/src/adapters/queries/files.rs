@@ -55,7 +55,8 @@ macro_rules! file_records {
                     statement(
                         "INSERT INTO files (id, room_id, uploader, uploader_name, name, content_type, size, sha256,
                              created_at)
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+                         ON CONFLICT (id) DO NOTHING",
                     )
                     .bind(file.id.0)
                     .bind(file.room.as_ref().map(|room| room.as_str()))
