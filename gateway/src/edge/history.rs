@@ -97,7 +97,11 @@ async fn shown(app: &App, room: &RoomId, entries: &[Entry]) -> Result<Vec<WireEn
             (Body::Reaction { emoji, .. }, Some(message)) => message.users_of(emoji),
             _ => &[],
         };
-        items.push(WireEntry::of(&entry_value(&entry, reactors, &app.identity))?);
+        items.push(WireEntry::of(&entry_value(
+            &entry,
+            reactors,
+            &app.identity,
+        ))?);
     }
     Ok(items)
 }

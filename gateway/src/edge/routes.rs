@@ -14,9 +14,9 @@ use utoipa_axum::routes;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, artifacts, auth, docs, documents, files, health, history, idempotency, index, invites,
-    job_batch, job_output, jobs, languages, layers, members, messages, prometheus, queues, rooms,
-    sessions, simulate, trace, ws,
+    accounts, artifacts, auth, docs, documents, files, health, history, idempotency, index,
+    invites, job_batch, job_output, jobs, languages, layers, members, messages, prometheus, queues,
+    rooms, sessions, simulate, trace, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.

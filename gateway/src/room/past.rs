@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::actor::Command;
 use super::json::outgoing;
 use super::registry::{Handle, Rooms};
+use crate::identity::Identity;
 
 /// What became of the messages that a page of entries speaks about.
 #[derive(Default)]

@@ -269,6 +269,7 @@ mod tests {
             reply_to: None,
             thread: None,
             file_id: None,
+            file_name: None,
         };
         Message::new(&entry(1, "ana", body)).unwrap()
     }

@@ -470,7 +470,7 @@ async fn tell(
     let stranger = Principal::anonymous(UserId::generate());
     let record = Record {
         ts_ms: now_ms,
-        author: author(principal.unwrap_or(&stranger))?,
+        author: actor(principal.unwrap_or(&stranger))?,
         // One per file: told once, however often this is tried.
         reference: Some(format!("file:{}", file.id).parse()?),
         audience: None,
