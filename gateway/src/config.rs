@@ -75,6 +75,18 @@ pub struct GatewayConfig {
     /// Invitations that one address may look at or accept in a minute
     #[arg(long, env = "INVITES_PER_MINUTE", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub invites_per_minute: u32,
+    /// Requests that read, by one person or address, in 10 seconds
+    #[arg(long, env = "RATE_READS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub rate_reads: u32,
+    /// Requests that change something, by one person or address, in 10 seconds
+    #[arg(long, env = "RATE_WRITES", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub rate_writes: u32,
+    /// Uploads by one person or address in a minute
+    #[arg(long, env = "RATE_UPLOADS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub rate_uploads: u32,
+    /// Logins, registrations, refreshes and looks at invites from one address in a minute
+    #[arg(long, env = "RATE_ENTRIES", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub rate_entries: u32,
     /// Rooms that one address (IPv6: a /64) holds that are active or younger than 24 h
     #[arg(long, env = "ROOMS_PER_ADDRESS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rooms_per_address: u32,

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod edge;
+pub mod figures;
 pub mod identity;
 pub mod metrics;
 mod process;

@@ -88,6 +88,8 @@ pub struct Counts {
     pub gaps: Counter,
     /// Rooms that were loaded anew because their log was lost or rolled back.
     pub reloads: Counter,
+    /// What the cluster's figures are made of.
+    pub traffic: crate::figures::Traffic,
     /// The cluster's queues as they were at the scrape.
     queue_jobs: Family<QueueLabels, Gauge>,
     queue_oldest_ms: Family<QueueName, Gauge>,
@@ -131,6 +133,7 @@ impl Metrics {
             log_append_seconds: Histogram::new(APPEND_SECONDS),
             gaps: Counter::default(),
             reloads: Counter::default(),
+            traffic: crate::figures::Traffic::default(),
             queue_jobs: Family::default(),
             queue_oldest_ms: Family::default(),
             queue_finished: Family::default(),

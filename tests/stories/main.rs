@@ -16,9 +16,11 @@ mod job_callbacks;
 mod job_crashes;
 mod job_output;
 mod jobs;
+mod limits;
 mod logins;
 mod losses;
 mod messages;
+mod metrics;
 mod operations;
 mod reference_clients;
 mod refusals;
@@ -55,6 +57,8 @@ fn main() {
     standing::stories(&mut stories);
     invites::stories(&mut stories);
     uploads::stories(&mut stories);
+    limits::stories(&mut stories);
+    metrics::stories(&mut stories);
     let told = libtest_mimic::run(&args, stories.trials());
     let ended = harness::story::end_all();
     if let Err(error) = &ended {

@@ -7,6 +7,7 @@ pub mod client;
 mod docs;
 mod documents;
 mod extract;
+mod figures;
 mod files;
 mod health;
 mod history;
@@ -18,6 +19,7 @@ mod job_output;
 mod jobs;
 mod languages;
 mod layers;
+mod limits;
 mod members;
 mod messages;
 mod occupancy;
@@ -50,6 +52,7 @@ pub use state::App;
 
 /// Serves until `shutdown`, then drains.
 pub(crate) async fn run(app: App, listener: TcpListener, shutdown: CancellationToken) {
+    figures::report_on(&app);
     let router = routes::router(app.clone());
     let stop = CancellationToken::new();
     let cut = CancellationToken::new();

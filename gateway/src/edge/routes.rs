@@ -14,9 +14,9 @@ use utoipa_axum::routes;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, artifacts, auth, docs, documents, files, health, history, idempotency, index,
-    invites, job_batch, job_output, jobs, languages, layers, members, messages, prometheus, queues,
-    rooms, sessions, simulate, trace, ws,
+    accounts, artifacts, auth, docs, documents, figures, files, health, history, idempotency,
+    index, invites, job_batch, job_output, jobs, languages, layers, limits, members, messages,
+    prometheus, queues, rooms, sessions, simulate, trace, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -82,7 +82,8 @@ fn roots() -> OpenApiRouter<App> {
         .routes(routes!(auth::jwks))
         .routes(routes!(rooms::active))
         .routes(routes!(prometheus::metrics))
-        .routes(routes!(prometheus::figures))
+        .routes(routes!(figures::figures))
+        .routes(routes!(figures::events))
 }
 
 fn documented() -> (Router<App>, Document) {
@@ -112,9 +113,10 @@ fn aliases() -> Router<App> {
         .route("/api/v1/", get(index::api))
         .route("/api/health", get(health::health))
         .route("/api/v1/health", get(health::health))
-        .route("/api/v1/metrics", get(prometheus::figures))
+        .route("/api/v1/metrics", get(figures::figures))
+        .route("/api/v1/metrics/events", get(figures::events))
         .route("/upload", post(files::upload))
-        .route("/ws/stats", get(prometheus::figures))
+        .route("/ws/stats", get(figures::figures))
         .route("/rooms/{room_id}/users", get(rooms::users))
 }
 
@@ -127,6 +129,7 @@ pub fn router(app: App) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), idempotency::layer))
+        .layer(from_fn_with_state(app.clone(), limits::layer))
         .layer(from_fn_with_state(app.clone(), layers::in_time))
         .layer(CatchPanicLayer::custom(layers::panicked))
         .layer(option_layer(layers::cors(&app.config)))

@@ -45,6 +45,8 @@ pub struct Inner {
     pub occupancy: Occupancy,
     pub checks: Checks,
     pub uploads: Uploads,
+    /// Held while this gateway's figures are reported.
+    pub reporting: tokio::sync::Mutex<()>,
     pub started_at: DateTime<Utc>,
     /// Room for those who watch programs.
     pub(super) output_readers: Arc<Semaphore>,
@@ -76,6 +78,7 @@ impl App {
             rooms,
             occupancy: Occupancy::new(backends.presence.clone()),
             checks: Checks::new(backends.clone()),
+            reporting: tokio::sync::Mutex::default(),
             uploads: Uploads::new(config.upload_memory as usize / backends.files.part_bytes()),
             identity,
             passwords,

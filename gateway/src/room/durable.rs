@@ -77,6 +77,7 @@ impl Actor {
                     self.wake_archive();
                 }
                 for (pending, place) in batch.into_iter().zip(places) {
+                    self.rooms.metrics.traffic.latency(pending.since.elapsed());
                     match place {
                         Place::New(seq) => {
                             pending.span.record("seq", seq.0);

@@ -150,6 +150,7 @@ impl Actor {
         match resume {
             Some((epoch, seq)) if epoch == self.head.epoch && seq <= self.applied => {
                 self.rooms.metrics.reconnects.inc();
+                self.rooms.metrics.traffic.reconnect();
                 start.first.push(outgoing::resumed(seq, self.applied));
                 start.replay = (seq < self.applied).then_some((epoch, seq));
             }
@@ -297,6 +298,11 @@ impl Actor {
         };
         if let Some(kind) = kind {
             self.tell_others(outgoing::user_event(kind, &member), origin);
+            if origin.is_some() && kind == "user_joined" {
+                let details = format!("User {} joined", member.name);
+                let traffic = &self.rooms.metrics.traffic;
+                traffic.event("join", &self.room.id, &member.client_id, details);
+            }
         }
         if origin.is_some() {
             self.announce(&member);

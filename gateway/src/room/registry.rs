@@ -186,6 +186,21 @@ impl Rooms {
         answer.await.ok()
     }
 
+    /// The live rooms that have a document, and its bytes.
+    pub fn documents(&self) -> Vec<(RoomId, usize)> {
+        let live = self.live.iter();
+        live.filter_map(|live| {
+            let bytes = live
+                .value()
+                .get()?
+                .shared
+                .document_bytes
+                .load(Ordering::Relaxed);
+            (bytes > 0).then(|| (live.key().clone(), bytes))
+        })
+        .collect()
+    }
+
     /// Bytes of the room's document as this pod keeps it; `None`: it is not live here.
     pub fn document_bytes(&self, id: &RoomId) -> Option<usize> {
         let handle = self.find(id)?;

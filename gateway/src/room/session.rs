@@ -103,6 +103,7 @@ impl Session {
 
     /// Runs until the socket ends, then leaves the room. `early` is what came behind the handshake.
     pub async fn run(mut self, early: Bytes) {
+        self.event("connect", "connected");
         let mut outcome = self.feed(&early).await;
         drop(early);
         while outcome.is_ok() {
@@ -112,6 +113,7 @@ impl Session {
                 None => self.turn().await,
             };
         }
+        self.event("disconnect", "disconnected");
         let Self {
             rooms,
             handle,
@@ -253,6 +255,7 @@ impl Session {
                 kind: request.kind(),
             })
             .inc();
+        self.rooms.metrics.traffic.message();
         match request {
             Request::Ping { timestamp } => {
                 self.connection.send(outgoing::pong(timestamp.as_ref()));
@@ -345,8 +348,15 @@ impl Session {
         self.rate.take(rate, burst, Instant::now())
     }
 
+    fn event(&self, kind: &str, details: &str) {
+        let (room, who) = (&self.handle.shared.id, &self.connection.client_id);
+        self.rooms.metrics.traffic.event(kind, room, who, details);
+    }
+
     fn refuse(&mut self, error: &ErrorFrame) {
         self.rooms.metrics.messages_refused.inc();
+        self.rooms.metrics.traffic.error();
+        self.event("error", error.code);
         let now = Instant::now();
         if now >= self.refusals_since + REFUSAL_WINDOW {
             self.refusals = 0;

@@ -18,7 +18,7 @@ pub use files::{FileMeta, Files};
 pub use live_output::{
     LiveOutput, OUTPUT_PIECE_MAX_BYTES, OUTPUT_PIECES_MAX, OutputPage, OutputPiece, OutputWaker,
 };
-pub use presence::{Claim, Presence, RoomOccupancy};
+pub use presence::{Claim, Presence, Reports, RoomOccupancy};
 pub use queue::{
     Claimed, DEAD_MAX, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, ID_MAX_BYTES,
     LEASE_LAPSED, Lease, PAYLOAD_MAX_BYTES, Queue, QueueStats, QueueWaker, REASON_MAX_BYTES,
@@ -35,8 +35,8 @@ pub use room_log::{
 };
 pub use vault::{
     ANSWER_MAX_BYTES, ANSWERS_MAX, FAMILIES_PER_USER_MAX, Family, Once, OnceKey,
-    REPLACED_TOKENS_MAX, REUSE_MARK_MIN, REVOCATIONS_CAPACITY, Revoked, Rotation, TICKETS_MAX,
-    Throttle, Ticket, Vault,
+    REPLACED_TOKENS_MAX, REUSE_MARK_MIN, REVOCATIONS_CAPACITY, Revoked, Rotation, Spent,
+    TICKETS_MAX, Throttle, Ticket, Vault,
 };
 
 use thiserror::Error;

@@ -1,5 +1,6 @@
 //! Who is where, and which pods are alive.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,6 +24,15 @@ pub enum Claim {
 pub struct RoomOccupancy {
     pub room: RoomId,
     pub members: usize,
+}
+
+/// What pods said of themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reports {
+    /// The last report of every pod whose lease on it runs.
+    pub live: Vec<String>,
+    /// All that was ever added, by name.
+    pub totals: BTreeMap<String, u64>,
 }
 
 /// Promises: `enter`, `update` and `leave` compare and write in one step; a member whose pod's lease lapsed is handed
@@ -74,6 +84,18 @@ pub trait Presence: Send + Sync {
     /// Removes the members of pods whose lease lapsed, at most `limit`, and hands them to the caller. Called by
     /// every pod on its own beat; a member is handed out once.
     async fn reap(&self, by: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>>;
+
+    /// Shares what a pod counts with the others, for `lease` from now, in the place of what it reported before; and adds to
+    /// the cluster's totals, which outlive every pod (embedded: not the process). Adds twice if repeated.
+    async fn report(
+        &self,
+        pod: PodId,
+        report: &str,
+        lease: Duration,
+        add: &[(&'static str, u64)],
+    ) -> Result<()>;
+
+    async fn reports(&self) -> Result<Reports>;
 
     /// The pod ends in good order: its lease is gone at once (its members must have left already).
     async fn retire(&self, pod: PodId) -> Result<()>;

@@ -86,6 +86,16 @@ pub struct OnceKey {
     pub request: [u8; 16],
 }
 
+/// What became of a wish to spend one of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    pub allowed: bool,
+    /// What is left now.
+    pub remaining: u32,
+    /// Refused: there is room again after so long. Allowed: the window ends after so long.
+    pub reset: Duration,
+}
+
 /// What a one-time WebSocket ticket stands for: the claims of the token it was made with, as JSON.
 pub type Ticket = String;
 
@@ -140,6 +150,10 @@ pub trait Vault: Send + Sync {
 
     /// Counts one try under `key` in a sliding log of `window`; more than `limit` must wait. A refused try is not counted.
     async fn throttle(&self, key: &str, limit: u32, window: Duration) -> Result<Throttle>;
+
+    /// Spends one of `limit` in a sliding `window` under `key`; two numbers are kept, whatever the limit, by counting what
+    /// was spent in the fixed window before as spread evenly over it. A refused one is not counted.
+    async fn spend(&self, key: &str, limit: u32, window: Duration) -> Result<Spent>;
 
     /// Forgets the tries under `key` (a login that succeeded).
     async fn forgive(&self, key: &str) -> Result<()>;

@@ -3,6 +3,7 @@
 mod claims;
 mod leases;
 mod redis;
+mod reports;
 mod rooms;
 
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
         rooms: members_come_in_the_order_of_their_client_ids, rooms_keep_their_members_apart,
             occupied_rooms_are_counted_and_paged, crowded_partitions_are_paged_in_order,
             an_empty_room_is_not_occupied;
+        reports: a_report_stands_for_its_lease_and_totals_stay;
         leases: a_lapsed_pods_members_are_handed_out_once, a_live_pod_is_not_reaped, reaping_keeps_its_limit,
             who_just_came_reaps_nobody, who_stopped_renewing_reaps_nobody, a_pod_that_renews_again_is_safe,
             a_retired_pod_is_lapsed_at_once, a_reaped_member_may_enter_again,

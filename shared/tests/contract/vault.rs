@@ -3,6 +3,7 @@
 mod families;
 mod once;
 mod revocations;
+mod spending;
 mod tickets;
 mod tries;
 
@@ -20,6 +21,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
     revocations::trials(trials);
     tickets::trials(trials);
     tries::trials(trials);
+    spending::trials(trials);
 }
 
 const GRACE: Duration = Duration::from_secs(20);

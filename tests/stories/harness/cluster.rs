@@ -44,6 +44,7 @@ impl Default for Options {
             .set("ROOMS_PER_ADDRESS", 1_000_000)
             .set("REGISTRATIONS_PER_ADDRESS", 100_000)
             .set("LOGIN_TRIES", 10_000)
+            .set("RATE_ENTRIES", 1_000_000)
             .set("ANONYMOUS_ROOMS", true)
             .set("ATELIER_ADMIN_TOKEN", ADMIN_TOKEN)
             // Whatever this machine's kernel gives; what each layer holds is the sandbox's own tests' business.

@@ -23,6 +23,7 @@
 
 mod occupied;
 mod reap;
+mod reports;
 
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ use super::room_log::failed;
 use super::script::Script;
 use crate::domain::ids::{ClientId, ConnectionId, PodId, RoomId};
 use crate::domain::presence::Member;
-use crate::ports::{Claim, PortError, Presence, Result, RoomOccupancy};
+use crate::ports::{Claim, PortError, Presence, Reports, Result, RoomOccupancy};
 
 /// How long a lapsed pod's record is kept, and its members looked for.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -59,6 +60,8 @@ struct Scripts {
     lapsed: Script,
     forget: Script,
     retire: Script,
+    report: Script,
+    reports: Script,
 }
 
 impl RedisPresence {
@@ -74,6 +77,8 @@ impl RedisPresence {
                 lapsed: Script::new(include_str!("presence/lapsed.lua")),
                 forget: Script::new(include_str!("presence/forget.lua")),
                 retire: Script::new(include_str!("presence/retire.lua")),
+                report: Script::new(include_str!("presence/report.lua")),
+                reports: Script::new(include_str!("presence/reports.lua")),
             },
             leases: DashMap::new(),
         }
@@ -264,6 +269,20 @@ impl Presence for RedisPresence {
 
     async fn reap(&self, by: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>> {
         self.reap_lapsed(by, limit).await
+    }
+
+    async fn report(
+        &self,
+        pod: PodId,
+        report: &str,
+        lease: Duration,
+        add: &[(&'static str, u64)],
+    ) -> Result<()> {
+        self.put_report(pod, report, lease, add).await
+    }
+
+    async fn reports(&self) -> Result<Reports> {
+        self.read_reports().await
     }
 
     async fn retire(&self, pod: PodId) -> Result<()> {

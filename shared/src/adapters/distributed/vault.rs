@@ -22,7 +22,7 @@ use crate::adapters::revocations::Revocations;
 use crate::domain::ids::{FamilyId, UserId};
 use crate::ports::{
     ANSWER_MAX_BYTES, ANSWERS_MAX, FAMILIES_PER_USER_MAX, Family, Once, OnceKey, PortError,
-    REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result, Revoked, Rotation, Throttle, Ticket, Vault,
+    REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result, Revoked, Rotation, Spent, Throttle, Ticket, Vault,
 };
 
 /// How far the clocks of pods and of Redis may be apart before something is cleared away too early.
@@ -44,6 +44,7 @@ struct Scripts {
     index_family: Script,
     throttle: Script,
     once: Script,
+    spend: Script,
 }
 
 impl RedisVault {
@@ -71,6 +72,7 @@ impl RedisVault {
                 index_family: Script::from_lua(include_str!("vault/index_family.lua")),
                 throttle: Script::from_lua(include_str!("vault/throttle.lua")),
                 once: Script::from_lua(include_str!("vault/once.lua")),
+                spend: Script::from_lua(include_str!("vault/spend.lua")),
             },
             revocations,
             channel,
@@ -98,6 +100,15 @@ impl RedisVault {
     fn throttle_key(&self, key: &str) -> String {
         format!(
             "{}:vault:throttle:{}",
+            self.redis.namespace,
+            hex::encode(Sha256::digest(key))
+        )
+    }
+
+    /// Hashed, as [`Self::throttle_key`] is.
+    fn limit_key(&self, key: &str) -> String {
+        format!(
+            "{}:vault:limit:{}",
             self.redis.namespace,
             hex::encode(Sha256::digest(key))
         )
@@ -376,6 +387,22 @@ impl Vault for RedisVault {
         Ok(match u64::try_from(wait) {
             Ok(wait) if wait > 0 => Throttle::Wait(Duration::from_micros(wait)),
             _ => Throttle::Allowed,
+        })
+    }
+
+    async fn spend(&self, key: &str, limit: u32, window: Duration) -> Result<Spent> {
+        let (allowed, remaining, reset): (i64, i64, i64) = self
+            .run(
+                "count a request",
+                &self.scripts.spend,
+                vec![self.limit_key(key)],
+                vec![i64::from(limit).into(), micros(window).max(1).into()],
+            )
+            .await?;
+        Ok(Spent {
+            allowed: allowed == 1,
+            remaining: u32::try_from(remaining).unwrap_or(0),
+            reset: Duration::from_micros(u64::try_from(reset).unwrap_or(0)),
         })
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::domain::ids::{ClientId, ConnectionId, PodId, RoomId};
 use crate::domain::presence::Member;
-use crate::ports::{Claim, Presence, Result, RoomOccupancy};
+use crate::ports::{Claim, Presence, Reports, Result, RoomOccupancy};
 
 /// See [`Presence`].
 #[derive(Default)]
@@ -22,6 +22,8 @@ pub struct MemoryPresence {
 struct State {
     rooms: BTreeMap<RoomId, BTreeMap<ClientId, Member>>,
     pods: HashMap<PodId, Lease>,
+    reports: HashMap<PodId, (Instant, String)>,
+    totals: BTreeMap<String, u64>,
 }
 
 /// A pod may judge others only while it has itself renewed steadily for a full lease: then neither a process that
@@ -172,7 +174,7 @@ impl Presence for MemoryPresence {
         {
             return Ok(Vec::new());
         }
-        let State { rooms, pods } = &*state;
+        let State { rooms, pods, .. } = &*state;
         let lapsed = |pod: &PodId| pods.get(pod).is_some_and(|lease| lease.has_lapsed(now));
         let dead: Vec<(RoomId, ClientId)> = rooms
             .iter()
@@ -190,6 +192,37 @@ impl Presence for MemoryPresence {
             state.pods.retain(|_, lease| !lease.has_lapsed(now));
         }
         Ok(reaped)
+    }
+
+    async fn report(
+        &self,
+        pod: PodId,
+        report: &str,
+        lease: Duration,
+        add: &[(&'static str, u64)],
+    ) -> Result<()> {
+        let mut state = self.state.lock();
+        state
+            .reports
+            .insert(pod, (Instant::now() + lease, report.to_owned()));
+        for (name, amount) in add {
+            *state.totals.entry((*name).to_owned()).or_default() += amount;
+        }
+        Ok(())
+    }
+
+    async fn reports(&self) -> Result<Reports> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        state.reports.retain(|_, (until, _)| *until > now);
+        Ok(Reports {
+            live: state
+                .reports
+                .values()
+                .map(|(_, report)| report.clone())
+                .collect(),
+            totals: state.totals.clone(),
+        })
     }
 
     async fn retire(&self, pod: PodId) -> Result<()> {

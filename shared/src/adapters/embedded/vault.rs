@@ -13,12 +13,12 @@ use uuid::Uuid;
 
 use super::once;
 use super::sqlite::{Sqlite, port_error as failed};
-use super::vault_memory::{Tickets, Tries};
+use super::vault_memory::{Spending, Tickets, Tries};
 use crate::adapters::revocations::Revocations;
 use crate::domain::ids::{FamilyId, UserId};
 use crate::ports::{
     FAMILIES_PER_USER_MAX, Family, Once, OnceKey, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result,
-    Revoked, Rotation, Throttle, Ticket, Vault,
+    Revoked, Rotation, Spent, Throttle, Ticket, Vault,
 };
 
 const MIGRATIONS: [(&str, &str); 2] = [
@@ -44,6 +44,7 @@ pub struct SqliteVault {
     revocations: Revocations,
     tickets: Tickets,
     tries: Tries,
+    spending: Spending,
 }
 
 impl SqliteVault {
@@ -67,6 +68,7 @@ impl SqliteVault {
             revocations: Revocations::default(),
             tickets: Tickets::default(),
             tries: Tries::default(),
+            spending: Spending::default(),
         })
     }
 
@@ -363,6 +365,10 @@ impl Vault for SqliteVault {
 
     async fn throttle(&self, key: &str, limit: u32, window: Duration) -> Result<Throttle> {
         Ok(self.tries.count(key, limit, window))
+    }
+
+    async fn spend(&self, key: &str, limit: u32, window: Duration) -> Result<Spent> {
+        Ok(self.spending.spend(key, limit, window))
     }
 
     async fn forgive(&self, key: &str) -> Result<()> {
