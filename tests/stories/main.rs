@@ -22,6 +22,8 @@ mod losses;
 mod messages;
 mod metrics;
 mod operations;
+mod people;
+mod places;
 mod reference_clients;
 mod refusals;
 mod rooms;
@@ -47,6 +49,8 @@ fn main() {
     archive::stories(&mut stories);
     starting::stories(&mut stories);
     rooms::stories(&mut stories);
+    places::stories(&mut stories);
+    people::stories(&mut stories);
     reference_clients::stories(&mut stories);
     company::stories(&mut stories);
     documents::stories(&mut stories);

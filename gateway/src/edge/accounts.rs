@@ -92,8 +92,13 @@ pub async fn guest(
 ) -> Result<impl IntoResponse, Problem> {
     let name = names::name("name", &asked.name)?;
     throttle_registration(&app, &address).await?;
+    let id = UserId::generate();
+    if !names::is_made_up(&name) {
+        let (key, delay) = (names::key(&name), app.config.user_release_delay());
+        app.backends.presence.hold_name(&key, id, delay).await?;
+    }
     let user = User {
-        id: UserId::generate(),
+        id,
         kind: UserKind::Guest,
         username: name.clone(),
         name,
@@ -149,7 +154,7 @@ fn check_password(password: &str) -> Result<(), Problem> {
 }
 
 /// Only the shape; that somebody reads it is known when they do.
-fn check_email(text: &str) -> Result<String, Problem> {
+pub(super) fn check_email(text: &str) -> Result<String, Problem> {
     let text = text.trim();
     let shaped = text.rsplit_once('@').is_some_and(|(local, domain)| {
         !local.is_empty()

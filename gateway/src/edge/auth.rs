@@ -232,7 +232,7 @@ pub async fn jwks(State(app): State<App>) -> impl IntoResponse {
 /// RFC 6749, section 5.1.
 const NO_STORE: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
 
-fn unstored(principal: Principal) -> UserView {
+pub(super) fn unstored(principal: Principal) -> UserView {
     let name = principal.name.unwrap_or_default();
     UserView {
         id: principal.user_id.0,

@@ -29,9 +29,13 @@ use super::state::App;
     ),
     tags(
         (name = "auth", description = "Accounts, guests, logins and their tokens"),
+        (name = "users", description = "Names, profiles, and deleting one's account"),
         (name = "rooms", description = "Where people meet"),
         (name = "sessions", description = "Rooms of kind session: for members, with hosts, editors and viewers"),
         (name = "document", description = "The Yjs document of a room"),
+        (name = "workspaces", description = "Where projects stand together; roles in one count in its projects and their rooms"),
+        (name = "projects", description = "Rooms that stand together"),
+        (name = "teams", description = "People who share insights and are counted together"),
         (name = "jobs", description = "Code, run in a sandbox"),
         (name = "health", description = "Is it alive, is it ready"),
         (name = "metrics", description = "Figures"),

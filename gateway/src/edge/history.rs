@@ -154,7 +154,8 @@ pub async fn log(
         let entries =
             recovery::read_after(&*b.log, &*b.archive, &id, head.epoch, after, room_for).await?;
         let entries = entries.filter(|entries| !entries.is_empty());
-        let entries = entries.ok_or_else(|| moved_on(head.epoch))?;
+        let mut entries = entries.ok_or_else(|| moved_on(head.epoch))?;
+        app.profiles.anonymise_entries(&mut entries).await?;
         looked_at += entries.len();
         for entry in &entries {
             after = entry.seq;
@@ -230,6 +231,7 @@ async fn backwards(app: &App, room: &RoomId, wanted: Wanted) -> Result<Page<Wire
     } else {
         None
     };
+    app.profiles.anonymise_entries(&mut found.entries).await?;
     Ok(Page {
         items: shown(app, room, &found.entries).await?,
         next_cursor,

@@ -83,7 +83,7 @@ pub async fn add(
     let user_id = UserId(asked.user_id);
     let user = app.backends.records.user(user_id).await?;
     let user = user.ok_or_else(|| Problem::invalid("user_id", "there is no such person"))?;
-    if app.backends.records.role(&room, user_id).await?.is_some() {
+    if app.backends.records.member(&room, user_id).await?.is_some() {
         return Err(Problem::conflict("This person is a member already.").at("user_id"));
     }
     change_role(&app, &room, &by, user_id, Some(asked.role)).await?;
@@ -146,11 +146,8 @@ async fn host(
 }
 
 async fn member(app: &App, room: &RoomId, user: UserId) -> Result<Membership, Problem> {
-    let members = app.backends.records.members(room).await?;
-    members
-        .into_iter()
-        .find(|member| member.user_id == user)
-        .ok_or_else(|| Problem::not_found("member"))
+    let member = app.backends.records.member(room, user).await?;
+    member.ok_or_else(|| Problem::not_found("member"))
 }
 
 /// [`standing::change`], by a person who acts over REST.

@@ -69,7 +69,9 @@ pub async fn list(
         limit: page.limit()?,
     };
     let b = &app.backends;
-    let (messages, next) = recovery::messages(&*b.log, &*b.archive, &room, &query).await?;
+    let (mut messages, next) = recovery::messages(&*b.log, &*b.archive, &room, &query).await?;
+    let authors = messages.iter_mut().map(|m| &mut m.record.author);
+    app.profiles.anonymise(authors.collect()).await?;
     let items = messages
         .iter()
         .map(|message| WireEntry::of(&message_value(message, &app.identity)));

@@ -25,6 +25,7 @@ mod messages;
 mod occupancy;
 pub mod operations;
 mod page;
+mod places;
 pub mod problem;
 mod problem_kind;
 mod prometheus;
@@ -40,6 +41,7 @@ pub mod state;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+mod users;
 mod ws;
 
 use tokio::net::TcpListener;

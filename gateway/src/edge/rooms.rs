@@ -1,7 +1,8 @@
 //! `/rooms`: made, listed, looked at, changed, deleted.
 
-use atelier_shared::domain::ids::RoomId;
+use atelier_shared::domain::ids::{PlaceId, RoomId};
 use atelier_shared::domain::names;
+use atelier_shared::domain::place::{PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Access, Activity, Retention, Role, Room, RoomChoice, RoomKind};
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::RoomVisibility;
@@ -18,12 +19,14 @@ use super::client::{Authenticated, ClientAddress, MaybePrincipal, make_room, may
 use super::documents;
 use super::extract::{Body, Id, Query};
 use super::page::{Page, PageParams, cursor};
-use super::problem::Problem;
+use super::places;
+use super::problem::{Kind, Problem};
 use super::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, NeedsToken};
 use super::room_view::{
     ActiveRoom, RoomSummary, RoomView, UserInRoom, users_in, users_in_all, view,
 };
 use super::state::App;
+use crate::identity::Principal;
 
 /// Rooms that the bare list of active rooms shows.
 const ACTIVE_ROOMS_MAX: usize = 100;
@@ -50,6 +53,7 @@ pub struct NewRoom {
     retention: Option<Retention>,
     #[schema(value_type = Option<Vec<String>>, example = json!(["draw", "chat"]))]
     allows: Option<Vec<Activity>>,
+    /// The project whose people may enter: its role is theirs here
     project_id: Option<Uuid>,
 }
 
@@ -83,7 +87,7 @@ pub struct RoomFilter {
 /// Makes a room; its maker is host.
 #[utoipa::path(post, path = "/rooms", tag = "rooms", request_body = NewRoom, security(("bearer" = [])), responses(
     (status = 201, description = "The room", body = RoomView, headers(("location" = String, description = "Its path"))),
-    NeedsToken, BadBody, Failures,
+    NeedsRight, BadBody, Failures,
 ))]
 pub async fn create(
     State(app): State<App>,
@@ -91,14 +95,14 @@ pub async fn create(
     Authenticated(principal): Authenticated,
     Body(asked): Body<NewRoom>,
 ) -> Result<impl IntoResponse, Problem> {
-    let choice = choice(asked)?;
+    let choice = choice(&app, &principal, asked).await?;
     create_room(&app, &address, &principal, choice, "/api/v1/rooms").await
 }
 
 pub(super) async fn create_room(
     app: &App,
     address: &ClientAddress,
-    principal: &crate::identity::Principal,
+    principal: &Principal,
     choice: RoomChoice,
     base: &str,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<RoomView>), Problem> {
@@ -106,6 +110,16 @@ pub(super) async fn create_room(
     let id = RoomId::generate();
     let room = Room::new(id, choice, principal.row(), Some(address.0.clone()), now);
     if !make_room(app, &room, address).await? {
+        if let Some(project) = room.project_id
+            && app
+                .backends
+                .records
+                .place(PlaceId(project))
+                .await?
+                .is_none()
+        {
+            return Err(no_such_project());
+        }
         // A UUID v7 that is taken means the clock and the randomness of this machine can't be trusted.
         return Err(Problem::internal());
     }
@@ -118,23 +132,50 @@ pub(super) async fn create_room(
     ))
 }
 
-fn choice(asked: NewRoom) -> Result<RoomChoice, Problem> {
-    if asked.kind == Some(RoomKind::Project) || asked.project_id.is_some() {
-        return Err(Problem::invalid("project_id", "there is no such project"));
-    }
+async fn choice(app: &App, principal: &Principal, asked: NewRoom) -> Result<RoomChoice, Problem> {
+    let in_project = match asked.project_id {
+        Some(project) => {
+            may_make_rooms_in(app, principal, project).await?;
+            Some(RoomKind::Project)
+        }
+        None if asked.kind == Some(RoomKind::Project) => {
+            return Err(Problem::invalid("project_id", "must name the project"));
+        }
+        None => None,
+    };
     Ok(RoomChoice {
         name: asked
             .name
             .as_deref()
             .map(|name| names::name("name", name))
             .transpose()?,
-        kind: asked.kind,
+        kind: asked.kind.or(in_project),
         access: asked.access,
         listed: asked.listed,
         retention: asked.retention,
         allows: asked.allows.map(check_allows).transpose()?,
-        project_id: None,
+        project_id: asked.project_id,
     })
+}
+
+/// A project that one may not know of is none.
+async fn may_make_rooms_in(app: &App, principal: &Principal, project: Uuid) -> Result<(), Problem> {
+    let known = places::may(
+        app,
+        PlaceKind::Project,
+        PlaceId(project),
+        principal,
+        PlaceRole::Member,
+    );
+    match known.await {
+        Ok(_) => Ok(()),
+        Err(problem) if problem.kind == Kind::NotFound => Err(no_such_project()),
+        Err(problem) => Err(problem.at("project_id")),
+    }
+}
+
+fn no_such_project() -> Problem {
+    Problem::invalid("project_id", "there is no such project")
 }
 
 fn check_allows(mut allows: Vec<Activity>) -> Result<Vec<Activity>, Problem> {

@@ -11,12 +11,13 @@ use utoipa::openapi::OpenApi as Document;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::places::{projects, teams, workspaces};
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
     accounts, artifacts, auth, docs, documents, figures, files, health, history, idempotency,
     index, invites, job_batch, job_output, jobs, languages, layers, limits, members, messages,
-    prometheus, queues, rooms, sessions, simulate, trace, ws,
+    prometheus, queues, rooms, sessions, simulate, trace, users, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -29,6 +30,9 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(accounts::guest))
         .routes(routes!(auth::ws_ticket))
         .routes(routes!(auth::me))
+        .routes(routes!(users::check))
+        .routes(routes!(users::me, users::patch_me, users::delete_me))
+        .routes(routes!(users::get))
         .routes(routes!(rooms::create))
         .routes(routes!(rooms::get, rooms::patch, rooms::delete))
         .routes(routes!(rooms::users))
@@ -59,6 +63,25 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(files::upload))
         .routes(routes!(files::get, files::delete))
         .routes(routes!(files::list))
+        .routes(routes!(workspaces::create, workspaces::list))
+        .routes(routes!(
+            workspaces::get,
+            workspaces::patch,
+            workspaces::delete
+        ))
+        .routes(routes!(workspaces::members, workspaces::add_member))
+        .routes(routes!(
+            workspaces::change_member,
+            workspaces::remove_member
+        ))
+        .routes(routes!(projects::create, projects::list))
+        .routes(routes!(projects::get, projects::patch, projects::delete))
+        .routes(routes!(projects::members, projects::add_member))
+        .routes(routes!(projects::change_member, projects::remove_member))
+        .routes(routes!(teams::create, teams::list))
+        .routes(routes!(teams::get, teams::patch, teams::delete))
+        .routes(routes!(teams::members, teams::add_member))
+        .routes(routes!(teams::change_member, teams::remove_member))
         .routes(routes!(jobs::create, jobs::list))
         .routes(routes!(jobs::get, jobs::delete))
         .routes(routes!(jobs::cancel))
@@ -118,6 +141,7 @@ fn aliases() -> Router<App> {
         .route("/upload", post(files::upload))
         .route("/ws/stats", get(figures::figures))
         .route("/rooms/{room_id}/users", get(rooms::users))
+        .route("/users/check", post(users::check))
 }
 
 pub fn router(app: App) -> Router {

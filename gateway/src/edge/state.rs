@@ -13,7 +13,7 @@ use super::files::Uploads;
 use super::health::Checks;
 use super::occupancy::Occupancy;
 use crate::config::{ConfigError, GatewayConfig};
-use crate::identity::{Identity, Passwords};
+use crate::identity::{Identity, Passwords, Profiles};
 use crate::metrics::Metrics;
 use crate::room::Rooms;
 
@@ -40,6 +40,7 @@ pub struct Inner {
     pub config: GatewayConfig,
     pub identity: Identity,
     pub passwords: Passwords,
+    pub profiles: Profiles,
     pub metrics: Metrics,
     pub rooms: Rooms,
     pub occupancy: Occupancy,
@@ -67,10 +68,12 @@ impl App {
         let identity = Identity::open(&config, backends.vault.clone())?;
         let passwords = Passwords::new(config.password_hashes_at_once.into());
         let metrics = Metrics::new();
+        let profiles = Profiles::new(backends.records.clone(), backends.vault.clone());
         let rooms = Rooms::start(
             backends.clone(),
             config.clone(),
             identity.clone(),
+            profiles.clone(),
             metrics.clone(),
         )
         .await?;
@@ -82,6 +85,7 @@ impl App {
             uploads: Uploads::new(config.upload_memory as usize / backends.files.part_bytes()),
             identity,
             passwords,
+            profiles,
             metrics,
             started_at: Utc::now(),
             output_readers: Arc::new(Semaphore::new(OUTPUT_READERS_MAX)),

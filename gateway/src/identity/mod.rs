@@ -4,6 +4,7 @@ mod access;
 mod file_link;
 pub mod keys;
 mod password;
+mod profiles;
 mod refresh;
 mod resume;
 pub mod ticket;
@@ -24,6 +25,7 @@ use keys::KeyRing;
 pub use access::AccessToken;
 pub use file_link::{LIFETIME as FILE_LINK_LIFETIME, LinkError};
 pub use password::{PasswordError, Passwords};
+pub use profiles::Profiles;
 pub use refresh::{LoginTokens, Refreshed};
 
 /// Whoever holds `ATELIER_ADMIN_TOKEN`. No row: what is made with it belongs to nobody.

@@ -77,6 +77,16 @@ impl Identity {
         })
     }
 
+    /// Ends every login of a person: access tokens are refused and sockets closed, on every gateway.
+    pub async fn end_all_logins(&self, user: UserId) -> Result<(), PortError> {
+        self.0.vault.revoke_user(user, self.outlived()).await
+    }
+
+    /// Access tokens of a login outlive it by at most their own life.
+    fn outlived(&self) -> chrono::DateTime<Utc> {
+        Utc::now() + self.0.access_lifetime + chrono::Duration::minutes(1)
+    }
+
     /// Ends the login that this refresh token belongs to. False: there is none.
     pub async fn end_login(&self, token: &str) -> Result<bool, PortError> {
         let Some(family) = family_in(token) else {
@@ -90,9 +100,7 @@ impl Identity {
         if known.is_none() {
             return Ok(false);
         }
-        // Access tokens of this login outlive it by at most their own life.
-        let until = Utc::now() + self.0.access_lifetime + chrono::Duration::minutes(1);
-        self.0.vault.revoke(family, until).await?;
+        self.0.vault.revoke(family, self.outlived()).await?;
         Ok(true)
     }
 }

@@ -13,7 +13,7 @@ use atelier_shared::domain::reactions::ChatState;
 use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::domain::state::RoomState;
-use atelier_shared::ports::{Delivery, LogHead, Membership, Refusal, Result, Subscription};
+use atelier_shared::ports::{Delivery, LogHead, Refusal, Result, Subscription};
 use atelier_shared::recovery;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -29,6 +29,7 @@ use super::messages::Known;
 use super::pending::{Pending, Place, Queue};
 use super::registry::{Handle, Rooms, Shared};
 use super::ring::{Feed, LatestValues, Ring};
+use super::roles::RolesRead;
 use crate::identity::Principal;
 
 /// Commands or deliveries taken in one go before the fan-out gets its turn.
@@ -180,7 +181,7 @@ pub enum Done {
     Head(Result<Option<LogHead>>),
     Activated(Result<Box<(LogHead, RoomState, Seq)>>),
     People(Result<People>),
-    Roles(Result<(Option<Room>, Vec<Membership>)>),
+    Roles(Result<Option<Box<RolesRead>>>),
     /// What a message speaks about was looked up.
     Found {
         connection: ConnectionId,
@@ -230,6 +231,8 @@ pub struct Actor {
     pub pending: Queue,
     pub appending: bool,
     pub reading_roles: bool,
+    /// Roles changed while they were being read.
+    pub roles_changed_again: bool,
     /// No append before this: the store was away.
     pub append_after: Option<Instant>,
     /// Entries that came before their predecessors.
@@ -294,6 +297,7 @@ impl Actor {
             pending: Queue::default(),
             appending: false,
             reading_roles: false,
+            roles_changed_again: false,
             append_after: None,
             ahead: BTreeMap::new(),
             hole_since: None,

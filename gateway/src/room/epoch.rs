@@ -30,6 +30,7 @@ impl Actor {
         self.look_after_sockets();
         self.write_changed();
         self.look_after_document();
+        self.hold_names();
         if self.locals.is_empty() && self.simulated.is_empty() {
             return;
         }
@@ -63,6 +64,10 @@ impl Actor {
         }
         self.archived(head.epoch, head.archived);
         self.begin_those_ahead_of_the_log((head.epoch, head.seq));
+        if head.role_version > self.head.role_version {
+            // Nobody's signal came through.
+            self.read_roles();
+        }
         if head.seq <= self.applied {
             self.head_behind = false;
             return;

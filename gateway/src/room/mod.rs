@@ -14,6 +14,7 @@ mod epoch;
 mod fanout;
 pub mod json;
 mod messages;
+mod names;
 mod past;
 mod pending;
 mod people;

@@ -22,7 +22,12 @@ impl Actor {
             room,
             resume,
         } = enter;
+        // Somebody else's right may have gone with the version that this newcomer was let in by.
+        let newer = room.role_version > self.room.role_version;
         self.room_changed(room);
+        if newer {
+            self.read_roles();
+        }
         // Held strokes are in the board that the newcomer gets; they must not come a second time.
         self.flush_draws();
         if let Some(before) = self.members.get(&member.client_id) {
@@ -51,6 +56,7 @@ impl Actor {
             busy: false,
             held: std::collections::VecDeque::new(),
         };
+        self.hold_name_of(&local);
         self.locals.insert(id, local);
         self.sockets.push(connection.clone());
         if member.joined {
@@ -191,6 +197,7 @@ impl Actor {
         let Some(local) = self.forget_local(id) else {
             return;
         };
+        self.let_go_of_name(&local);
         let client_id = local.member.client_id;
         self.gone(&client_id, id, None);
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
@@ -253,6 +260,9 @@ impl Actor {
         member.joined = true;
         local.changed = true;
         let (member, connection) = (member.clone(), local.connection.clone());
+        if let Some(local) = self.locals.get(&id) {
+            self.hold_name_of(local);
+        }
         let others: Vec<Value> = self
             .members
             .values()

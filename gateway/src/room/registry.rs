@@ -23,7 +23,7 @@ use super::connection::Connection;
 use super::json::outgoing;
 use super::ring::Feed;
 use crate::config::GatewayConfig;
-use crate::identity::Identity;
+use crate::identity::{Identity, Profiles};
 use crate::metrics::Metrics;
 
 /// Commands that wait for one room's task. Senders wait beyond it, and so stop reading their sockets.
@@ -86,6 +86,7 @@ pub struct Inner {
     pub backends: Backends,
     pub config: GatewayConfig,
     pub identity: Identity,
+    pub profiles: Profiles,
     pub metrics: Metrics,
     pub pod: PodId,
     pub tasks: TaskTracker,
@@ -110,6 +111,7 @@ impl Rooms {
         backends: Backends,
         config: GatewayConfig,
         identity: Identity,
+        profiles: Profiles,
         metrics: Metrics,
     ) -> Result<Self> {
         let rooms = Self(Arc::new(Inner {
@@ -122,10 +124,13 @@ impl Rooms {
             backends,
             config,
             identity,
+            profiles,
             metrics,
         }));
         rooms.backends.presence.renew(rooms.pod, LEASE).await?;
         let revocations = rooms.backends.vault.revocations().await?;
+        let changes = rooms.backends.vault.changes().await?;
+        rooms.spawn_until_stop(rooms.profiles.clone().follow(changes));
         rooms.spawn_until_stop(rooms.clone().keep_lease());
         rooms.spawn_until_stop(rooms.clone().end_revoked(revocations));
         Ok(rooms)

@@ -453,6 +453,13 @@ impl Session {
             let page =
                 recovery::read_after(&*b.log, &*b.archive, &room, epoch, at, REPLAY_PAGE).await;
             let page = match page {
+                Ok(Some(mut page)) => {
+                    let nameless = self.rooms.profiles.anonymise_entries(&mut page).await;
+                    nameless.map(|()| Some(page))
+                }
+                other => other,
+            };
+            let page = match page {
                 Ok(Some(page)) if !page.is_empty() => page,
                 Ok(Some(_)) | Err(_) => {
                     // The stores are away or not there yet: the reader waits, it does not lose its place.

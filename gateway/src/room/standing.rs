@@ -64,9 +64,11 @@ pub async fn tell(
     version: u64,
     change: Change,
 ) -> Result<(), StandingError> {
-    let Change { user_id, role, .. } = change;
+    let user_id = change.user_id;
     // The fence first: from here on a gateway that has not heard of it is refused and looks again.
     b.log.set_role_version(room, version).await?;
+    // What the room's project gives still stands.
+    let role = b.records.role(room, user_id).await?;
     if role.is_none() {
         let settings = b.records.room(room).await?;
         if change.kicked || settings.is_none_or(|room| room.access != Access::Open) {

@@ -92,6 +92,17 @@ pub fn from_db(number: i64) -> Result<u64> {
     u64::try_from(number).map_err(|e| PortError::fatal("read number", e))
 }
 
+/// An answer about activity that is too long to be one.
+pub fn slots_in_bounds(slots: usize) -> Result<()> {
+    if slots <= crate::ports::ACTIVITY_SLOTS_MAX {
+        return Ok(());
+    }
+    Err(PortError::fatal(
+        "read activity",
+        "more slots than one answer may have",
+    ))
+}
+
 /// The entries of one answer, bounded in number and bytes.
 pub struct Answer {
     pub entries: Vec<Entry>,

@@ -1,5 +1,6 @@
 //! PRIVATE: how the promises are kept. `embedded/` and `distributed/` hold the same file names.
 
+mod announcements;
 mod archive;
 pub mod distributed;
 pub mod embedded;
@@ -7,4 +8,3 @@ mod fanout;
 mod files;
 mod migrations;
 mod queries;
-mod revocations;

@@ -159,6 +159,10 @@ uuid_id!(
     FileId
 );
 uuid_id!(
+    /// A workspace, a project or a team.
+    PlaceId
+);
+uuid_id!(
     /// A login: the family of refresh tokens that descend from one another.
     FamilyId
 );

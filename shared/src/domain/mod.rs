@@ -1,5 +1,6 @@
 //! Data and pure rules; no I/O, no clock, no randomness of its own.
 
+pub mod activity;
 pub mod board;
 pub mod chat;
 pub mod document;
@@ -12,6 +13,7 @@ pub mod job;
 pub mod language;
 pub mod message;
 pub mod names;
+pub mod place;
 pub mod presence;
 pub mod reactions;
 pub mod room;

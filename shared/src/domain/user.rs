@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::UserId;
 
+/// What people who deleted their accounts are called wherever they wrote something.
+pub const DELETED_NAME: &str = "Deleted user";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UserKind {

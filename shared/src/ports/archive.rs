@@ -83,7 +83,7 @@ pub struct MessagePage {
 /// epoch changes it, and it is read back as it was written; but of a message whose deletion is appended, and of its edits,
 /// no words are kept anywhere. Messages are folded in the same step as their entries. Checkpoints are switched whole.
 #[async_trait]
-pub trait Archive: Send + Sync {
+pub trait Archive: super::ActivityArchive + Send + Sync {
     async fn ping(&self) -> Result<()>;
 
     async fn head(&self, room: &RoomId) -> Result<ArchiveHead>;

@@ -1,15 +1,21 @@
 //! What the domain needs from the world. Each trait states its promises; `shared/tests/contract` holds every
 //! adapter to every one of them.
 
+mod activity;
 mod archive;
 mod files;
 mod live_output;
+mod places;
 mod presence;
 pub(crate) mod queue;
 mod records;
 mod room_log;
 mod vault;
 
+pub use activity::{
+    ACTIVITY_SLOTS_MAX, ACTIVITY_SUBJECTS_MAX, ActivityArchive, ActivityQuery, ActivitySlot,
+    RoomMinute,
+};
 pub use archive::{
     Archive, ArchiveHead, HistoryPage, HistoryQuery, MESSAGE_AUTHORS_MAX, MessagePage,
     MessageQuery, StaleEpoch,
@@ -18,7 +24,8 @@ pub use files::{FileMeta, Files};
 pub use live_output::{
     LiveOutput, OUTPUT_PIECE_MAX_BYTES, OUTPUT_PIECES_MAX, OutputPage, OutputPiece, OutputWaker,
 };
-pub use presence::{Claim, Presence, Reports, RoomOccupancy};
+pub use places::{PlaceChange, PlaceDeletion, PlaceMember, PlaceRecords, PlaceScope};
+pub use presence::{Claim, NAME_HOLDERS_MAX, Presence, Reports, RoomOccupancy};
 pub use queue::{
     Claimed, DEAD_MAX, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, ID_MAX_BYTES,
     LEASE_LAPSED, Lease, PAYLOAD_MAX_BYTES, Queue, QueueStats, QueueWaker, REASON_MAX_BYTES,
@@ -27,14 +34,14 @@ pub use queue::{
 pub use records::{
     Acceptance, CreateUserError, DELETED_ID_RESERVED, FileRecords, INVITES_MAX, InviteRecords,
     JobQuery, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page, Records, RoomRecords,
-    RoomVisibility, UserRecords,
+    RoomVisibility, UserDeletion, UserRecords,
 };
 pub use room_log::{
     APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Delivery, LogHead, READ_MAX_BYTES, Refusal,
     RoomLog, SUBSCRIPTION_CAPACITY, Subscription,
 };
 pub use vault::{
-    ANSWER_MAX_BYTES, ANSWERS_MAX, FAMILIES_PER_USER_MAX, Family, Once, OnceKey,
+    ANSWER_MAX_BYTES, ANSWERS_MAX, Changed, FAMILIES_PER_USER_MAX, Family, Once, OnceKey,
     REPLACED_TOKENS_MAX, REUSE_MARK_MIN, REVOCATIONS_CAPACITY, Revoked, Rotation, Spent,
     TICKETS_MAX, Throttle, Ticket, Vault,
 };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::Result;
-use crate::domain::ids::{ClientId, ConnectionId, PodId, RoomId};
+use crate::domain::ids::{ClientId, ConnectionId, PodId, RoomId, UserId};
 use crate::domain::presence::Member;
 
 /// What came of a wish to be `client_id` in a room.
@@ -18,6 +18,9 @@ pub enum Claim {
     /// Somebody else is connected under it. Nothing changed.
     Held(Box<Member>),
 }
+
+/// People remembered as holders of one name; beyond it those whose holds end first are forgotten.
+pub const NAME_HOLDERS_MAX: usize = 64;
 
 /// How many people are in one room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +99,13 @@ pub trait Presence: Send + Sync {
     ) -> Result<()>;
 
     async fn reports(&self) -> Result<Reports>;
+
+    /// This person goes by a name (as [`crate::domain::names::key`] spells it) for `ttl` from now on the store's clock; a
+    /// hold is never shortened, but zero ends it. Several people may hold one name.
+    async fn hold_name(&self, key: &str, person: UserId, ttl: Duration) -> Result<()>;
+
+    /// Does anybody but `person` hold the name now? True to the moment: nothing is swept.
+    async fn is_name_held(&self, key: &str, person: Option<UserId>) -> Result<bool>;
 
     /// The pod ends in good order: its lease is gone at once (its members must have left already).
     async fn retire(&self, pod: PodId) -> Result<()>;

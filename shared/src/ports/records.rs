@@ -7,11 +7,13 @@ use chrono::{DateTime, Utc};
 use thiserror::Error;
 use uuid::Uuid;
 
+use super::places::PlaceRecords;
 use super::{PortError, Result};
 use crate::domain::file::StoredFile;
 use crate::domain::ids::{FileId, JobId, RoomId, UserId};
 use crate::domain::invite::Invite;
 use crate::domain::job::{Job, JobState};
+use crate::domain::place::Place;
 use crate::domain::room::{Role, Room};
 use crate::domain::user::{NewUser, User};
 
@@ -33,6 +35,17 @@ pub enum CreateUserError {
     Port(#[from] PortError),
 }
 
+/// What came of a wish to delete a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserDeletion {
+    /// There is no such person.
+    Missing,
+    /// The person is the last owner of this workspace or team, and somebody or something is in it; nothing changed.
+    LastOwner(Place),
+    /// It is done, and raised the role versions of these rooms to these.
+    Done(Vec<(RoomId, u64)>),
+}
+
 /// The longest page of a list; a longer one asked for is cut to it.
 pub const PAGE_MAX: usize = 1_000;
 /// Most members that a room's list shows.
@@ -52,6 +65,19 @@ pub trait UserRecords: Send + Sync {
     /// The account with this user name or e-mail address, and its password hash (PHC string).
     async fn user_by_login(&self, login: &str) -> Result<Option<(User, String)>>;
 
+    /// Is this the user name, or the e-mail address, of an account?
+    async fn is_login_taken(&self, login: &str) -> Result<bool>;
+
+    /// Overwrites name, e-mail address and avatar. False: no such person.
+    async fn update_user(&self, user: &User) -> Result<bool, CreateUserError>;
+
+    /// Removes a person, their memberships and their name from their jobs, and remembers that they are gone. Workspaces
+    /// and teams that held nobody and nothing else go along.
+    async fn delete_user(&self, id: UserId, at: DateTime<Utc>) -> Result<UserDeletion>;
+
+    /// Those of `ids` who were deleted; at most [`PAGE_MAX`] are asked for.
+    async fn deleted_users(&self, ids: &[UserId]) -> Result<Vec<UserId>>;
+
     /// An error for a person who is not stored.
     async fn set_password_hash(&self, id: UserId, hash: &str) -> Result<()>;
 
@@ -65,12 +91,12 @@ pub trait UserRecords: Send + Sync {
 pub enum RoomVisibility {
     /// Listed rooms only.
     Listed,
-    /// Listed ones and those this person is a member of.
+    /// Listed ones, those this person is a member of, and those of the projects they belong to.
     For(UserId),
     All,
 }
 
-/// A person's standing in one room.
+/// A person's own standing in one room; what they inherit from its project is not in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
     pub user_id: UserId,
@@ -83,7 +109,7 @@ pub struct Membership {
 #[async_trait]
 pub trait RoomRecords: Send + Sync {
     /// Makes the room, and its creator (if any) host, in one step. False: the id is taken, or was
-    /// deleted less than [`DELETED_ID_RESERVED`] before `room.created_at`; nothing changed.
+    /// deleted less than [`DELETED_ID_RESERVED`] before `room.created_at`, or the room's project is gone; nothing changed.
     async fn create_room(&self, room: &Room) -> Result<bool>;
 
     async fn room(&self, id: &RoomId) -> Result<Option<Room>>;
@@ -116,7 +142,14 @@ pub trait RoomRecords: Send + Sync {
         active: &[RoomId],
     ) -> Result<u64>;
 
+    /// The greatest of the role given in the room and those that its project and its workspace give.
     async fn role(&self, room: &RoomId, user: UserId) -> Result<Option<Role>>;
+
+    /// As [`Self::role`], for those of `users` that have one; at most [`MEMBERS_MAX`] are asked for.
+    async fn roles(&self, room: &RoomId, users: &[UserId]) -> Result<Vec<(UserId, Role)>>;
+
+    /// A person's own standing.
+    async fn member(&self, room: &RoomId, user: UserId) -> Result<Option<Membership>>;
 
     /// At most [`MEMBERS_MAX`], ordered by user id.
     async fn members(&self, room: &RoomId) -> Result<Vec<Membership>>;
@@ -266,6 +299,8 @@ pub trait FileRecords: Send + Sync {
 
 /// All of the relational data.
 #[async_trait]
-pub trait Records: UserRecords + RoomRecords + JobRecords + InviteRecords + FileRecords {
+pub trait Records:
+    UserRecords + RoomRecords + PlaceRecords + JobRecords + InviteRecords + FileRecords
+{
     async fn ping(&self) -> Result<()>;
 }

@@ -96,6 +96,14 @@ pub struct Spent {
     pub reset: Duration,
 }
 
+/// What a subscriber to changes of people hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    Person(UserId),
+    /// Some may have gone by unheard: anybody may have changed.
+    Missed,
+}
+
 /// What a one-time WebSocket ticket stands for: the claims of the token it was made with, as JSON.
 pub type Ticket = String;
 
@@ -142,6 +150,12 @@ pub trait Vault: Send + Sync {
     /// Families revoked from now on, on any pod. What was revoked while the store was out of reach is not told; that
     /// something may be missing is ([`Revoked::Missed`]).
     async fn revocations(&self) -> Result<mpsc::Receiver<Revoked>>;
+
+    /// What is known of this person changed: tells every subscriber of every pod.
+    async fn announce_change(&self, user: UserId) -> Result<()>;
+
+    /// People who changed from now on, on any pod; that something may be missing is told, too.
+    async fn changes(&self) -> Result<mpsc::Receiver<Changed>>;
 
     async fn put_ticket(&self, ticket: [u8; 32], claims: &Ticket, ttl: Duration) -> Result<()>;
 

@@ -1,5 +1,6 @@
 //! The promises of [`Archive`].
 
+mod activity;
 mod checkpoints;
 mod entries;
 mod epochs;
@@ -47,6 +48,10 @@ pub fn trials(trials: &mut Vec<Trial>) {
         history::history_shows_a_reader_only_what_is_for_them,
         messages::messages_are_found_by_their_words_as_they_are_now,
         messages::reactions_threads_and_figures_are_folded_for_the_readers_eyes,
+        activity::what_is_archived_is_counted_by_person_kind_and_minute,
+        activity::an_entry_that_comes_twice_is_counted_once,
+        activity::a_range_holds_its_first_minute_and_not_its_last,
+        activity::a_month_of_many_people_adds_up,
         checkpoints::a_newer_checkpoint_wins_and_an_older_is_not_kept,
         checkpoints::a_checkpoint_beyond_the_head_is_not_kept,
         checkpoints::a_checkpoint_larger_than_a_document_is_kept_whole,

@@ -2,6 +2,7 @@
 
 mod claims;
 mod leases;
+mod names;
 mod redis;
 mod reports;
 mod rooms;
@@ -46,6 +47,8 @@ pub fn trials(trials: &mut Vec<Trial>) {
             occupied_rooms_are_counted_and_paged, crowded_partitions_are_paged_in_order,
             an_empty_room_is_not_occupied;
         reports: a_report_stands_for_its_lease_and_totals_stay;
+        names: a_name_is_held_for_its_time_and_not_longer, several_people_may_hold_a_name_and_each_lets_go_alone,
+            a_shorter_hold_does_not_shorten_a_longer_one, a_crowd_under_one_name_is_bounded;
         leases: a_lapsed_pods_members_are_handed_out_once, a_live_pod_is_not_reaped, reaping_keeps_its_limit,
             who_just_came_reaps_nobody, who_stopped_renewing_reaps_nobody, a_pod_that_renews_again_is_safe,
             a_retired_pod_is_lapsed_at_once, a_reaped_member_may_enter_again,

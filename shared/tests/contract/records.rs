@@ -1,9 +1,11 @@
 //! Promises of the Records port.
 
+mod departures;
 mod files;
 mod invites;
 mod jobs;
 mod people;
+mod places;
 mod roles;
 mod rooms;
 
@@ -18,6 +20,8 @@ use uuid::Uuid;
 pub fn trials(trials: &mut Vec<Trial>) {
     people::trials(trials);
     rooms::trials(trials);
+    places::trials(trials);
+    departures::trials(trials);
     roles::trials(trials);
     jobs::trials(trials);
     invites::trials(trials);

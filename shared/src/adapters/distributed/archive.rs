@@ -1,5 +1,6 @@
 //! The archive in MongoDB: `room_heads`, `entries`, `checkpoints` with `checkpoint_chunks`, `job_results`.
 
+mod activity;
 mod append;
 mod checkpoint;
 mod messages;
@@ -32,10 +33,11 @@ use crate::ports::{
 };
 
 /// Collections and indexes, as the database commands that make them.
-const SCHEMA: [&str; 3] = [
+const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/mongo/0001_archive.json"),
     include_str!("../../../../migrations/mongo/0002_results.json"),
     include_str!("../../../../migrations/mongo/0002_messages.json"),
+    include_str!("../../../../migrations/mongo/0003_activity.json"),
 ];
 
 pub struct MongoArchive {

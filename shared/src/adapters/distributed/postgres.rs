@@ -30,8 +30,16 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../../../migrations/postgres/0003_invites.sql"),
     ),
     (
+        "places",
+        include_str!("../../../../migrations/postgres/0004_places.sql"),
+    ),
+    (
         "files",
         include_str!("../../../../migrations/postgres/0005_files.sql"),
+    ),
+    (
+        "deleted people",
+        include_str!("../../../../migrations/postgres/0006_deleted_people.sql"),
     ),
 ];
 

@@ -36,9 +36,9 @@ use super::keys::RoomKeys;
 use super::redis::{Redis, port_error};
 use super::room_log::failed;
 use super::script::Script;
-use crate::domain::ids::{ClientId, ConnectionId, PodId, RoomId};
+use crate::domain::ids::{ClientId, ConnectionId, PodId, RoomId, UserId};
 use crate::domain::presence::Member;
-use crate::ports::{Claim, PortError, Presence, Reports, Result, RoomOccupancy};
+use crate::ports::{Claim, NAME_HOLDERS_MAX, PortError, Presence, Reports, Result, RoomOccupancy};
 
 /// How long a lapsed pod's record is kept, and its members looked for.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -62,6 +62,8 @@ struct Scripts {
     retire: Script,
     report: Script,
     reports: Script,
+    hold_name: Script,
+    name_held: Script,
 }
 
 impl RedisPresence {
@@ -79,6 +81,8 @@ impl RedisPresence {
                 retire: Script::new(include_str!("presence/retire.lua")),
                 report: Script::new(include_str!("presence/report.lua")),
                 reports: Script::new(include_str!("presence/reports.lua")),
+                hold_name: Script::new(include_str!("presence/hold_name.lua")),
+                name_held: Script::new(include_str!("presence/name_held.lua")),
             },
             leases: DashMap::new(),
         }
@@ -94,6 +98,13 @@ impl RedisPresence {
             .iter()
             .map(|what| format!("{}:{{pods}}:{what}", self.redis.namespace))
             .collect()
+    }
+
+    /// Hashed: names have any characters, and are no business of whoever looks into Redis.
+    fn name_key(&self, name: &str) -> String {
+        use sha2::{Digest, Sha256};
+        let hash = hex::encode(Sha256::digest(name));
+        format!("{}:name:{hash}", self.redis.namespace)
     }
 
     /// Keys that a member is written to: members, places, occupied.
@@ -283,6 +294,30 @@ impl Presence for RedisPresence {
 
     async fn reports(&self) -> Result<Reports> {
         self.read_reports().await
+    }
+
+    async fn hold_name(&self, key: &str, person: UserId, ttl: Duration) -> Result<()> {
+        let args = vec![
+            person.to_string().into(),
+            ttl.as_millis().to_string().into(),
+            NAME_HOLDERS_MAX.to_string().into(),
+        ];
+        self.scripts
+            .hold_name
+            .call(&self.redis, vec![self.name_key(key)], args)
+            .await
+            .map_err(|e| port_error("hold a name", e))?;
+        Ok(())
+    }
+
+    async fn is_name_held(&self, key: &str, person: Option<UserId>) -> Result<bool> {
+        let args = vec![person.map(|id| id.to_string()).unwrap_or_default().into()];
+        self.scripts
+            .name_held
+            .call(&self.redis, vec![self.name_key(key)], args)
+            .await
+            .and_then(FromValue::from_value)
+            .map_err(|e| port_error("look for a name's holders", e))
     }
 
     async fn retire(&self, pod: PodId) -> Result<()> {

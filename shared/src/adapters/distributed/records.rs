@@ -9,6 +9,7 @@ use super::postgres::port_error as failed;
 use crate::adapters::queries::files::file_records;
 use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
+use crate::adapters::queries::places::place_records;
 use crate::adapters::queries::rooms::room_records;
 use crate::adapters::queries::users::user_records;
 use crate::ports::{Records, Result};
@@ -46,8 +47,9 @@ fn rows<R: for<'r> FromRow<'r, PgRow>>(
     sqlx::query_as(sql).persistent(false)
 }
 
-user_records!(PostgresRecords);
+user_records!(PostgresRecords, Postgres);
 room_records!(PostgresRecords, Postgres);
+place_records!(PostgresRecords, Postgres);
 job_records!(PostgresRecords);
 invite_records!(PostgresRecords);
 file_records!(PostgresRecords);

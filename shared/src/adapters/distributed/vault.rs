@@ -2,7 +2,7 @@
 //!
 //! Keys: `{ns}:vault:{<family>}:family|replaced|revoked` (one slot for each family, so that one script sees all of it),
 //! `{ns}:vault:{user:<id>}:families` (what to revoke with a person), `{ns}:vault:ticket:<sha256>`,
-//! `{ns}:vault:throttle:<sha256 of the key>`, `{ns}:vault:{once:<owner>}:ends|held` (idempotency keys); channel `{ns}:vault:revoked`. Times are microseconds since 1970, and
+//! `{ns}:vault:throttle:<sha256 of the key>`, `{ns}:vault:{once:<owner>}:ends|held` (idempotency keys); channels `{ns}:vault:revoked` and `{ns}:vault:changed`. Times are microseconds since 1970, and
 //! decide; the keys' own expiry only clears away, [`CLOCK_SLACK`] later.
 
 use std::sync::Arc;
@@ -18,11 +18,12 @@ use uuid::Uuid;
 
 use super::listener::{Heard, Listener};
 use super::redis::{Redis, port_error as failed};
-use crate::adapters::revocations::Revocations;
+use crate::adapters::announcements::Announcements;
 use crate::domain::ids::{FamilyId, UserId};
 use crate::ports::{
-    ANSWER_MAX_BYTES, ANSWERS_MAX, FAMILIES_PER_USER_MAX, Family, Once, OnceKey, PortError,
-    REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result, Revoked, Rotation, Spent, Throttle, Ticket, Vault,
+    ANSWER_MAX_BYTES, ANSWERS_MAX, Changed, FAMILIES_PER_USER_MAX, Family, Once, OnceKey,
+    PortError, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result, Revoked, Rotation, Spent, Throttle,
+    Ticket, Vault,
 };
 
 /// How far the clocks of pods and of Redis may be apart before something is cleared away too early.
@@ -31,8 +32,10 @@ const CLOCK_SLACK: Duration = Duration::from_secs(60 * 60);
 pub struct RedisVault {
     redis: Redis,
     scripts: Scripts,
-    revocations: Arc<Revocations>,
+    revocations: Arc<Announcements<Revoked>>,
+    changes: Arc<Announcements<Changed>>,
     channel: String,
+    changed_channel: String,
     listener: Listener,
 }
 
@@ -51,17 +54,28 @@ impl RedisVault {
     /// Opens a connection of its own that listens for revocations.
     pub async fn open(redis: Redis) -> Result<Self> {
         let channel = format!("{}:vault:revoked", redis.namespace);
-        let revocations = Arc::new(Revocations::default());
-        let tell = revocations.clone();
+        let changed_channel = format!("{}:vault:changed", redis.namespace);
+        let revocations = Arc::new(Announcements::default());
+        let changes = Arc::new(Announcements::default());
+        let (tell, tell_changes) = (revocations.clone(), changes.clone());
+        let of_people = changed_channel.clone();
         let listener = Listener::start(&redis, move |what| match what {
-            Heard::Message { value, .. } => match family_named(value) {
+            Heard::Message { channel, value } if *channel == *of_people => match named(value) {
+                Some(person) => tell_changes.tell(Changed::Person(person)),
+                None => tracing::warn!("a message about a change names nobody"),
+            },
+            Heard::Message { value, .. } => match named(value) {
                 Some(family) => tell.tell(Revoked::Family(family)),
                 None => tracing::warn!("a message about a revocation names no family"),
             },
-            Heard::Missed => tell.tell(Revoked::Missed),
+            Heard::Missed => {
+                tell.tell(Revoked::Missed);
+                tell_changes.tell(Changed::Missed);
+            }
         })
         .await?;
         listener.listen(&channel).await?;
+        listener.listen(&changed_channel).await?;
         Ok(Self {
             redis,
             scripts: Scripts {
@@ -75,7 +89,9 @@ impl RedisVault {
                 spend: Script::from_lua(include_str!("vault/spend.lua")),
             },
             revocations,
+            changes,
             channel,
+            changed_channel,
             listener,
         })
     }
@@ -128,7 +144,7 @@ impl RedisVault {
     }
 }
 
-fn family_named(value: &Value) -> Option<FamilyId> {
+fn named<T: std::str::FromStr>(value: &Value) -> Option<T> {
     value.as_str()?.parse().ok()
 }
 
@@ -349,6 +365,19 @@ impl Vault for RedisVault {
 
     async fn revocations(&self) -> Result<mpsc::Receiver<Revoked>> {
         Ok(self.revocations.subscribe())
+    }
+
+    async fn announce_change(&self, user: UserId) -> Result<()> {
+        self.redis
+            .pool
+            .next()
+            .publish::<(), _, _>(self.changed_channel.as_str(), user.to_string())
+            .await
+            .map_err(|e| failed("announce a change", e))
+    }
+
+    async fn changes(&self) -> Result<mpsc::Receiver<Changed>> {
+        Ok(self.changes.subscribe())
     }
 
     async fn put_ticket(&self, ticket: [u8; 32], claims: &Ticket, ttl: Duration) -> Result<()> {

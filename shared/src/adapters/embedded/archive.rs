@@ -1,5 +1,6 @@
 //! The archive in `archive.db`: one SQLite file, every change one synced transaction.
 
+mod activity;
 mod messages;
 
 use std::collections::HashMap;
@@ -25,7 +26,7 @@ use crate::ports::{
     StaleEpoch,
 };
 
-const MIGRATIONS: [(&str, &str); 3] = [
+const MIGRATIONS: &[(&str, &str)] = &[
     (
         "archive",
         include_str!("../../../../migrations/sqlite/archive/0001_archive.sql"),
@@ -38,6 +39,10 @@ const MIGRATIONS: [(&str, &str); 3] = [
         "messages",
         include_str!("../../../../migrations/sqlite/archive/0002_messages.sql"),
     ),
+    (
+        "activity",
+        include_str!("../../../../migrations/sqlite/archive/0003_activity.sql"),
+    ),
 ];
 
 pub struct SqliteArchive {
@@ -48,7 +53,7 @@ impl SqliteArchive {
     /// Opens or makes `folder/archive.db` and brings its tables up to date.
     pub async fn open(folder: &Path) -> Result<Self> {
         let file = Sqlite::open(folder, "archive.db").await?;
-        file.migrate(&MIGRATIONS).await?;
+        file.migrate(MIGRATIONS).await?;
         Ok(Self { file })
     }
 
@@ -197,6 +202,7 @@ impl Archive for SqliteArchive {
             insert(&mut transaction, room, &folded.kept(entry)).await?;
         }
         messages::write(&mut transaction, room, &folded).await?;
+        activity::count(&mut transaction, room, unwritten).await?;
         sqlx::query("UPDATE room_heads SET seq = $2 WHERE room = $1")
             .bind(room.as_str())
             .bind(to_db(last.seq.0)?)

@@ -8,14 +8,25 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::domain::ids::{ClientId, ConnectionId, PodId, RoomId};
+use crate::domain::ids::{ClientId, ConnectionId, PodId, RoomId, UserId};
 use crate::domain::presence::Member;
-use crate::ports::{Claim, Presence, Reports, Result, RoomOccupancy};
+use crate::ports::{Claim, NAME_HOLDERS_MAX, Presence, Reports, Result, RoomOccupancy};
 
 /// See [`Presence`].
 #[derive(Default)]
 pub struct MemoryPresence {
     state: Mutex<State>,
+    names: Mutex<Names>,
+}
+
+/// Names that lapsed are forgotten whenever so many more are held.
+const NAMES_SWEPT_EVERY: usize = 1_024;
+
+/// Who holds which name until when.
+#[derive(Default)]
+struct Names {
+    holders: HashMap<String, HashMap<UserId, Instant>>,
+    sweep_at: usize,
 }
 
 #[derive(Default)]
@@ -211,6 +222,37 @@ impl Presence for MemoryPresence {
         Ok(())
     }
 
+    async fn hold_name(&self, key: &str, person: UserId, ttl: Duration) -> Result<()> {
+        let now = Instant::now();
+        let mut names = self.names.lock();
+        if names.holders.len() >= names.sweep_at {
+            names
+                .holders
+                .retain(|_, holders| holders.values().any(|until| *until > now));
+            names.sweep_at = names.holders.len() + NAMES_SWEPT_EVERY;
+        }
+        let holders = names.holders.entry(key.to_owned()).or_default();
+        holders.retain(|_, until| *until > now);
+        if ttl.is_zero() {
+            holders.remove(&person);
+        } else {
+            let until = holders.entry(person).or_insert(now);
+            *until = (*until).max(now + ttl);
+        }
+        if holders.len() > NAME_HOLDERS_MAX
+            && let Some(first) = holders
+                .iter()
+                .min_by_key(|(_, until)| **until)
+                .map(|(id, _)| *id)
+        {
+            holders.remove(&first);
+        }
+        if holders.is_empty() {
+            names.holders.remove(key);
+        }
+        Ok(())
+    }
+
     async fn reports(&self) -> Result<Reports> {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -223,6 +265,17 @@ impl Presence for MemoryPresence {
                 .collect(),
             totals: state.totals.clone(),
         })
+    }
+
+    async fn is_name_held(&self, key: &str, person: Option<UserId>) -> Result<bool> {
+        let now = Instant::now();
+        let names = self.names.lock();
+        Ok(names.holders.get(key).is_some_and(|holders| {
+            let mut others = holders
+                .iter()
+                .filter(|(holder, _)| Some(**holder) != person);
+            others.any(|(_, until)| *until > now)
+        }))
     }
 
     async fn retire(&self, pod: PodId) -> Result<()> {

@@ -11,6 +11,7 @@ use super::sqlite::{Sqlite, port_error as failed};
 use crate::adapters::queries::files::file_records;
 use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
+use crate::adapters::queries::places::place_records;
 use crate::adapters::queries::rooms::room_records;
 use crate::adapters::queries::users::user_records;
 use crate::ports::{Records, Result};
@@ -34,8 +35,16 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../../../migrations/sqlite/records/0003_invites.sql"),
     ),
     (
+        "places",
+        include_str!("../../../../migrations/sqlite/records/0004_places.sql"),
+    ),
+    (
         "files",
         include_str!("../../../../migrations/sqlite/records/0005_files.sql"),
+    ),
+    (
+        "deleted people",
+        include_str!("../../../../migrations/sqlite/records/0006_deleted_people.sql"),
     ),
 ];
 
@@ -72,8 +81,9 @@ fn rows<R: for<'r> FromRow<'r, SqliteRow>>(
     sqlx::query_as(sql)
 }
 
-user_records!(SqliteRecords);
+user_records!(SqliteRecords, Db);
 room_records!(SqliteRecords, Db);
+place_records!(SqliteRecords, Db);
 job_records!(SqliteRecords);
 invite_records!(SqliteRecords);
 file_records!(SqliteRecords);

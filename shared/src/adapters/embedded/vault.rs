@@ -14,11 +14,11 @@ use uuid::Uuid;
 use super::once;
 use super::sqlite::{Sqlite, port_error as failed};
 use super::vault_memory::{Spending, Tickets, Tries};
-use crate::adapters::revocations::Revocations;
+use crate::adapters::announcements::Announcements;
 use crate::domain::ids::{FamilyId, UserId};
 use crate::ports::{
-    FAMILIES_PER_USER_MAX, Family, Once, OnceKey, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result,
-    Revoked, Rotation, Spent, Throttle, Ticket, Vault,
+    Changed, FAMILIES_PER_USER_MAX, Family, Once, OnceKey, REPLACED_TOKENS_MAX, REUSE_MARK_MIN,
+    Result, Revoked, Rotation, Spent, Throttle, Ticket, Vault,
 };
 
 const MIGRATIONS: [(&str, &str); 2] = [
@@ -41,7 +41,8 @@ pub struct SqliteVault {
     file: Sqlite,
     /// Revoked families and until when, as `vault.db` has them: asked for by every request.
     revoked: RwLock<HashMap<FamilyId, DateTime<Utc>>>,
-    revocations: Revocations,
+    revocations: Announcements<Revoked>,
+    changes: Announcements<Changed>,
     tickets: Tickets,
     tries: Tries,
     spending: Spending,
@@ -65,7 +66,8 @@ impl SqliteVault {
                     .map(|(id, until)| (FamilyId(id), until))
                     .collect(),
             ),
-            revocations: Revocations::default(),
+            revocations: Announcements::default(),
+            changes: Announcements::default(),
             tickets: Tickets::default(),
             tries: Tries::default(),
             spending: Spending::default(),
@@ -353,6 +355,15 @@ impl Vault for SqliteVault {
 
     async fn revocations(&self) -> Result<mpsc::Receiver<Revoked>> {
         Ok(self.revocations.subscribe())
+    }
+
+    async fn announce_change(&self, user: UserId) -> Result<()> {
+        self.changes.tell(Changed::Person(user));
+        Ok(())
+    }
+
+    async fn changes(&self) -> Result<mpsc::Receiver<Changed>> {
+        Ok(self.changes.subscribe())
     }
 
     async fn put_ticket(&self, ticket: [u8; 32], claims: &Ticket, ttl: Duration) -> Result<()> {

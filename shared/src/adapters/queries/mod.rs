@@ -7,6 +7,7 @@
 pub mod files;
 pub mod invites;
 pub mod jobs;
+pub mod places;
 pub mod rooms;
 pub mod users;
 

@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::{corrupt, parse, unstorable};
 use crate::domain::ids::UserId;
-use crate::domain::room::{Activity, Room};
+use crate::domain::place::PlaceRole;
+use crate::domain::room::{Activity, Role, Room};
 use crate::ports::Membership;
 
 /// Lapsed reservations forgotten at each deletion: more than one, so that they don't pile up.
@@ -66,6 +67,14 @@ impl MemberRow {
     }
 }
 
+/// What a role's word makes of a person in a room: `source` says whether the room gave it or a place.
+pub fn standing(source: &str, word: &str) -> sqlx::Result<Role> {
+    match source {
+        "room" => parse(word),
+        _ => parse::<PlaceRole>(word).map(PlaceRole::in_rooms),
+    }
+}
+
 /// A role version as read.
 pub fn version(stored: i64) -> sqlx::Result<u64> {
     u64::try_from(stored).map_err(corrupt)
@@ -86,6 +95,11 @@ macro_rules! room_records {
 
                 let made = async {
                     let mut tx = self.write().await?;
+                    if let Some(project) = room.project_id
+                        && !Self::lock_place(&mut tx, crate::domain::ids::PlaceId(project)).await?
+                    {
+                        return Ok(false);
+                    }
                     let done = statement(
                         "INSERT INTO rooms (id, name, kind, access, listed, retention, allows, created_by,
                              creator_address, project_id, role_version, created_at, last_activity_at)
@@ -218,7 +232,7 @@ macro_rules! room_records {
                             "SELECT * FROM rooms WHERE listed AND (created_at, id) < ($1, $2)
                              ORDER BY created_at DESC, id DESC LIMIT $3",
                         ),
-                        // Two lists, each read off its own index, not one condition that none can serve.
+                        // Three lists, each read off its own index, not one condition that none can serve.
                         RoomVisibility::For(_) => rows(
                             "SELECT * FROM rooms WHERE id IN (
                                  SELECT id FROM (
@@ -231,6 +245,17 @@ macro_rules! room_records {
                                      WHERE room_members.user_id = $4 AND (rooms.created_at, rooms.id) < ($1, $2)
                                      ORDER BY rooms.created_at DESC, rooms.id DESC LIMIT $3
                                  ) AS own_rooms
+                                 UNION
+                                 SELECT id FROM (
+                                     SELECT id FROM rooms WHERE project_id IN (
+                                         SELECT place_id FROM place_members WHERE user_id = $4
+                                         UNION
+                                         SELECT places.id FROM place_members
+                                         JOIN places ON places.parent = place_members.place_id
+                                         WHERE place_members.user_id = $4
+                                     ) AND (created_at, id) < ($1, $2)
+                                     ORDER BY created_at DESC, id DESC LIMIT $3
+                                 ) AS project_rooms
                              )
                              ORDER BY created_at DESC, id DESC LIMIT $3",
                         ),
@@ -384,18 +409,100 @@ macro_rules! room_records {
                 room: &crate::domain::ids::RoomId,
                 user: crate::domain::ids::UserId,
             ) -> crate::ports::Result<Option<crate::domain::room::Role>> {
+                use crate::adapters::queries::rooms::standing;
+
                 let found = async {
                     let mut tx = self.read().await?;
-                    let row: Option<(String,)> =
-                        rows("SELECT role FROM room_members WHERE room_id = $1 AND user_id = $2")
-                            .bind(room.as_str())
-                            .bind(user.0)
-                            .fetch_optional(&mut *tx)
-                            .await?;
+                    let rows: Vec<(String, String)> = rows(
+                        "SELECT 'room' AS source, role FROM room_members WHERE room_id = $1 AND user_id = $2
+                         UNION ALL
+                         SELECT 'place' AS source, place_members.role
+                         FROM rooms JOIN places ON places.id = rooms.project_id
+                         JOIN place_members ON place_members.place_id IN (places.id, places.parent)
+                         WHERE rooms.id = $1 AND place_members.user_id = $2",
+                    )
+                    .bind(room.as_str())
+                    .bind(user.0)
+                    .fetch_all(&mut *tx)
+                    .await?;
                     tx.commit().await?;
-                    row.map(|(word,)| crate::adapters::queries::parse(&word)).transpose()
+                    let roles = rows.iter().map(|(source, word)| standing(source, word));
+                    Ok(roles.collect::<sqlx::Result<Vec<_>>>()?.into_iter().max())
                 };
                 found.await.map_err(|e| failed("find a role", e))
+            }
+
+            async fn roles(
+                &self,
+                room: &crate::domain::ids::RoomId,
+                users: &[crate::domain::ids::UserId],
+            ) -> crate::ports::Result<
+                Vec<(crate::domain::ids::UserId, crate::domain::room::Role)>,
+            > {
+                use crate::adapters::queries::{LIST_CHUNK, rooms::standing};
+                use crate::domain::ids::UserId;
+
+                let users = &users[..users.len().min(crate::ports::MEMBERS_MAX)];
+                let found = async {
+                    let mut tx = self.read().await?;
+                    let mut found = std::collections::BTreeMap::new();
+                    for chunk in users.chunks(LIST_CHUNK) {
+                        let mut query = sqlx::QueryBuilder::<$db>::new(
+                            "SELECT user_id, 'room' AS source, role FROM room_members WHERE room_id = ",
+                        );
+                        query.push_bind(room.as_str()).push(" AND user_id IN (");
+                        let mut list = query.separated(", ");
+                        for user in chunk {
+                            list.push_bind(user.0);
+                        }
+                        query.push(
+                            ") UNION ALL SELECT place_members.user_id, 'place' AS source, place_members.role
+                             FROM rooms JOIN places ON places.id = rooms.project_id
+                             JOIN place_members ON place_members.place_id IN (places.id, places.parent)
+                             WHERE rooms.id = ",
+                        );
+                        query.push_bind(room.as_str()).push(" AND place_members.user_id IN (");
+                        let mut list = query.separated(", ");
+                        for user in chunk {
+                            list.push_bind(user.0);
+                        }
+                        query.push(")");
+                        let rows: Vec<(uuid::Uuid, String, String)> =
+                            query.build_query_as().persistent(false).fetch_all(&mut *tx).await?;
+                        for (user, source, word) in rows {
+                            let role = standing(&source, &word)?;
+                            let greatest = found.entry(UserId(user)).or_insert(role);
+                            *greatest = role.max(*greatest);
+                        }
+                    }
+                    tx.commit().await?;
+                    sqlx::Result::Ok(found.into_iter().collect())
+                };
+                found.await.map_err(|e| failed("find roles", e))
+            }
+
+            async fn member(
+                &self,
+                room: &crate::domain::ids::RoomId,
+                user: crate::domain::ids::UserId,
+            ) -> crate::ports::Result<Option<crate::ports::Membership>> {
+                use crate::adapters::queries::rooms::MemberRow;
+
+                let found = async {
+                    let mut tx = self.read().await?;
+                    let row: Option<MemberRow> = rows(
+                        "SELECT room_members.user_id, room_members.role, users.name
+                         FROM room_members LEFT JOIN users ON users.id = room_members.user_id
+                         WHERE room_members.room_id = $1 AND room_members.user_id = $2",
+                    )
+                    .bind(room.as_str())
+                    .bind(user.0)
+                    .fetch_optional(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    row.map(MemberRow::membership).transpose()
+                };
+                found.await.map_err(|e| failed("find a member of a room", e))
             }
 
             async fn members(

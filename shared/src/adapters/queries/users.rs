@@ -63,7 +63,7 @@ pub fn taken(error: &sqlx::Error) -> Option<&'static str> {
 }
 
 macro_rules! user_records {
-    ($adapter:ty) => {
+    ($adapter:ty, $db:ty) => {
         #[async_trait::async_trait]
         impl crate::ports::UserRecords for $adapter {
             async fn create_user(
@@ -176,6 +176,187 @@ macro_rules! user_records {
                     Ok(Some((row.user()?, hash)))
                 };
                 found.await.map_err(|e| failed("find a login", e))
+            }
+
+            async fn is_login_taken(&self, login: &str) -> crate::ports::Result<bool> {
+                // As in user_by_login.
+                if login.contains('\0') {
+                    return Ok(false);
+                }
+                let asked = async {
+                    let mut tx = self.read().await?;
+                    let (by_name, by_address): (i64, i64) = rows(
+                        "SELECT (SELECT COUNT(*) FROM users WHERE username_key = $1),
+                                (SELECT COUNT(*) FROM users WHERE email_key = $1)",
+                    )
+                    .bind(crate::domain::names::key(login))
+                    .fetch_one(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(by_name + by_address > 0)
+                };
+                asked.await.map_err(|e| failed("look for a login", e))
+            }
+
+            async fn update_user(
+                &self,
+                user: &crate::domain::user::User,
+            ) -> Result<bool, crate::ports::CreateUserError> {
+                use crate::adapters::queries::users;
+
+                let email_key = user.email.as_deref().map(crate::domain::names::key);
+                let updated = async {
+                    let mut tx = self.write().await?;
+                    let done = statement(
+                        "UPDATE users SET name = $2, email = $3, email_key = $4, avatar_url = $5 WHERE id = $1",
+                    )
+                    .bind(user.id.0)
+                    .bind(&user.name)
+                    .bind(&user.email)
+                    .bind(&email_key)
+                    .bind(&user.avatar_url)
+                    .execute(&mut *tx)
+                    .await?;
+                    // As in create_user.
+                    let (others,): (i64,) =
+                        rows("SELECT COUNT(*) FROM users WHERE username_key = $1 AND id <> $2")
+                            .bind(&email_key)
+                            .bind(user.id.0)
+                            .fetch_one(&mut *tx)
+                            .await?;
+                    if others > 0 {
+                        return Ok(Err("email"));
+                    }
+                    tx.commit().await?;
+                    Ok(Ok(done.rows_affected() > 0))
+                };
+                let updated = updated.await;
+                match updated.or_else(|e: sqlx::Error| users::taken(&e).map(Err).ok_or(e)) {
+                    Ok(Ok(found)) => Ok(found),
+                    Ok(Err(field)) => Err(crate::ports::CreateUserError::Taken(field)),
+                    Err(e) => Err(failed("update a person", e).into()),
+                }
+            }
+
+            async fn delete_user(
+                &self,
+                id: crate::domain::ids::UserId,
+                at: chrono::DateTime<chrono::Utc>,
+            ) -> crate::ports::Result<crate::ports::UserDeletion> {
+                use crate::adapters::queries::{micros, places};
+                use crate::domain::place::PlaceRole;
+                use crate::ports::UserDeletion;
+
+                let deleted = async {
+                    let mut tx = self.write().await?;
+                    // The locks of lock_place, so that nobody else stops owning what this person owns meanwhile.
+                    statement(
+                        "UPDATE places SET version = version + 1 WHERE id IN (
+                             SELECT COALESCE(places.parent, places.id)
+                             FROM place_members JOIN places ON places.id = place_members.place_id
+                             WHERE place_members.user_id = $1
+                         )",
+                    )
+                    .bind(id.0)
+                    .execute(&mut *tx)
+                    .await?;
+                    // A project's owners may all go: the workspace's own it.
+                    let alone: Vec<places::PlaceRow> = rows(
+                        "SELECT places.* FROM place_members JOIN places ON places.id = place_members.place_id
+                         WHERE place_members.user_id = $1 AND place_members.role = $2 AND places.parent IS NULL
+                             AND NOT EXISTS (
+                                 SELECT 1 FROM place_members AS others
+                                 WHERE others.place_id = places.id AND others.role = $2 AND others.user_id <> $1
+                             )",
+                    )
+                    .bind(id.0)
+                    .bind(PlaceRole::Owner.as_str())
+                    .fetch_all(&mut *tx)
+                    .await?;
+                    for row in alone {
+                        let (place, _) = row.place()?;
+                        let (people, rooms): (i64, i64) = rows(
+                            "SELECT (SELECT COUNT(*) FROM place_members WHERE user_id <> $2 AND place_id IN
+                                        (SELECT id FROM places WHERE id = $1 OR parent = $1)),
+                                    (SELECT COUNT(*) FROM rooms WHERE project_id IN
+                                        (SELECT id FROM places WHERE id = $1 OR parent = $1))",
+                        )
+                        .bind(place.id.0)
+                        .bind(id.0)
+                        .fetch_one(&mut *tx)
+                        .await?;
+                        if people + rooms > 0 {
+                            return Ok(UserDeletion::LastOwner(place));
+                        }
+                        statement("DELETE FROM places WHERE id = $1")
+                            .bind(place.id.0)
+                            .execute(&mut *tx)
+                            .await?;
+                    }
+                    let gone = statement("DELETE FROM users WHERE id = $1")
+                        .bind(id.0)
+                        .execute(&mut *tx)
+                        .await?;
+                    if gone.rows_affected() == 0 {
+                        return Ok(UserDeletion::Missing);
+                    }
+                    statement("INSERT INTO deleted_users (id, deleted_at) VALUES ($1, $2)")
+                        .bind(id.0)
+                        .bind(micros(at))
+                        .execute(&mut *tx)
+                        .await?;
+                    let raised: Vec<(String, i64)> = rows(
+                        "UPDATE rooms SET role_version = role_version + 1
+                         WHERE id IN (SELECT room_id FROM room_members WHERE user_id = $1)
+                             OR project_id IN (SELECT place_id FROM place_members WHERE user_id = $1)
+                             OR project_id IN (SELECT places.id FROM place_members
+                                               JOIN places ON places.parent = place_members.place_id
+                                               WHERE place_members.user_id = $1)
+                         RETURNING id, role_version",
+                    )
+                    .bind(id.0)
+                    .fetch_all(&mut *tx)
+                    .await?;
+                    for theirs in [
+                        "DELETE FROM room_members WHERE user_id = $1",
+                        "DELETE FROM place_members WHERE user_id = $1",
+                    ] {
+                        statement(theirs).bind(id.0).execute(&mut *tx).await?;
+                    }
+                    statement("UPDATE jobs SET owner_name = $2 WHERE owner = $1")
+                        .bind(id.0)
+                        .bind(crate::domain::user::DELETED_NAME)
+                        .execute(&mut *tx)
+                        .await?;
+                    tx.commit().await?;
+                    places::versions(raised).map(UserDeletion::Done)
+                };
+                deleted.await.map_err(|e| failed("delete a person", e))
+            }
+
+            async fn deleted_users(
+                &self,
+                ids: &[crate::domain::ids::UserId],
+            ) -> crate::ports::Result<Vec<crate::domain::ids::UserId>> {
+                if ids.is_empty() {
+                    return Ok(Vec::new());
+                }
+                let found = async {
+                    let mut tx = self.read().await?;
+                    let mut query =
+                        sqlx::QueryBuilder::<$db>::new("SELECT id FROM deleted_users WHERE id IN (");
+                    let mut list = query.separated(", ");
+                    for id in ids.iter().take(crate::ports::PAGE_MAX) {
+                        list.push_bind(id.0);
+                    }
+                    query.push(")");
+                    let rows: Vec<(uuid::Uuid,)> =
+                        query.build_query_as().persistent(false).fetch_all(&mut *tx).await?;
+                    tx.commit().await?;
+                    let ids = rows.into_iter().map(|(id,)| crate::domain::ids::UserId(id));
+                    sqlx::Result::Ok(ids.collect())
+                };
+                found.await.map_err(|e| failed("look for deleted people", e))
             }
 
             async fn set_password_hash(

@@ -93,7 +93,12 @@ async fn read_back(mode: Mode) -> Outcome {
     made.retention = Retention::Ephemeral;
     made.allows = vec![Activity::Code, Activity::Chat];
     made.creator_address = Some("2001:db8::/64".into());
-    made.project_id = Some(Uuid::new_v4());
+    made.project_id = Some(
+        super::places::project(&*records, UserId::generate())
+            .await?
+            .id
+            .0,
+    );
     made.role_version = 7;
     made.last_activity_at = now() + Duration::from_secs(5);
     assert!(records.create_room(&made).await?);

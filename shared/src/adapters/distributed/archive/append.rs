@@ -122,6 +122,7 @@ impl MongoArchive {
                 .map_err(Error::custom)?;
             self.entries.insert_many(rows).session(&mut session).await?;
             self.write_messages(&mut session, room, &folded).await?;
+            self.count_activity(&mut session, room, entries).await?;
             commit(&mut session).await?;
             Ok(Tried::Written)
         }

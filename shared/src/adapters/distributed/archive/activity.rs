@@ -1,0 +1,194 @@
+//! Activity in MongoDB: one document for a person, a minute and a room, written in the transaction of the entries.
+
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use mongodb::ClientSession;
+use mongodb::bson::{Bson, Document, doc};
+use mongodb::error::Error;
+
+use super::MongoArchive;
+use super::rows::uuid_key;
+use crate::adapters::archive::{from_db, slots_in_bounds, to_db};
+use crate::adapters::distributed::mongo::bounded;
+use crate::domain::activity::{ActivityCounts, by_minute};
+use crate::domain::entry::Entry;
+use crate::domain::ids::{RoomId, UserId};
+use crate::ports::{
+    ACTIVITY_SLOTS_MAX, ACTIVITY_SUBJECTS_MAX, ActivityArchive, ActivityQuery, ActivitySlot,
+    PortError, Result, RoomMinute,
+};
+
+/// Documents counted up by one command.
+const UPDATES_AT_ONCE: usize = 1_000;
+const COUNTS: [&str; 5] = ["messages", "comments", "strokes", "edits", "runs"];
+
+impl MongoArchive {
+    pub(super) async fn count_activity(
+        &self,
+        session: &mut ClientSession,
+        room: &RoomId,
+        entries: &[Entry],
+    ) -> Result<(), Error> {
+        let mut updates = Vec::new();
+        for ((user, minute), counts) in by_minute(entries) {
+            updates.push(update(room, user, minute, counts).map_err(Error::custom)?);
+        }
+        for updates in updates.chunks(UPDATES_AT_ONCE) {
+            // One round trip; the driver's own calls take one each.
+            let command = doc! { "update": "activity", "updates": updates };
+            let answer = self
+                .database
+                .run_command(command)
+                .session(&mut *session)
+                .await?;
+            if let Ok(errors) = answer.get_array("writeErrors") {
+                return Err(Error::custom(format!("activity: {errors:?}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn update(room: &RoomId, user: UserId, minute: i64, counts: ActivityCounts) -> Result<Document> {
+    Ok(doc! {
+        // No room id has a `:`.
+        "q": { "_id": format!("{user}:{minute}:{room}") },
+        "u": {
+            "$inc": {
+                "messages": to_db(counts.messages)?,
+                "comments": to_db(counts.comments)?,
+                "strokes": to_db(counts.strokes)?,
+                "edits": to_db(counts.edits)?,
+                "runs": to_db(counts.runs)?,
+            },
+            "$setOnInsert": { "user": uuid_key(user.0), "minute": minute, "room": room.as_str() },
+        },
+        "upsert": true,
+    })
+}
+
+/// Sums of the counts, for a `$group`.
+fn sums(mut group: Document) -> Document {
+    for count in COUNTS {
+        group.insert(count, doc! { "$sum": format!("${count}") });
+    }
+    group
+}
+
+fn malformed(what: impl std::fmt::Display) -> PortError {
+    PortError::fatal("read activity", what.to_string())
+}
+
+fn user(document: &Document, field: &str) -> Result<UserId> {
+    match document.get(field) {
+        Some(Bson::Binary(id)) => id
+            .bytes
+            .as_slice()
+            .try_into()
+            .map(|bytes| UserId(uuid::Uuid::from_bytes(bytes)))
+            .map_err(malformed),
+        _ => Err(malformed("a person is missing")),
+    }
+}
+
+fn number(document: &Document, field: &str) -> Result<i64> {
+    match document.get(field) {
+        Some(Bson::Int64(number)) => Ok(*number),
+        Some(Bson::Int32(number)) => Ok(i64::from(*number)),
+        _ => Err(malformed(format!("{field} is no whole number"))),
+    }
+}
+
+fn counts(document: &Document) -> Result<ActivityCounts> {
+    let count = |field| number(document, field).and_then(from_db);
+    Ok(ActivityCounts {
+        messages: count("messages")?,
+        comments: count("comments")?,
+        strokes: count("strokes")?,
+        edits: count("edits")?,
+        runs: count("runs")?,
+    })
+}
+
+#[async_trait]
+impl ActivityArchive for MongoArchive {
+    async fn activity_of(&self, query: &ActivityQuery) -> Result<Vec<ActivitySlot>> {
+        let users = query.users.iter().take(ACTIVITY_SUBJECTS_MAX);
+        let users: Vec<_> = users.map(|user| uuid_key(user.0)).collect();
+        let slot = doc! { "$subtract": ["$_id.m", { "$mod": ["$_id.m", query.slot_minutes] }] };
+        let mut by_slot = sums(doc! { "_id": { "u": "$_id.u", "s": slot } });
+        by_slot.insert("active", doc! { "$sum": 1_i64 });
+        let pipeline = [
+            doc! { "$match": {
+                "user": { "$in": users },
+                "minute": { "$gte": query.from_minute, "$lt": query.to_minute },
+            } },
+            // A minute in two rooms is one minute.
+            doc! { "$group": sums(doc! { "_id": { "u": "$user", "m": "$minute" } }) },
+            doc! { "$group": by_slot },
+            doc! { "$sort": { "_id.u": 1, "_id.s": 1 } },
+            doc! { "$limit": to_db(ACTIVITY_SLOTS_MAX as u64 + 1)? },
+        ];
+        let found: Vec<Document> = bounded("read activity", async {
+            let activity = self.database.collection::<Document>("activity");
+            let rows = activity.aggregate(pipeline).allow_disk_use(true).await?;
+            rows.try_collect().await
+        })
+        .await?;
+        slots_in_bounds(found.len())?;
+        let slot = |row: &Document| {
+            let id = row.get_document("_id").map_err(malformed)?;
+            Ok(ActivitySlot {
+                user_id: user(id, "u")?,
+                start_minute: number(id, "s")?,
+                counts: counts(row)?,
+                active_minutes: from_db(number(row, "active")?)?,
+            })
+        };
+        found.iter().map(slot).collect()
+    }
+
+    async fn activity_in(
+        &self,
+        rooms: &[RoomId],
+        before: Option<(i64, RoomId, UserId)>,
+        limit: usize,
+    ) -> Result<Vec<RoomMinute>> {
+        let rooms = rooms.iter().take(ACTIVITY_SUBJECTS_MAX);
+        let rooms: Vec<&str> = rooms.map(RoomId::as_str).collect();
+        let mut wanted = doc! { "room": { "$in": rooms } };
+        if let Some((minute, room, user)) = before {
+            wanted.insert("minute", doc! { "$lte": minute });
+            let room = room.as_str();
+            wanted.insert(
+                "$or",
+                vec![
+                    doc! { "minute": { "$lt": minute } },
+                    doc! { "room": { "$lt": room } },
+                    doc! { "room": room, "user": { "$lt": uuid_key(user.0) } },
+                ],
+            );
+        }
+        let found: Vec<Document> = bounded("read activity", async {
+            let activity = self.database.collection::<Document>("activity");
+            activity
+                .find(wanted)
+                .sort(doc! { "minute": -1, "room": -1, "user": -1 })
+                .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+                .await?
+                .try_collect()
+                .await
+        })
+        .await?;
+        let minute = |row: &Document| {
+            let room = row.get_str("room").map_err(malformed)?;
+            Ok(RoomMinute {
+                minute: number(row, "minute")?,
+                room: room.parse().map_err(malformed)?,
+                user_id: user(row, "user")?,
+                counts: counts(row)?,
+            })
+        };
+        found.iter().map(minute).collect()
+    }
+}
