@@ -29,6 +29,7 @@ mod refusals;
 mod rooms;
 mod standing;
 mod starting;
+mod third_party;
 mod uploads;
 
 /// Stories told at once where nothing else is asked for: most of their time they wait.
@@ -63,6 +64,7 @@ fn main() {
     uploads::stories(&mut stories);
     limits::stories(&mut stories);
     metrics::stories(&mut stories);
+    third_party::stories(&mut stories);
     let told = libtest_mimic::run(&args, stories.trials());
     let ended = harness::story::end_all();
     if let Err(error) = &ended {

@@ -11,6 +11,7 @@ mod figures;
 mod files;
 mod health;
 mod history;
+mod hocuspocus;
 mod idempotency;
 mod index;
 mod invites;

@@ -15,9 +15,9 @@ use super::places::{projects, teams, workspaces};
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, artifacts, auth, docs, documents, figures, files, health, history, idempotency,
-    index, invites, job_batch, job_output, jobs, languages, layers, limits, members, messages,
-    prometheus, queues, rooms, sessions, simulate, trace, users, ws,
+    accounts, artifacts, auth, docs, documents, figures, files, health, history, hocuspocus,
+    idempotency, index, invites, job_batch, job_output, jobs, languages, layers, limits, members,
+    messages, prometheus, queues, rooms, sessions, simulate, trace, users, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -150,6 +150,7 @@ pub fn router(app: App) -> Router {
         .merge(aliases())
         .merge(docs::router(&document))
         .merge(ws::routes())
+        .merge(hocuspocus::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), idempotency::layer))

@@ -1,4 +1,4 @@
-//! The WebSocket handshake on all JSON addresses: who, where, may they; then the raw socket goes to the room.
+//! The WebSocket handshake on all addresses of a room: who, where, may they; then the raw socket goes to the room.
 //!
 //! A refusal is problem+json before the upgrade. After the 101 the socket is taken out of hyper and belongs to the room's
 //! own connection engine: axum is not in the path of a message.
@@ -8,22 +8,24 @@ use std::str::FromStr;
 
 use atelier_shared::domain::ids::{ClientId, Epoch, RoomId, Seq};
 use atelier_shared::domain::names;
-use atelier_shared::domain::room::{Role, Room};
+use atelier_shared::domain::room::{Activity, Role, Room};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio_util::task::TaskTracker;
 use tungstenite::handshake::derive_accept_key;
 
 use super::client::{ClientAddress, bearer, make_room_by_connecting, may_enter};
 use super::problem::{Kind, Problem};
 use super::state::App;
 use crate::identity::Principal;
-use crate::room::{Admission, AdmissionError, Newcomer};
+use crate::room::{AdmissionError, Newcomer, Speaks};
 
 /// Which address a client came by; they differ only in how it gets in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,9 +38,11 @@ enum Address {
     Named,
     /// `/ws/session/{session_id}`: members only.
     Session,
+    /// `/yjs/{room_id}`: as `Rooms`, or as `Plain` where rooms are made by connecting; y-websocket's dialect.
+    Yjs,
 }
 
-/// The JSON addresses of PROTOCOL.md, with their full paths.
+/// The addresses of PROTOCOL.md, with their full paths.
 pub fn routes() -> Router<App> {
     let route = |address: Address| {
         get(
@@ -55,7 +59,11 @@ pub fn routes() -> Router<App> {
         .route("/api/ws/{room_id}", route(Address::Plain))
         .route("/ws/{room_id}", route(Address::Named))
         .route("/ws/session/{session_id}", route(Address::Session))
+        .route("/yjs/{room_id}", route(Address::Yjs))
 }
+
+/// A subprotocol that carries a token behind it.
+const YAUTH: &str = "yauth-";
 
 async fn enter(
     app: App,
@@ -63,7 +71,7 @@ async fn enter(
     room: String,
     query: HashMap<String, String>,
     from: ClientAddress,
-    mut request: Request,
+    request: Request,
 ) -> Result<Response, Problem> {
     let accept = handshake(&request)?;
     check_origin(&app, request.headers())?;
@@ -72,15 +80,40 @@ async fn enter(
     let (room, role) = find_room(&app, address, &room, principal.as_ref(), &from).await?;
     let newcomer = newcomer(&app, address, room, role, principal, &query)?;
     let admission = app.rooms.admit(newcomer).await.map_err(refusal)?;
+    let tasks = app.rooms.tasks.clone();
+    let answer = (accept, subprotocol);
+    Ok(upgrade(request, &tasks, answer, |socket| async move {
+        match socket {
+            Some((stream, early)) => admission.connect(stream, early).await,
+            None => admission.abandon().await,
+        }
+    }))
+}
+
+/// Answers the handshake, and hands the TCP socket out of hyper to `run`; what hyper read behind the handshake comes along,
+/// and its buffer goes. `None`: there is no socket.
+pub fn upgrade<F: Future<Output = ()> + Send>(
+    mut request: Request,
+    tasks: &TaskTracker,
+    (accept, subprotocol): (HeaderValue, Option<HeaderValue>),
+    run: impl FnOnce(Option<(TcpStream, Bytes)>) -> F + Send + 'static,
+) -> Response {
     let upgrade = hyper::upgrade::on(&mut request);
-    app.rooms.tasks.spawn(async move {
-        match upgrade.await {
-            Ok(upgraded) => run(admission, upgraded).await,
+    tasks.spawn(async move {
+        let socket = match upgrade.await {
+            Ok(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
+                Ok(parts) => Some((parts.io.into_inner(), parts.read_buf)),
+                Err(_) => {
+                    tracing::error!("the connection under an upgrade is not a TCP socket");
+                    None
+                }
+            },
             Err(error) => {
                 tracing::debug!(%error, "the upgrade did not happen");
-                admission.abandon().await;
+                None
             }
-        }
+        };
+        run(socket).await;
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -91,26 +124,11 @@ async fn enter(
     if let Some(subprotocol) = subprotocol {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
     }
-    Ok(response)
-}
-
-/// Takes the TCP socket out of hyper; what hyper read behind the handshake comes along, and its buffer goes.
-async fn run(admission: Admission, upgraded: hyper::upgrade::Upgraded) {
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => {
-            admission
-                .connect(parts.io.into_inner(), parts.read_buf)
-                .await;
-        }
-        Err(_) => {
-            tracing::error!("the connection under an upgrade is not a TCP socket");
-            admission.abandon().await;
-        }
-    }
+    response
 }
 
 /// The rules of RFC 6455, 4.2.1; returns the accept key.
-fn handshake(request: &Request) -> Result<HeaderValue, Problem> {
+pub fn handshake(request: &Request) -> Result<HeaderValue, Problem> {
     let headers = request.headers();
     let has = |name: header::HeaderName, word: &str| {
         headers
@@ -145,7 +163,7 @@ fn handshake(request: &Request) -> Result<HeaderValue, Problem> {
 }
 
 /// A page of a foreign origin must not ride on somebody's browser.
-fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
+pub fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return Ok(());
     };
@@ -162,7 +180,7 @@ fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::forbidden("This origin is not in CORS_ORIGINS."))
 }
 
-/// The token from wherever it came: `Authorization`, subprotocol `bearer, <jwt>`, `?token=` or `?ticket=`.
+/// The token from wherever it came: `Authorization`, subprotocol `bearer, <jwt>` or `yauth-<jwt>`, `?token=` or `?ticket=`.
 async fn principal(
     app: &App,
     headers: &HeaderMap,
@@ -180,6 +198,15 @@ async fn principal(
     {
         let principal = app.identity.authenticate(token).await?;
         return Ok((Some(principal), Some(HeaderValue::from_static("bearer"))));
+    }
+    // Clients of y-websocket can set neither a header nor a second subprotocol.
+    if let Some((subprotocol, token)) = offered
+        .iter()
+        .find_map(|one| Some((one, one.strip_prefix(YAUTH)?)))
+    {
+        let principal = app.identity.authenticate(token).await?;
+        let chosen = HeaderValue::from_str(subprotocol).ok();
+        return Ok((Some(principal), chosen));
     }
     let given = |name: &str| query.get(name).filter(|value| !value.is_empty());
     let principal = if let Some(token) = bearer(headers)? {
@@ -202,13 +229,25 @@ async fn find_room(
     from: &ClientAddress,
 ) -> Result<(Room, Role), Problem> {
     match address {
-        Address::Plain | Address::Named => {
+        Address::Plain | Address::Named | Address::Yjs => {
             make_room_by_connecting(app, id, from, principal).await?;
         }
         Address::Session if principal.is_none() => return Err(Problem::unauthenticated()),
         Address::Session | Address::Rooms => {}
     }
-    may_enter(app, id, principal).await
+    let (room, role) = may_enter(app, id, principal).await?;
+    if address == Address::Yjs {
+        allows_document(&room)?;
+    }
+    Ok((room, role))
+}
+
+/// The binary dialects are about the document alone.
+pub fn allows_document(room: &Room) -> Result<(), Problem> {
+    if room.allows(Activity::Document) {
+        return Ok(());
+    }
+    Err(Problem::forbidden("This room does not allow document."))
 }
 
 fn newcomer(
@@ -251,6 +290,10 @@ fn newcomer(
         color,
         avatar_url: None,
         resume: resume(query)?,
+        speaks: match address {
+            Address::Yjs => Speaks::Yjs,
+            _ => Speaks::Json,
+        },
     })
 }
 
@@ -271,7 +314,7 @@ fn resume(query: &HashMap<String, String>) -> Result<Option<(Epoch, Seq)>, Probl
     }
 }
 
-fn refusal(error: AdmissionError) -> Problem {
+pub fn refusal(error: AdmissionError) -> Problem {
     match error {
         AdmissionError::ClientIdHeld => Problem::conflict(error.to_string()).at("client_id"),
         AdmissionError::NameHeld => Problem::conflict(error.to_string()).at("username"),

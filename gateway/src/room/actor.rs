@@ -22,6 +22,7 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::connection::Connection;
+use super::dialect::Spoken;
 use super::document::{DocumentCare, DocumentSnapshot};
 use super::json::incoming::{Durable, Ephemeral, Join, Run, StandingChange};
 use super::json::outgoing::ErrorFrame;
@@ -30,6 +31,8 @@ use super::pending::{Pending, Place, Queue};
 use super::registry::{Handle, Rooms, Shared};
 use super::ring::{Feed, LatestValues, Ring};
 use super::roles::RolesRead;
+use super::yjs;
+use super::yjs::awareness::{Awareness, Entry as Shown};
 use crate::identity::Principal;
 
 /// Commands or deliveries taken in one go before the fan-out gets its turn.
@@ -90,6 +93,24 @@ pub enum Command {
     Users {
         connection: ConnectionId,
     },
+    /// What an editor shows of itself (binary dialects).
+    Awareness {
+        connection: ConnectionId,
+        shown: Vec<Shown>,
+    },
+    /// Asked for what everybody shows.
+    QueryAwareness {
+        connection: ConnectionId,
+    },
+    /// Tells a connection what it may do (Hocuspocus).
+    Scope {
+        connection: ConnectionId,
+    },
+    /// Any text for everybody (Hocuspocus).
+    Stateless {
+        connection: ConnectionId,
+        payload: String,
+    },
     Members {
         reply: oneshot::Sender<Vec<Member>>,
     },
@@ -133,6 +154,8 @@ pub struct Local {
     /// What others see of it changed and is not in presence yet.
     pub changed: bool,
     pub pinged_ms: i64,
+    /// What it has shown of itself, in a binary dialect.
+    pub seen: yjs::Seen,
     /// One of its messages is being looked into; those behind it wait, so that their order stays.
     pub busy: bool,
     pub held: VecDeque<Submission>,
@@ -218,6 +241,9 @@ pub struct Actor {
     pub board: Option<Arc<BoardSnapshot>>,
     pub document: DocumentCare,
     pub known: Known,
+    pub awareness: Awareness,
+    /// What the connections here speak.
+    pub spoken: Spoken,
     /// Everybody who has joined, on any pod.
     pub members: BTreeMap<ClientId, Member>,
     pub locals: HashMap<ConnectionId, Local>,
@@ -283,6 +309,8 @@ impl Actor {
             board: None,
             document: DocumentCare::default(),
             known: Known::default(),
+            awareness: Awareness::default(),
+            spoken: Spoken::default(),
             members: members
                 .into_iter()
                 .filter(|m| m.joined)
@@ -426,11 +454,22 @@ impl Actor {
                 let _ = reply.send(self.state.chat.clone());
             }
             Command::Users { connection } => self.send_users(connection),
-            Command::Members { reply } => {
-                let _ = reply.send(self.members.values().cloned().collect());
+            Command::Awareness { connection, shown } => self.awareness(connection, shown),
+            Command::QueryAwareness { connection } => self.tell_awareness(connection),
+            Command::Stateless {
+                connection,
+                payload,
+            } => {
+                self.stateless(Some(connection), &payload);
+                let pod = self.rooms.pod;
+                self.signal_others(Signal::Stateless { pod, payload });
             }
+            Command::Scope { connection } => self.tell_scope(connection),
             Command::Document { reply } => {
                 let _ = reply.send(self.document_now());
+            }
+            Command::Members { reply } => {
+                let _ = reply.send(self.members.values().cloned().collect());
             }
             Command::Challenge { connection, reply } => self.challenge(connection, reply),
             Command::Alive { connection } => self.signals.push_back(Signal::Alive { connection }),
@@ -455,6 +494,7 @@ impl Actor {
                 self.rooms.metrics.gaps.inc();
                 self.verify();
                 self.refresh_people();
+                self.ask_for_awareness();
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Coming in: a place in presence first, then the socket. Everything here happens before the upgrade is answered, so that
 //! a refusal is an HTTP status.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
@@ -16,9 +17,11 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::actor::{Command, Enter};
-use super::connection::Connection;
+use super::connection::{Connection, Speaks, Transport};
+use super::follower::Follower;
 use super::registry::{Handle, OpenSocket, Rooms};
 use super::session::Session;
+use super::shared_socket::SharedSocket;
 use crate::identity::Principal;
 
 /// How long the holder of a client id has to show that it is alive.
@@ -48,6 +51,7 @@ pub struct Newcomer {
     /// One person at a time bears this name in the room (the address of PROTOCOL.md that says so).
     pub name_is_exclusive: bool,
     pub resume: Option<(Epoch, Seq)>,
+    pub speaks: Speaks,
 }
 
 /// Why somebody with the right to enter does not get in.
@@ -72,6 +76,7 @@ pub struct Admission {
     principal: Principal,
     room: Room,
     resume: Option<(Epoch, Seq)>,
+    speaks: Speaks,
 }
 
 impl std::fmt::Debug for Rooms {
@@ -114,6 +119,7 @@ impl Rooms {
             principal: principal.clone(),
             resume: *resume,
             room: newcomer.room,
+            speaks: newcomer.speaks,
         })
     }
 
@@ -254,6 +260,25 @@ impl Admission {
     ///
     /// A task of its own, so that what the handshake needed is not carried along for the connection's life.
     pub async fn connect(self, stream: TcpStream, early: Bytes) {
+        let (rooms, handle) = (self.rooms.clone(), self.handle.clone());
+        let connection = self.enter(Transport::Own(stream)).await;
+        let session = Session::new(rooms.clone(), handle, connection);
+        rooms.tasks.spawn(session.run(early));
+    }
+
+    /// Takes the place in the room, with a part of a socket that other rooms use too.
+    pub async fn share(self, socket: &Arc<SharedSocket>) -> Follower {
+        let (rooms, handle) = (self.rooms.clone(), self.handle.clone());
+        let connection = self.enter(Transport::Shared(socket.clone())).await;
+        Follower {
+            rooms,
+            handle,
+            connection,
+        }
+    }
+
+    /// Takes the place in the room, with a socket of its own or a part of one.
+    async fn enter(self, transport: Transport) -> Arc<Connection> {
         let Self {
             rooms,
             handle,
@@ -261,13 +286,15 @@ impl Admission {
             principal,
             room,
             resume,
+            speaks,
         } = self;
         let now_ms = Utc::now().timestamp_millis();
         let connection = Connection::new(
             member.connection,
             member.client_id.clone(),
             member.user_id,
-            stream,
+            speaks,
+            transport,
             now_ms,
         );
         let socket = OpenSocket {
@@ -281,7 +308,6 @@ impl Admission {
         if rooms.is_draining() {
             connection.close(4503, "this server is going away; come back to another");
         }
-        let session = Session::new(rooms.clone(), handle.clone(), connection.clone());
         let enter = Command::Enter(Box::new(Enter {
             connection: connection.clone(),
             member,
@@ -293,7 +319,7 @@ impl Admission {
             // The room's task ended between admission and upgrade.
             connection.close(1012, "come back: the room was just being put away");
         }
-        rooms.tasks.spawn(session.run(early));
+        connection
     }
 
     /// The upgrade failed: gives the place back.

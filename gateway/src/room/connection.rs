@@ -16,9 +16,13 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::actor::BoardSnapshot;
+use super::dialect::{DIALECTS, Dialect, Reader};
 use super::document::DocumentSnapshot;
+use super::json::outgoing::ErrorFrame;
 use super::ring::{Feed, Frame};
+use super::shared_socket::SharedSocket;
 use super::websocket;
+use super::yjs::hocuspocus;
 
 /// Bytes that a connection's own task takes from the ring for one write.
 const DRAIN_BYTES: usize = 64 * 1024;
@@ -66,7 +70,10 @@ pub struct Connection {
     pub id: ConnectionId,
     pub client_id: ClientId,
     pub user_id: UserId,
-    stream: TcpStream,
+    pub dialect: Dialect,
+    /// Hocuspocus: the key under which it knows the room, and whether that is another than the room's id.
+    key: Option<(Box<str>, bool)>,
+    transport: Transport,
     out: Mutex<Outbound>,
     /// What the connection's own task is to begin (again) with.
     start: Mutex<Option<Box<Start>>>,
@@ -80,6 +87,36 @@ pub struct Connection {
     pub heard_ms: AtomicI64,
     /// Last application message: what keeps its person present.
     pub spoke_ms: AtomicI64,
+}
+
+/// What a connection speaks, and what it needs for that.
+#[derive(Debug)]
+pub enum Speaks {
+    Json,
+    Yjs,
+    Hocuspocus {
+        /// The name that stands in each of its frames.
+        key: Box<str>,
+        /// It is another than the room's id.
+        readdressed: bool,
+    },
+}
+
+impl Speaks {
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Self::Json => Dialect::Json,
+            Self::Yjs => Dialect::Yjs,
+            Self::Hocuspocus { .. } => Dialect::Hocuspocus,
+        }
+    }
+}
+
+/// Where a connection's bytes go.
+#[derive(Debug)]
+pub enum Transport {
+    Own(TcpStream),
+    Shared(Arc<SharedSocket>),
 }
 
 /// Where a connection begins in the feed, and what it is told before: put together by the room, carried out by the
@@ -106,6 +143,8 @@ pub enum Written {
     Blocked,
     /// The socket is broken; its own task will notice.
     Broken,
+    /// There was nothing for it.
+    Nothing,
 }
 
 /// What the fan-out computed once for all who are exactly one tick behind.
@@ -117,8 +156,8 @@ pub struct Tick {
     pub latest_from: u64,
     pub latest_to: u64,
     pub last_seq: Seq,
-    /// All of the tick's bytes joined; empty when not everybody gets the same.
-    pub joined: Bytes,
+    /// All of the tick's bytes joined, for each dialect; `None` when not everybody gets the same.
+    pub joined: [Option<Bytes>; DIALECTS],
     /// Those who caused something in this tick and so get something else.
     pub origins: Vec<ConnectionId>,
     /// Frames in `joined`.
@@ -130,14 +169,20 @@ impl Connection {
         id: ConnectionId,
         client_id: ClientId,
         user_id: UserId,
-        stream: TcpStream,
+        speaks: Speaks,
+        transport: Transport,
         now_ms: i64,
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
             client_id,
             user_id,
-            stream,
+            dialect: speaks.dialect(),
+            key: match speaks {
+                Speaks::Json | Speaks::Yjs => None,
+                Speaks::Hocuspocus { key, readdressed } => Some((key, readdressed)),
+            },
+            transport,
             out: Mutex::new(Outbound {
                 unsent: VecDeque::new(),
                 unsent_bytes: 0,
@@ -159,7 +204,40 @@ impl Connection {
     }
 
     pub fn stream(&self) -> &TcpStream {
-        &self.stream
+        match &self.transport {
+            Transport::Own(stream) => stream,
+            Transport::Shared(socket) => socket.stream(),
+        }
+    }
+
+    /// The socket it shares with others, if it does.
+    pub fn shared_socket(&self) -> Option<&SharedSocket> {
+        match &self.transport {
+            Transport::Own(_) => None,
+            Transport::Shared(socket) => Some(socket),
+        }
+    }
+
+    pub fn reader(&self) -> Reader<'_> {
+        Reader {
+            connection: self.id,
+            person: self.user_id,
+            dialect: self.dialect,
+            key: self.key.as_ref().filter(|key| key.1).map(|key| &*key.0),
+        }
+    }
+
+    /// A message of y-websocket's as a frame in this connection's dialect.
+    pub fn binary_frame(&self, message: &[u8]) -> Bytes {
+        match &self.key {
+            None => websocket::binary(message),
+            Some((key, _)) => websocket::binary(&hocuspocus::wrap(key, message)),
+        }
+    }
+
+    /// The key of its frames (Hocuspocus; else empty).
+    pub fn key(&self) -> &str {
+        self.key.as_ref().map_or("", |key| &*key.0)
     }
 
     pub fn phase(&self) -> Phase {
@@ -207,8 +285,27 @@ impl Connection {
         self.out.lock().delivered = delivered;
     }
 
-    /// Sends a frame to this connection alone, behind what it is owed already.
+    /// Sends a JSON message to this connection alone, behind what it is owed already; nothing to those who don't speak it.
     pub fn send(&self, frame: Bytes) {
+        if self.dialect == Dialect::Json {
+            self.send_raw(frame);
+        }
+    }
+
+    /// Tells the client that what it wanted to be logged was not.
+    pub fn refuse(&self, error: &ErrorFrame) {
+        match self.dialect {
+            Dialect::Json => self.send(error.bytes()),
+            // These clients do not send an edit again, except by coming back and comparing: at another time it can be taken.
+            Dialect::Yjs | Dialect::Hocuspocus if error.retry_in_ms.is_some() => {
+                self.close(1013, &error.message);
+            }
+            Dialect::Yjs | Dialect::Hocuspocus => self.not_applied(&error.message),
+        }
+    }
+
+    /// Sends any frame of its dialect, or a control frame.
+    pub fn send_raw(&self, frame: Bytes) {
         let mut out = self.out.lock();
         if out.phase == Phase::Closing {
             return;
@@ -219,7 +316,7 @@ impl Connection {
             return;
         }
         out.push(frame);
-        if !out.blocked && out.flush(&self.stream) != Written::All {
+        if !out.blocked && out.flush(&self.transport) != Written::All {
             out.block();
             self.wake.notify_one();
         }
@@ -234,7 +331,7 @@ impl Connection {
         }
         out.large_bytes += frame.len();
         out.push(frame);
-        if !out.blocked && out.flush(&self.stream) != Written::All {
+        if !out.blocked && out.flush(&self.transport) != Written::All {
             out.block();
             self.wake.notify_one();
         }
@@ -250,8 +347,20 @@ impl Connection {
         if out.unsent_bytes > UNREAD_ANSWERS_MAX {
             out.unsent.truncate(1);
         }
-        out.push(super::json::outgoing::notice_of_close(code, reason));
-        out.push(websocket::close_frame(code, reason));
+        match (&self.transport, self.dialect) {
+            (Transport::Shared(socket), _) if ends_the_socket(code) => socket.close(code, reason),
+            // Not again as you are, in this one document: the others on the socket go on.
+            (Transport::Shared(_), _) => {
+                let denied = hocuspocus::permission_denied(self.key(), reason);
+                out.push(websocket::binary(&denied));
+            }
+            (Transport::Own(_), dialect) => {
+                if dialect == Dialect::Json {
+                    out.push(super::json::outgoing::notice_of_close(code, reason));
+                }
+                out.push(websocket::close_frame(code, reason));
+            }
+        }
         out.phase = Phase::Closing;
         out.blocked = true;
         drop(out);
@@ -284,21 +393,28 @@ impl Connection {
         let in_step = out.cursor == tick.from
             && out.latest_seen == tick.latest_from
             && out.unsent.is_empty()
-            && !tick.joined.is_empty()
+            && self.reader().key.is_none()
             && !tick.origins.contains(&self.id);
-        if in_step {
+        let joined = tick.joined[self.dialect as usize].as_ref();
+        if let (true, Some(joined)) = (in_step, joined) {
             out.cursor = tick.to;
             out.latest_seen = tick.latest_to;
             out.delivered = out.delivered.max(tick.last_seq);
-            out.push(tick.joined.clone());
-        } else if !out.pull(feed, self.id, self.user_id, usize::MAX) {
+            if joined.is_empty() {
+                return Written::Nothing;
+            }
+            out.push(joined.clone());
+        } else if !out.pull(feed, &self.reader(), usize::MAX) {
             out.phase = Phase::Behind;
             out.block();
             drop(out);
             self.wake.notify_one();
             return Written::Blocked;
         }
-        let written = out.flush(&self.stream);
+        if out.unsent.is_empty() {
+            return Written::Nothing;
+        }
+        let written = out.flush(&self.transport);
         if written != Written::All {
             out.block();
             drop(out);
@@ -314,7 +430,7 @@ impl Connection {
         loop {
             if out.unsent.is_empty() && out.phase == Phase::Live {
                 let feed = feed.read();
-                if !out.pull(&feed, self.id, self.user_id, DRAIN_BYTES) {
+                if !out.pull(&feed, &self.reader(), DRAIN_BYTES) {
                     out.phase = Phase::Behind;
                 }
             }
@@ -323,8 +439,8 @@ impl Connection {
                 out.stuck_since_ms = 0;
                 return Ok(true);
             }
-            match out.flush(&self.stream) {
-                Written::All => {}
+            match out.flush(&self.transport) {
+                Written::All | Written::Nothing => {}
                 Written::Blocked => return Ok(false),
                 Written::Broken => return Err(ErrorKind::BrokenPipe.into()),
             }
@@ -375,7 +491,7 @@ impl Outbound {
     }
 
     /// Takes what the ring and the latest values have for this reader, about `limit` bytes of it. False: fell off the ring.
-    fn pull(&mut self, feed: &Feed, id: ConnectionId, person: UserId, limit: usize) -> bool {
+    fn pull(&mut self, feed: &Feed, reader: &Reader<'_>, limit: usize) -> bool {
         let Some(frames) = feed.ring.from(self.cursor) else {
             return false;
         };
@@ -384,18 +500,18 @@ impl Outbound {
                 return true;
             }
             self.cursor += 1;
-            self.take(frame, id, person);
+            self.take(frame, reader);
         }
         for latest in feed.latest.since(self.latest_seen) {
-            if latest.origin != Some(id) {
-                self.push(latest.bytes.clone());
+            if let Some(bytes) = latest.for_reader(reader) {
+                self.push(bytes);
             }
         }
         self.latest_seen = feed.latest.version();
         true
     }
 
-    fn take(&mut self, frame: &Frame, id: ConnectionId, person: UserId) {
+    fn take(&mut self, frame: &Frame, reader: &Reader<'_>) {
         if let Some(seq) = frame.seq {
             // Replayed from the log already.
             if seq <= self.delivered {
@@ -403,50 +519,70 @@ impl Outbound {
             }
             self.delivered = seq;
         }
-        if let Some(bytes) = frame.for_reader(id, person, false) {
-            self.push(bytes.clone());
+        if let Some(bytes) = frame.for_reader(reader, false) {
+            self.push(bytes);
         }
     }
 
     /// Writes until nothing is left or the socket would block.
-    fn flush(&mut self, stream: &TcpStream) -> Written {
-        while let Some(first) = self.unsent.front() {
-            let result = if self.unsent.len() == 1 {
-                stream.try_write(first)
-            } else {
-                let slices: Vec<IoSlice<'_>> = self
-                    .unsent
-                    .iter()
-                    .take(SLICES_MAX)
-                    .map(|frame| IoSlice::new(frame))
-                    .collect();
-                stream.try_write_vectored(&slices)
-            };
-            match result {
-                Ok(0) => return Written::Broken,
-                Ok(written) => self.advance(written),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Written::Blocked,
-                Err(_) => return Written::Broken,
-            }
+    fn flush(&mut self, transport: &Transport) -> Written {
+        let (written, outcome) = match transport {
+            Transport::Own(stream) => write_from(&mut self.unsent, stream),
+            Transport::Shared(socket) => socket.take(&mut self.unsent),
+        };
+        if written > 0 {
+            self.stuck_since_ms = 0;
+            self.unsent_bytes -= written;
+            self.large_bytes = self.large_bytes.min(self.unsent_bytes);
         }
-        self.unsent.shrink_to(0);
-        Written::All
+        outcome
     }
+}
 
-    fn advance(&mut self, mut written: usize) {
-        self.stuck_since_ms = 0;
-        self.unsent_bytes -= written;
-        self.large_bytes = self.large_bytes.min(self.unsent_bytes);
-        while written > 0 {
-            let Some(first) = self.unsent.front_mut() else {
-                return;
-            };
-            if first.len() > written {
-                first.advance(written);
-                return;
+/// Does this end of one room's connection end the shared socket under it? Those that a reconnect can mend do: 45xx, and a
+/// token that ran out, which the client renews when it comes back.
+fn ends_the_socket(code: u16) -> bool {
+    !(4400..4500).contains(&code) || matches!(code, 4401 | 4413 | 4429)
+}
+
+/// Writes frames until none is left or the socket would block; returns the bytes written, too.
+pub fn write_from(unsent: &mut VecDeque<Bytes>, stream: &TcpStream) -> (usize, Written) {
+    let mut total = 0;
+    while let Some(first) = unsent.front() {
+        let result = if unsent.len() == 1 {
+            stream.try_write(first)
+        } else {
+            let slices: Vec<IoSlice<'_>> = unsent
+                .iter()
+                .take(SLICES_MAX)
+                .map(|frame| IoSlice::new(frame))
+                .collect();
+            stream.try_write_vectored(&slices)
+        };
+        match result {
+            Ok(0) => return (total, Written::Broken),
+            Ok(written) => {
+                total += written;
+                advance(unsent, written);
             }
-            written -= first.len();
-            self.unsent.pop_front();
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return (total, Written::Blocked),
+            Err(_) => return (total, Written::Broken),
         }
+    }
+    unsent.shrink_to(0);
+    (total, Written::All)
+}
+
+fn advance(unsent: &mut VecDeque<Bytes>, mut written: usize) {
+    while written > 0 {
+        let Some(first) = unsent.front_mut() else {
+            return;
+        };
+        if first.len() > written {
+            first.advance(written);
+            return;
+        }
+        written -= first.len();
+        unsent.pop_front();
     }
 }

@@ -74,6 +74,9 @@ pub struct DocumentSnapshot {
     /// What its merge gave, if it lost nothing.
     merged: OnceCell<Bytes>,
     sync: OnceCell<Bytes>,
+    /// All of it as a step 2 of the binary dialects.
+    pub in_yjs: OnceCell<Bytes>,
+    pub in_hocuspocus: OnceCell<Bytes>,
 }
 
 impl DocumentSnapshot {
@@ -85,6 +88,8 @@ impl DocumentSnapshot {
             state: OnceCell::new(),
             merged: OnceCell::new(),
             sync: OnceCell::new(),
+            in_yjs: OnceCell::new(),
+            in_hocuspocus: OnceCell::new(),
         })
     }
 

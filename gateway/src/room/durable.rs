@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use atelier_shared::Backends;
-use atelier_shared::domain::entry::{Entry, Record};
+use atelier_shared::domain::entry::{Body, Entry, Record};
 use atelier_shared::domain::ids::{RoomId, Seq};
 use atelier_shared::domain::room::Role;
 use atelier_shared::ports::{Append, LogHead, PortError, Refusal};
@@ -128,7 +128,10 @@ impl Actor {
         let mut again = Vec::new();
         for pending in batch {
             let patient = now < pending.since + PATIENCE;
-            if error.is_retryable() && patient && pending.record.reference.is_some() {
+            // What is in the document already is not logged twice, ref or not.
+            let repeatable = pending.record.reference.is_some()
+                || matches!(pending.record.body, Body::DocumentUpdate { .. });
+            if error.is_retryable() && patient && repeatable {
                 again.push(pending);
             } else {
                 let text = "the room's log is away; send it again";
@@ -145,7 +148,7 @@ impl Actor {
         if let Some(local) = local {
             local
                 .connection
-                .send(error.reference(record.reference.clone()).bytes());
+                .refuse(&error.reference(record.reference.clone()));
         }
     }
 
@@ -160,8 +163,19 @@ impl Actor {
 
     /// A resend, or what changes nothing: told the place of the first, or where all of it is in; and, of a message, its id.
     fn acknowledge_again(&mut self, record: &Record, seq: Seq) {
-        let (Some(reference), Some(id)) = (record.reference.clone(), record.author.connection)
-        else {
+        let Some(id) = record.author.connection else {
+            return;
+        };
+        if matches!(record.body, Body::DocumentUpdate { .. }) {
+            if let Some(receipt) = self.receipt_for(&Entry {
+                seq,
+                record: record.clone(),
+            }) {
+                self.push(Frame::to_origin(receipt, id));
+            }
+            return;
+        }
+        let Some(reference) = record.reference.clone() else {
             return;
         };
         if record.body.message_id().is_none() {

@@ -1,15 +1,18 @@
 //! Entries out of the log: folded in `seq` order, each once, and told; drawing in windows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use atelier_shared::domain::entry::{Body, Entry};
+use atelier_shared::domain::entry::{Body, Entry, Record};
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::actor::Actor;
+use super::dialect::{Binary, Dialect};
 use super::json::outgoing;
 use super::ring::{Audience, Frame, Latest, LatestKey};
+use super::yjs::message;
 
 /// What is told of drawing: the first batch at once, then at most once in this window.
 const DRAW_WINDOW: Duration = Duration::from_millis(100);
@@ -82,15 +85,37 @@ impl Actor {
         };
         let frame = Frame {
             bytes,
+            binary: self.in_binary(&record.body),
             seq: Some(entry.seq),
             origin: record.author.connection,
-            instead: outgoing::ack_of(&entry),
+            instead: self.receipt_for(&entry),
             audience,
         };
         self.push(frame);
         if matches!(record.body, Body::RunStarted { .. }) {
             self.acknowledge_run(&entry);
         }
+    }
+
+    /// What its author gets in the place of the entry.
+    pub fn receipt_for(&self, entry: &Entry) -> Option<Bytes> {
+        let author = entry.record.author.connection;
+        let author = author.and_then(|id| self.locals.get(&id));
+        if let Some(local) = author
+            && local.connection.dialect == Dialect::Hocuspocus
+        {
+            return Some(local.connection.applied_frame());
+        }
+        outgoing::ack_of(entry)
+    }
+
+    /// The entry for those who speak a binary dialect, if it says anything in one.
+    fn in_binary(&self, body: &Body) -> Option<Arc<Binary>> {
+        let Body::DocumentUpdate { data } = body else {
+            return None;
+        };
+        let update = || message::update(data);
+        self.spoken.binary(&self.room.id, update)
     }
 
     /// Draws wait for the end of their window, unless none is open. An `ack` need not wait as long as nobody else's draw
@@ -161,6 +186,7 @@ impl Actor {
                 .collect();
             let frame = Frame {
                 bytes: outgoing::draw(&batches, client_id),
+                binary: None,
                 seq: batches.last().map(|(seq, ..)| *seq),
                 origin: connection,
                 instead: (!acks.is_empty()).then(|| joined(&acks)),
@@ -173,10 +199,7 @@ impl Actor {
     pub fn archived(&mut self, epoch: Epoch, seq: Seq) {
         if epoch == self.head.epoch && seq > self.head.archived {
             self.head.archived = seq;
-            let latest = Latest {
-                bytes: outgoing::archived(seq),
-                origin: None,
-            };
+            let latest = Latest::json(outgoing::archived(seq), None);
             let key = LatestKey::Room("archived");
             self.shared.feed.write().latest.set(key, latest);
         }

@@ -28,6 +28,7 @@ impl Actor {
     pub fn keep_house(&mut self, _now: Instant) {
         self.beats += 1;
         self.look_after_sockets();
+        self.look_after_editors();
         self.write_changed();
         self.look_after_document();
         self.hold_names();

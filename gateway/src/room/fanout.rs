@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::actor::Actor;
 use super::connection::{Tick, Written};
+use super::dialect::{ALL, Binary, DIALECTS, Dialect, Spoken};
 use super::ring::{Audience, Feed, Frame};
 
 /// While a room is hot, what arrives within at most so long leaves together.
@@ -38,7 +39,7 @@ impl Actor {
         let started = Instant::now();
         let tick = {
             let feed = self.shared.feed.read();
-            tick(&feed, self.told)
+            tick(&feed, self.told, self.spoken)
         };
         self.told = (tick.to, tick.latest_to);
         let mut deliveries = 0;
@@ -75,19 +76,19 @@ impl Actor {
     }
 }
 
-/// Computes once what all who are in step get: the frames since `told`, joined.
-fn tick(feed: &Feed, told: (u64, u64)) -> Tick {
+/// Computes once what all who are in step get: the frames since `told`, joined, for each dialect that is spoken.
+fn tick(feed: &Feed, told: (u64, u64), spoken: Spoken) -> Tick {
     let mut tick = Tick {
         from: told.0,
         to: feed.ring.end(),
         latest_from: told.1,
         latest_to: feed.latest.version(),
         last_seq: Seq(0),
-        joined: Bytes::new(),
+        joined: [const { None }; DIALECTS],
         origins: Vec::new(),
         frames: 0,
     };
-    let mut parts: Vec<&Bytes> = Vec::new();
+    let mut parts: [Vec<&Bytes>; DIALECTS] = Default::default();
     // A tick larger than the ring is nobody's in one piece; all go by their own cursor.
     let Some(frames) = feed.ring.from(tick.from) else {
         return tick;
@@ -97,20 +98,36 @@ fn tick(feed: &Feed, told: (u64, u64)) -> Tick {
         tick.last_seq = frame.seq.unwrap_or(tick.last_seq);
         tick.origins.extend(frame.origin);
         match &frame.audience {
-            Audience::All => parts.push(&frame.bytes),
+            Audience::All => {
+                add(&mut parts, &frame.bytes, frame.binary.as_deref());
+                tick.frames += 1;
+            }
             Audience::Origin => {}
             Audience::People(_) => same_for_all = false,
         }
     }
     for latest in feed.latest.since(tick.latest_from) {
         tick.origins.extend(latest.origin);
-        parts.push(&latest.bytes);
+        add(&mut parts, &latest.bytes, latest.binary.as_deref());
+        tick.frames += 1;
     }
-    tick.frames = parts.len() as u64;
     if same_for_all {
-        tick.joined = join(&parts);
+        for dialect in ALL.into_iter().filter(|dialect| spoken.is(*dialect)) {
+            tick.joined[dialect as usize] = Some(join(&parts[dialect as usize]));
+        }
     }
     tick
+}
+
+fn add<'a>(parts: &mut [Vec<&'a Bytes>; DIALECTS], json: &'a Bytes, binary: Option<&'a Binary>) {
+    let forms = [
+        (Dialect::Json, Some(json)),
+        (Dialect::Yjs, binary.map(|b| &b.yjs)),
+        (Dialect::Hocuspocus, binary.map(|b| &b.hocuspocus)),
+    ];
+    for (dialect, bytes) in forms {
+        parts[dialect as usize].extend(bytes.filter(|bytes| !bytes.is_empty()));
+    }
 }
 
 fn join(parts: &[&Bytes]) -> Bytes {

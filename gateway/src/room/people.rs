@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::actor::{Actor, AheadOfUs, Enter, Local};
 use super::connection::Start;
+use super::dialect::Dialect;
 use super::json::incoming::Join;
 use super::json::outgoing::{self, Connected, ErrorFrame};
 
@@ -55,14 +56,25 @@ impl Actor {
             pinged_ms: 0,
             busy: false,
             held: std::collections::VecDeque::new(),
+            seen: Default::default(),
         };
         self.hold_name_of(&local);
         self.locals.insert(id, local);
+        let first_editor = connection.dialect != Dialect::Json && !self.spoken.is_binary();
+        self.spoken.add(connection.dialect);
+        if first_editor {
+            self.ask_for_awareness();
+        }
         self.sockets.push(connection.clone());
         if member.joined {
             self.present(member, Some(id));
         }
-        self.begin(id, resume);
+        if connection.dialect == Dialect::Json {
+            self.begin(id, resume);
+        } else {
+            let start = self.binary_start(id);
+            connection.begin(start);
+        }
     }
 
     /// Has a connection told what it is owed, now or as soon as this pod knows as much as it does.
@@ -182,8 +194,14 @@ impl Actor {
 
     /// The present state for a connection whose epoch is over.
     pub fn restart(&mut self, id: ConnectionId, reason: &str) {
-        let mut start = self.start_of(id, None);
-        start.first = vec![self.reload_frame(reason)];
+        let dialect = self.locals.get(&id).map(|local| local.connection.dialect);
+        let start = if dialect == Some(Dialect::Json) {
+            let mut start = self.start_of(id, None);
+            start.first = vec![self.reload_frame(reason)];
+            start
+        } else {
+            self.binary_restart(id)
+        };
         if let Some(local) = self.locals.get(&id) {
             local.connection.begin(start);
         }
@@ -227,6 +245,7 @@ impl Actor {
         let local = self.locals.remove(&id)?;
         self.ahead_of_us.retain(|waiting| waiting.connection != id);
         self.sockets.retain(|socket| socket.id != id);
+        self.spoken.remove(local.connection.dialect);
         Some(local)
     }
 
@@ -236,6 +255,7 @@ impl Actor {
             local
                 .connection
                 .close(4409, "replaced by a newer connection of the same client");
+            self.awareness_of_gone(id);
         }
     }
 
@@ -334,6 +354,10 @@ impl Actor {
     /// A member is gone, if it is still this connection's; the others here are told.
     pub fn gone(&mut self, client_id: &ClientId, connection: ConnectionId, reason: Option<&str>) {
         self.simulated.remove(&connection);
+        // A socket that is only silent is still here: its editor's state has a clock of its own.
+        if !self.locals.contains_key(&connection) {
+            self.awareness_of_gone(connection);
+        }
         let held = self
             .members
             .get(client_id)

@@ -4,16 +4,24 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use std::sync::Arc;
+
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Seq, UserId};
 use bytes::Bytes;
+
+use super::dialect::{Binary, Dialect, Reader};
 
 /// What one frame is, and who gets it.
 #[derive(Debug, Clone)]
 pub struct Frame {
+    /// For those who speak JSON.
     pub bytes: Bytes,
+    /// For those who speak a binary dialect; `None`: nothing.
+    pub binary: Option<Arc<Binary>>,
     /// The last entry this frame brings its reader up to; `None` for what is not in the log.
     pub seq: Option<Seq>,
-    /// The connection that caused it: it gets `instead` (its `ack`), or nothing.
+    /// The connection that caused it: it gets `instead` (its `ack`), or nothing. One that speaks Yjs gets the frame itself:
+    /// its own edit coming back is how it knows that it is stored.
     pub origin: Option<ConnectionId>,
     pub instead: Option<Bytes>,
     pub audience: Audience,
@@ -33,6 +41,7 @@ impl Frame {
     pub fn to_others(bytes: Bytes, origin: Option<ConnectionId>) -> Self {
         Self {
             bytes,
+            binary: None,
             seq: None,
             origin,
             instead: None,
@@ -44,6 +53,7 @@ impl Frame {
     pub fn to_origin(bytes: Bytes, origin: ConnectionId) -> Self {
         Self {
             bytes: Bytes::new(),
+            binary: None,
             seq: None,
             origin: Some(origin),
             instead: Some(bytes),
@@ -53,16 +63,28 @@ impl Frame {
 
     /// What this reader gets of it, if anything. `own`: what it caused itself is to be delivered as to anybody (it was
     /// missed, and asked for by `resume`).
-    pub fn for_reader(&self, reader: ConnectionId, person: UserId, own: bool) -> Option<&Bytes> {
-        if self.origin == Some(reader) && !own {
-            return self.instead.as_ref();
+    pub fn for_reader(&self, reader: &Reader<'_>, own: bool) -> Option<Bytes> {
+        if self.origin == Some(reader.connection) && !own && reader.dialect != Dialect::Yjs {
+            return self.instead.clone();
         }
         let visible = match &self.audience {
             Audience::All => true,
             Audience::Origin => false,
-            Audience::People(people) => people.contains(&person),
+            Audience::People(people) => people.contains(&reader.person),
         };
-        visible.then_some(&self.bytes)
+        if !visible {
+            return None;
+        }
+        match reader.dialect {
+            Dialect::Json => (!self.bytes.is_empty()).then(|| self.bytes.clone()),
+            Dialect::Yjs | Dialect::Hocuspocus => self.binary.as_ref()?.of(reader),
+        }
+    }
+
+    /// Bytes that it holds in memory.
+    fn size(&self) -> usize {
+        let binary = self.binary.as_ref();
+        self.bytes.len() + binary.map_or(0, |b| b.yjs.len() + b.hocuspocus.len())
     }
 }
 
@@ -103,7 +125,7 @@ impl Ring {
         if let Some(seq) = frame.seq {
             self.last = seq;
         }
-        self.bytes += frame.bytes.len();
+        self.bytes += frame.size();
         self.frames.push_back(frame);
         while self.bytes > self.limit && self.frames.len() > 1 {
             self.drop_first();
@@ -113,7 +135,7 @@ impl Ring {
     fn drop_first(&mut self) {
         if let Some(frame) = self.frames.pop_front() {
             self.start += 1;
-            self.bytes -= frame.bytes.len();
+            self.bytes -= frame.size();
             if let Some(seq) = frame.seq {
                 self.before = seq;
             }
@@ -154,14 +176,38 @@ impl Ring {
 /// One latest value.
 #[derive(Debug, Clone)]
 pub struct Latest {
+    /// For those who speak JSON; empty: nothing.
     pub bytes: Bytes,
+    pub binary: Option<Arc<Binary>>,
     pub origin: Option<ConnectionId>,
+}
+
+impl Latest {
+    pub fn json(bytes: Bytes, origin: Option<ConnectionId>) -> Self {
+        Self {
+            bytes,
+            binary: None,
+            origin,
+        }
+    }
+
+    pub fn for_reader(&self, reader: &Reader<'_>) -> Option<Bytes> {
+        if self.origin == Some(reader.connection) {
+            return None;
+        }
+        match reader.dialect {
+            Dialect::Json => (!self.bytes.is_empty()).then(|| self.bytes.clone()),
+            Dialect::Yjs | Dialect::Hocuspocus => self.binary.as_ref()?.of(reader),
+        }
+    }
 }
 
 /// Whose and what: the key under which a later value overwrites an earlier one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LatestKey {
     Client(ClientId, &'static str),
+    /// What an editor shows of itself, by its Yjs client id.
+    Awareness(u64),
     /// Of the room itself (`archived`): not urgent.
     Room(&'static str),
 }
@@ -187,7 +233,7 @@ impl LatestValues {
         if let Some(old) = self.versions.insert(key.clone(), self.next) {
             self.by_version.remove(&old);
         }
-        if matches!(key, LatestKey::Client(..)) {
+        if !matches!(key, LatestKey::Room(_)) {
             self.urgent = self.next;
         }
         self.by_version.insert(self.next, (key, latest));
@@ -208,6 +254,13 @@ impl LatestValues {
         self.by_version
             .range(version + 1..)
             .map(|(_, (_, latest))| latest)
+    }
+
+    /// Forgets one value: nobody needs to be told of it any more.
+    pub fn drop_value(&mut self, key: &LatestKey) {
+        if let Some(version) = self.versions.remove(key) {
+            self.by_version.remove(&version);
+        }
     }
 
     pub fn get(&self, key: &LatestKey) -> Option<&Latest> {
@@ -287,10 +340,7 @@ mod tests {
         let client: ClientId = "a".parse().unwrap();
         let mut values = LatestValues::default();
         let set = |values: &mut LatestValues, kind, text: &'static [u8]| {
-            let latest = Latest {
-                bytes: Bytes::from_static(text),
-                origin: None,
-            };
+            let latest = Latest::json(Bytes::from_static(text), None);
             values.set(LatestKey::Client(client.clone(), kind), latest);
         };
         set(&mut values, "cursor", b"1");
@@ -306,10 +356,7 @@ mod tests {
     #[test]
     fn what_a_room_says_of_itself_waits_for_company() {
         let mut values = LatestValues::default();
-        let latest = || Latest {
-            bytes: Bytes::from_static(b"x"),
-            origin: None,
-        };
+        let latest = || Latest::json(Bytes::from_static(b"x"), None);
         values.set(LatestKey::Room("archived"), latest());
         assert_eq!((values.urgent(), values.version()), (0, 1));
         values.set(LatestKey::Client("a".parse().unwrap(), "cursor"), latest());

@@ -73,7 +73,7 @@ impl Actor {
         let open = self.room.access == Access::Open;
         let mut changed = Vec::new();
         let mut newcomers = false;
-        for local in self.locals.values_mut() {
+        for (id, local) in &mut self.locals {
             let user = local.member.user_id;
             newcomers |= !read.asked.contains(&user);
             if local.principal.is_admin || !read.asked.contains(&user) {
@@ -85,14 +85,15 @@ impl Actor {
                 Some(role) => {
                     local.member.role = role;
                     local.changed = true;
-                    changed.push((local.member.client_id.clone(), role));
+                    changed.push((*id, local.member.client_id.clone(), role));
                 }
                 None => local
                     .connection
                     .close(4403, "you are no longer a member of this room"),
             }
         }
-        for (client_id, role) in changed {
+        for (id, client_id, role) in changed {
+            self.tell_scope(id);
             if let Some(member) = self.members.get_mut(&client_id) {
                 member.role = role;
             }

@@ -1,5 +1,5 @@
-//! A connection's own task: reads its socket, begins and replays what the room ordered, drains what the fan-out could not
-//! write. Between messages it holds no buffer.
+//! A connection's own task: reads its socket, carries out what clients and room ask of it, drains what the fan-out could
+//! not write. Between messages it holds no buffer.
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
@@ -7,97 +7,79 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use atelier_shared::domain::entry::{Body, Entry};
-use atelier_shared::domain::ids::{Epoch, Ref, Seq};
-use atelier_shared::recovery;
+use atelier_shared::domain::entry::Body;
+use atelier_shared::domain::ids::Ref;
 use bytes::Bytes;
 use chrono::Utc;
 use tokio::io::Interest;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::actor::{BoardSnapshot, Command};
-use super::admission::leave_presence;
-use super::connection::{Connection, Phase, Start};
+use super::actor::Command;
+use super::connection::{Connection, Phase};
+use super::dialect::Dialect;
 use super::document::check;
-use super::json::incoming::{self, Join, Request};
+use super::follower::{Follower, Gone};
+use super::json::incoming::{self, Request};
 use super::json::outgoing::{self, ErrorFrame};
-use super::past::Past;
+use super::pace::{Rate, Refusals};
 use super::registry::{Handle, Rooms};
 use super::websocket::{Message, Reader};
+use super::yjs::{Heard, message};
 
 /// What one read takes at most; one buffer for each thread, not for each connection.
 const READ_BYTES: usize = 64 * 1024;
-/// Entries replayed from the log at a time.
-const REPLAY_PAGE: usize = 256;
 /// After our close frame the peer has so long to answer it.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
-/// Refused messages in `REFUSAL_WINDOW` before the connection is closed 4429.
-const REFUSALS_MAX: u32 = 20;
-const REFUSAL_WINDOW: Duration = Duration::from_secs(10);
+pub const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
 
 thread_local! {
     static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-/// Messages of one connection, by a token bucket: `rate` a second, `burst` at once.
-#[derive(Debug)]
-struct Rate {
-    tokens: f32,
-    at: Instant,
-}
-
-impl Rate {
-    /// Takes one token, or says in how many milliseconds there will be one.
-    fn take(&mut self, rate: f32, burst: f32, now: Instant) -> Result<(), u64> {
-        let refill = now.duration_since(self.at).as_secs_f32() * rate;
-        self.tokens = (self.tokens + refill).min(burst);
-        self.at = now;
-        if self.tokens < 1.0 {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "small and positive"
-            )]
-            return Err(((1.0 - self.tokens) / rate * 1_000.0).ceil() as u64);
-        }
-        self.tokens -= 1.0;
-        Ok(())
-    }
+/// Reads once from the socket into the thread's buffer. `None`: the peer has ended it.
+pub fn read_some<T>(
+    stream: &TcpStream,
+    take: impl FnOnce(&[u8]) -> T,
+) -> std::io::Result<Option<T>> {
+    READ_BUFFER.with_borrow_mut(|buffer| match stream.try_read(buffer)? {
+        0 => Ok(None),
+        n => Ok(Some(take(&buffer[..n]))),
+    })
 }
 
 /// The state of one connection's task.
 pub struct Session {
-    rooms: Rooms,
-    handle: Handle,
-    connection: Arc<Connection>,
+    follower: Follower,
     reader: Reader,
     /// The peer's close frame is here: nothing more is to be waited for.
     peer_closed: bool,
     /// It broke the protocol: its bytes can't be read as frames any more.
     violated: bool,
     rate: Rate,
-    refusals: u32,
-    refusals_since: Instant,
+    refusals: Refusals,
 }
 
-/// The socket is gone, or the room is; there is nobody to tell.
-struct Gone;
+impl std::ops::Deref for Session {
+    type Target = Follower;
+
+    fn deref(&self) -> &Follower {
+        &self.follower
+    }
+}
 
 impl Session {
     pub fn new(rooms: Rooms, handle: Handle, connection: Arc<Connection>) -> Self {
-        let now = Instant::now();
-        #[expect(clippy::cast_precision_loss, reason = "bounded far below 2^24")]
-        let tokens = rooms.config.message_burst as f32;
         Self {
-            rooms,
-            handle,
-            connection,
+            rate: Rate::new(&rooms.config),
+            follower: Follower {
+                rooms,
+                handle,
+                connection,
+            },
             reader: Reader::default(),
             peer_closed: false,
             violated: false,
-            rate: Rate { tokens, at: now },
-            refusals: 0,
-            refusals_since: now,
+            refusals: Refusals::default(),
         }
     }
 
@@ -114,20 +96,7 @@ impl Session {
             };
         }
         self.event("disconnect", "disconnected");
-        let Self {
-            rooms,
-            handle,
-            connection,
-            ..
-        } = self;
-        let id = connection.id;
-        rooms.sockets.remove(&id);
-        rooms.metrics.connections.dec();
-        let leave = Command::Leave { connection: id };
-        if handle.mailbox.send(leave).await.is_err() {
-            let left = leave_presence(&rooms, &handle, &connection.client_id, id);
-            Box::pin(left).await;
-        }
+        self.follower.leave().await;
     }
 
     /// Writes what can be written, then waits for whatever comes first.
@@ -164,14 +133,15 @@ impl Session {
     async fn read(&mut self) -> Result<(), Gone> {
         let mut messages = Vec::new();
         let max = self.rooms.config.max_frame();
-        let (connection, reader) = (&self.connection, &mut self.reader);
-        let outcome =
-            READ_BUFFER.with_borrow_mut(|buffer| match connection.stream().try_read(buffer) {
-                Ok(0) => Err(Gone),
-                Ok(n) => Ok(reader.feed(&buffer[..n], max, &mut messages)),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(Ok(())),
-                Err(_) => Err(Gone),
-            })?;
+        let (connection, reader) = (&self.follower.connection, &mut self.reader);
+        let read = read_some(connection.stream(), |bytes| {
+            reader.feed(bytes, max, &mut messages)
+        });
+        let outcome = match read {
+            Ok(Some(outcome)) => outcome,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
+            Ok(None) | Err(_) => return Err(Gone),
+        };
         self.take(messages).await?;
         self.check(outcome);
         Ok(())
@@ -179,9 +149,8 @@ impl Session {
 
     async fn feed(&mut self, bytes: &[u8]) -> Result<(), Gone> {
         let mut messages = Vec::new();
-        let outcome = self
-            .reader
-            .feed(bytes, self.rooms.config.max_frame(), &mut messages);
+        let max = self.rooms.config.max_frame();
+        let outcome = self.reader.feed(bytes, max, &mut messages);
         self.take(messages).await?;
         self.check(outcome);
         Ok(())
@@ -211,14 +180,21 @@ impl Session {
                 return Ok(());
             }
             match message {
-                Message::Text(text) => self.text(&text).await?,
-                Message::Binary(_) => {
+                Message::Text(text) if self.connection.dialect == Dialect::Json => {
+                    self.text(&text).await?;
+                }
+                Message::Binary(bytes) if self.connection.dialect == Dialect::Yjs => {
+                    self.binary(&bytes).await?;
+                }
+                Message::Text(_) | Message::Binary(_) => {
                     self.refuse(&ErrorFrame::new(
                         "bad_json",
                         "this address speaks JSON text, not binary",
                     ));
                 }
-                Message::Ping(payload) => self.connection.send(super::websocket::pong(&payload)),
+                Message::Ping(payload) => {
+                    self.connection.send_raw(super::websocket::pong(&payload));
+                }
                 Message::Pong(_) => {}
                 Message::Close(code) => {
                     self.peer_closed = true;
@@ -229,18 +205,22 @@ impl Session {
         Ok(())
     }
 
-    async fn tell(&self, command: Command) -> Result<(), Gone> {
-        self.handle.mailbox.send(command).await.map_err(|_| Gone)
+    async fn binary(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        let heard = match message::parse(bytes) {
+            Ok(message) => Box::pin(self.hear(message)).await?,
+            Err(malformed) => malformed.into(),
+        };
+        if let Heard::Refused(reason) = heard {
+            tracing::debug!(%reason, "a message was refused");
+            self.count_refusal();
+        }
+        Ok(())
     }
 
     async fn text(&mut self, text: &str) -> Result<(), Gone> {
         let now_ms = Utc::now().timestamp_millis();
-        self.connection.spoke_ms.store(now_ms, Ordering::Relaxed);
         let connection = self.connection.id;
-        if self.connection.dropped.load(Ordering::Relaxed) {
-            let join = Join::default();
-            self.tell(Command::Join { connection, join }).await?;
-        }
+        self.spoke().await?;
         let request = match incoming::parse(text, now_ms) {
             Ok(request) => request,
             Err(error) => {
@@ -248,14 +228,7 @@ impl Session {
                 return Ok(());
             }
         };
-        self.rooms
-            .metrics
-            .messages_received
-            .get_or_create(&crate::metrics::MessageLabels {
-                kind: request.kind(),
-            })
-            .inc();
-        self.rooms.metrics.traffic.message();
+        self.count(request.kind());
         match request {
             Request::Ping { timestamp } => {
                 self.connection.send(outgoing::pong(timestamp.as_ref()));
@@ -330,7 +303,7 @@ impl Session {
 
     /// Takes a token, or says in how long there will be one.
     fn is_over_rate(&mut self, reference: Option<&Ref>) -> bool {
-        let Err(retry_in_ms) = self.take_token() else {
+        let Err(retry_in_ms) = self.rate.take(&self.follower.rooms.config) else {
             return false;
         };
         let error = ErrorFrame::new("rate_limited", "too many messages; slow down")
@@ -341,30 +314,16 @@ impl Session {
         true
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "bounded far below 2^24")]
-    fn take_token(&mut self) -> Result<(), u64> {
-        let config = &self.rooms.config;
-        let (rate, burst) = (config.message_rate as f32, config.message_burst as f32);
-        self.rate.take(rate, burst, Instant::now())
-    }
-
-    fn event(&self, kind: &str, details: &str) {
-        let (room, who) = (&self.handle.shared.id, &self.connection.client_id);
-        self.rooms.metrics.traffic.event(kind, room, who, details);
-    }
-
     fn refuse(&mut self, error: &ErrorFrame) {
+        self.event("error", error.code);
+        self.connection.send(error.bytes());
+        self.count_refusal();
+    }
+
+    fn count_refusal(&mut self) {
         self.rooms.metrics.messages_refused.inc();
         self.rooms.metrics.traffic.error();
-        self.event("error", error.code);
-        let now = Instant::now();
-        if now >= self.refusals_since + REFUSAL_WINDOW {
-            self.refusals = 0;
-            self.refusals_since = now;
-        }
-        self.refusals += 1;
-        self.connection.send(error.bytes());
-        if self.refusals > REFUSALS_MAX {
+        if self.refusals.add() {
             self.connection.close(4429, "too many refused messages");
         }
     }
@@ -396,133 +355,6 @@ impl Session {
         .await
     }
 
-    /// Carries out what the room ordered: first frames, board, replay, last frames; then the ring has it.
-    async fn begin(&mut self, start: Start) -> Result<(), Gone> {
-        self.connection.push(start.first);
-        if let Some(document) = start.document {
-            self.connection.send_large(document.sync_frame().await);
-            self.flush().await?;
-        }
-        if let Some(board) = start.board {
-            for frame in board_frames(&board).await {
-                self.connection.push([frame]);
-                self.flush().await?;
-            }
-        }
-        if let Some((epoch, after)) = start.replay
-            && !self.replay(epoch, after, start.delivered, true).await?
-        {
-            // The epoch ended under it: the room is about to order a restart.
-            return Ok(());
-        }
-        self.connection.push(start.last);
-        self.connection
-            .follow(start.cursor, Some(start.latest_seen), start.delivered);
-        Ok(())
-    }
-
-    /// Fell off the ring: entries come from the log until the ring has the next one.
-    async fn catch_up(&mut self) -> Result<(), Gone> {
-        loop {
-            let delivered = self.connection.delivered();
-            let (position, last) = {
-                let feed = self.handle.shared.feed.read();
-                (feed.ring.position_after(delivered), feed.ring.last_seq())
-            };
-            if let Some(cursor) = position {
-                // What was not in the log (who came and went) was missed: the room tells it whole.
-                let connection = self.connection.id;
-                self.tell(Command::Users { connection }).await?;
-                self.connection.follow(cursor, None, delivered);
-                return Ok(());
-            }
-            let epoch = self.handle.shared.epoch();
-            if !self.replay(epoch, delivered, last, false).await? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Entries after `after` up to `to`, from log or archive, page by page. `own`: also those this very socket wrote, as
-    /// entries; else they come as the acks they are owed. False: interrupted by a close, a new order or a new epoch.
-    async fn replay(&mut self, epoch: Epoch, after: Seq, to: Seq, own: bool) -> Result<bool, Gone> {
-        let b = self.rooms.backends.clone();
-        let room = self.handle.shared.id.clone();
-        let mut at = after;
-        while at < to {
-            let page =
-                recovery::read_after(&*b.log, &*b.archive, &room, epoch, at, REPLAY_PAGE).await;
-            let page = match page {
-                Ok(Some(mut page)) => {
-                    let nameless = self.rooms.profiles.anonymise_entries(&mut page).await;
-                    nameless.map(|()| Some(page))
-                }
-                other => other,
-            };
-            let page = match page {
-                Ok(Some(page)) if !page.is_empty() => page,
-                Ok(Some(_)) | Err(_) => {
-                    // The stores are away or not there yet: the reader waits, it does not lose its place.
-                    tokio::time::sleep(Duration::from_millis(250)).await;
-                    if self.connection.phase() == Phase::Closing {
-                        return Ok(false);
-                    }
-                    continue;
-                }
-                Ok(None) => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    return Ok(false);
-                }
-            };
-            let Some(past) = Past::of(&self.rooms, &self.handle, &page).await else {
-                // As above.
-                tokio::time::sleep(Duration::from_millis(250)).await;
-                continue;
-            };
-            let frames: Vec<Bytes> = page
-                .iter()
-                .take_while(|entry| entry.seq <= to)
-                .filter_map(|entry| self.shown(entry, &past, own))
-                .collect();
-            at = page.last().map_or(to, |entry| entry.seq).min(to);
-            self.connection.push(frames);
-            self.connection.replayed(at);
-            self.flush().await?;
-            if self.connection.phase() == Phase::Closing {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn shown(&self, entry: &Entry, past: &Past, own: bool) -> Option<Bytes> {
-        if !entry.visible_to(self.connection.user_id) {
-            return None;
-        }
-        if entry.record.author.connection == Some(self.connection.id) && !own {
-            return outgoing::ack_of(entry);
-        }
-        past.shown(entry, &self.rooms.identity)
-    }
-
-    /// Waits until everything pushed so far is in the kernel, while the room watches for progress.
-    async fn flush(&self) -> Result<(), Gone> {
-        loop {
-            let all = self
-                .connection
-                .drain(&self.handle.shared.feed)
-                .map_err(|_| Gone)?;
-            if all || self.connection.phase() == Phase::Closing {
-                return Ok(());
-            }
-            tokio::select! {
-                writable = self.connection.stream().writable() => writable.map_err(|_| Gone)?,
-                // Given up on, perhaps.
-                () = tokio::time::sleep(CLOSE_PATIENCE) => {}
-            }
-        }
-    }
-
     /// Our close frame is out: reads on until the peer's, then the server closes first (RFC 6455, 7.1.1).
     async fn linger(&mut self) -> Result<(), Gone> {
         let deadline = Instant::now() + CLOSE_PATIENCE;
@@ -535,7 +367,7 @@ impl Session {
             ) {
                 break;
             }
-            let (connection, reader) = (&self.connection, &mut self.reader);
+            let (connection, reader) = (&self.follower.connection, &mut self.reader);
             let mut messages = Vec::new();
             let read = READ_BUFFER.with_borrow_mut(|buffer| {
                 let read = connection.stream().try_read(buffer);
@@ -555,19 +387,4 @@ impl Session {
         }
         Err(Gone)
     }
-}
-
-/// Encoded once, off the async threads, however many wait for it.
-async fn board_frames(board: &Arc<BoardSnapshot>) -> Vec<Bytes> {
-    let frames = board
-        .frames
-        .get_or_init(|| async {
-            let snapshot = board.clone();
-            let encode = move || outgoing::board(&snapshot.strokes, snapshot.seq);
-            tokio::task::spawn_blocking(encode)
-                .await
-                .unwrap_or_default()
-        })
-        .await;
-    frames.clone()
 }

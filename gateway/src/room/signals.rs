@@ -14,6 +14,7 @@ use super::json::incoming::Ephemeral;
 use super::json::outgoing::{self, ErrorFrame};
 use super::ring::{Latest, LatestKey};
 use super::websocket;
+use super::yjs::awareness::Entry;
 
 /// Signals that wait to be published; beyond it the oldest ephemeral ones are dropped.
 const SIGNALS_MAX: usize = 10_000;
@@ -72,10 +73,7 @@ impl Actor {
         message: &str,
         origin: Option<ConnectionId>,
     ) {
-        let latest = Latest {
-            bytes: websocket::text(message.as_bytes()),
-            origin,
-        };
+        let latest = Latest::json(websocket::text(message.as_bytes()), origin);
         let key = LatestKey::Client(client_id.clone(), kind.as_str());
         self.shared.feed.write().latest.set(key, latest);
     }
@@ -104,6 +102,26 @@ impl Actor {
                 connection,
                 reason,
             } => self.gone(&client_id, connection, reason.as_deref()),
+            Signal::Awareness { pod, .. }
+            | Signal::AwarenessQuery { pod }
+            | Signal::Stateless { pod, .. }
+                if pod == self.rooms.pod => {}
+            Signal::Awareness {
+                connection,
+                client,
+                clock,
+                state,
+                ..
+            } => {
+                let entry = Entry {
+                    client,
+                    clock,
+                    state: state.map(Into::into),
+                };
+                self.awareness_from_afar(&entry, connection);
+            }
+            Signal::AwarenessQuery { .. } => self.answer_awareness_query(),
+            Signal::Stateless { payload, .. } => self.stateless(None, &payload),
             Signal::Archived { epoch, seq } => self.archived(epoch, seq),
             Signal::EpochRaised { epoch } => {
                 if epoch > self.head.epoch {
@@ -114,7 +132,7 @@ impl Actor {
             Signal::Challenge { connection } => {
                 if let Some(local) = self.locals.get(&connection) {
                     local.connection.challenged.store(true, Ordering::Relaxed);
-                    local.connection.send(websocket::ping(b"there?"));
+                    local.connection.send_raw(websocket::ping(b"there?"));
                 }
             }
             Signal::Alive { connection } => {
@@ -155,15 +173,24 @@ impl Actor {
     }
 
     pub fn signal_others(&mut self, signal: Signal) {
-        let key = |signal: &Signal| match signal {
-            Signal::Ephemeral {
-                client_id, kind, ..
-            } => Some((client_id.clone(), *kind)),
-            _ => None,
+        let overwrites = |waiting: &Signal| match (waiting, &signal) {
+            (
+                Signal::Ephemeral {
+                    client_id, kind, ..
+                },
+                Signal::Ephemeral {
+                    client_id: same_client,
+                    kind: same_kind,
+                    ..
+                },
+            ) => client_id == same_client && kind == same_kind,
+            (Signal::Awareness { client, .. }, Signal::Awareness { client: same, .. }) => {
+                client == same
+            }
+            _ => false,
         };
-        if let Some(wanted) = key(&signal) {
-            self.signals
-                .retain(|waiting| key(waiting).as_ref() != Some(&wanted));
+        if matches!(signal, Signal::Ephemeral { .. } | Signal::Awareness { .. }) {
+            self.signals.retain(|waiting| !overwrites(waiting));
             if self.signals.len() >= SIGNALS_MAX {
                 return;
             }

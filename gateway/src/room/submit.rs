@@ -14,6 +14,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::actor::{Actor, Done, Submission};
+use super::dialect::Dialect;
 use super::json::incoming::{About, Durable};
 use super::json::outgoing::{self, ErrorFrame};
 use super::messages::settle;
@@ -29,6 +30,17 @@ impl Submission {
             Self::Write(message) => message.reference.as_ref(),
             Self::Standing(change) => change.reference.as_ref(),
             Self::Run(run) => run.reference.as_ref(),
+        }
+    }
+
+    /// The document's update, if it is one.
+    fn edit(&self) -> Option<Bytes> {
+        match self {
+            Self::Write(message) => match &message.body {
+                Body::DocumentUpdate { data } => Some(data.clone()),
+                _ => None,
+            },
+            Self::Standing(_) | Self::Run(_) => None,
         }
     }
 
@@ -80,16 +92,24 @@ impl Actor {
             local.held.push_back(submission);
         } else {
             let error = ErrorFrame::new("overloaded", "too many messages wait").retry_in_ms(1_000);
-            local
-                .connection
-                .send(error.reference(submission.reference().cloned()).bytes());
+            let error = error.reference(submission.reference().cloned());
+            local.connection.refuse(&error);
         }
     }
 
     fn proceed(&mut self, id: ConnectionId, submission: Submission) {
         if let Err(error) = self.check(id, &submission) {
+            let Some(local) = self.locals.get(&id) else {
+                return;
+            };
+            if let Some(update) = submission.edit()
+                && error.code == "forbidden"
+                && local.connection.dialect != Dialect::Json
+            {
+                return self.compare_for_reader(local.connection.clone(), update);
+            }
             let error = error.reference(submission.reference().cloned());
-            return self.answer(id, error.bytes());
+            return local.connection.refuse(&error);
         }
         match submission {
             Submission::Write(message) => self.look_up(id, message),

@@ -45,7 +45,7 @@ impl Actor {
             }
             if silent >= heartbeat_ms && now_ms - local.pinged_ms >= heartbeat_ms {
                 local.pinged_ms = now_ms;
-                connection.send(websocket::ping(b""));
+                connection.send_raw(websocket::ping(b""));
             }
             let speechless = now_ms - connection.spoke_ms.load(Ordering::Relaxed);
             if speechless >= presence_ms && local.member.joined {
@@ -58,6 +58,7 @@ impl Actor {
                 } else if left_ms <= 30_000 && !local.warned {
                     local.warned = true;
                     let in_ms = u64::try_from(left_ms).unwrap_or(0);
+                    connection.ask_for_token();
                     connection.send(outgoing::notice(
                         "token_expiring",
                         "send auth with a new token",
@@ -145,6 +146,7 @@ impl Actor {
         } = people;
         let pod = self.rooms.pod;
         let forgetful = self.enter_again(&there);
+        let mut editors_gone: HashSet<ConnectionId> = HashSet::new();
         let gone: Vec<(ClientId, ConnectionId)> = if forgetful || !complete {
             // What forgot our own people forgot the others' too: they have time to come back.
             Vec::new()
@@ -156,6 +158,10 @@ impl Actor {
                 .filter(|m| m.joined)
                 .map(|m| &m.client_id)
                 .collect();
+            let editors = self.awareness.owners();
+            editors_gone.extend(
+                editors.filter(|owner| !open.contains(owner) && !self.locals.contains_key(owner)),
+            );
             self.members
                 .values()
                 .filter(|m| m.pod != pod)
@@ -165,6 +171,9 @@ impl Actor {
         };
         for (client_id, connection) in gone {
             self.gone(&client_id, connection, None);
+        }
+        for connection in editors_gone {
+            self.awareness_of_gone(connection);
         }
         for member in there {
             if member.pod != pod && member.joined {

@@ -216,6 +216,21 @@ pub fn text(payload: &[u8]) -> Bytes {
     frame(OpCode::Data(Data::Text), payload)
 }
 
+/// A binary frame, header and payload in one piece.
+pub fn binary(payload: &[u8]) -> Bytes {
+    frame(OpCode::Data(Data::Binary), payload)
+}
+
+/// What a frame of ours carries: it stands behind the header, unmasked.
+pub fn payload(frame: &Bytes) -> Bytes {
+    let length = match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    };
+    frame.slice(length.min(frame.len())..)
+}
+
 /// A ping with a payload of at most 125 bytes.
 pub fn ping(payload: &[u8]) -> Bytes {
     frame(OpCode::Control(Control::Ping), payload)

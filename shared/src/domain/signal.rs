@@ -42,6 +42,24 @@ pub enum Signal {
         connection: ConnectionId,
         reason: Option<String>,
     },
+    /// What one editor shows of itself (Yjs awareness), by the connection that brought it; the highest clock counts.
+    Awareness {
+        pod: PodId,
+        connection: ConnectionId,
+        client: u64,
+        clock: u64,
+        /// JSON text; `None`: gone.
+        state: Option<String>,
+    },
+    /// A pod has just loaded the room, or missed something: the others say again what their own editors show.
+    AwarenessQuery {
+        pod: PodId,
+    },
+    /// Any text from one client for all who follow the document (Hocuspocus).
+    Stateless {
+        pod: PodId,
+        payload: String,
+    },
     /// All up to `seq` is in the archive.
     Archived {
         epoch: Epoch,

@@ -11,6 +11,7 @@ use libtest_mimic::{Failed, Trial};
 use tokio::runtime::Runtime;
 
 use super::cluster::{Cluster, Options};
+use super::puppets::Interpreter;
 use super::stores;
 use super::{Told, process};
 
@@ -50,14 +51,34 @@ impl Stories {
         self.add(Mode::Distributed, story);
     }
 
-    /// Named after the function: `module::sentence [mode]`.
+    /// In both modes, with other people's clients: ignored where those are not installed, unless they are required.
+    pub fn both_with<F: AsyncFn(Story) -> Told + Copy + Send + 'static>(
+        &mut self,
+        clients: Interpreter,
+        story: F,
+    ) {
+        let available = clients.is_installed() || stores::are_required();
+        self.add_if(available, Mode::Embedded, story);
+        self.add_if(available, Mode::Distributed, story);
+    }
+
     fn add<F: AsyncFn(Story) -> Told + Copy + Send + 'static>(&mut self, mode: Mode, story: F) {
+        self.add_if(true, mode, story);
+    }
+
+    /// Named after the function: `module::sentence [mode]`.
+    fn add_if<F: AsyncFn(Story) -> Told + Copy + Send + 'static>(
+        &mut self,
+        available: bool,
+        mode: Mode,
+        story: F,
+    ) {
         let path = type_name::<F>();
         let name = path.split_once("::").map_or(path, |(_, name)| name);
         let name = format!("{name} [{}]", word(mode));
         let told = name.clone();
-        let available =
-            mode == Mode::Embedded || stores::are_configured() || stores::are_required();
+        let available = available
+            && (mode == Mode::Embedded || stores::are_configured() || stores::are_required());
         let trial = Trial::test(name, move || run(&told, mode, story));
         self.0.push(trial.with_ignored_flag(!available));
     }
