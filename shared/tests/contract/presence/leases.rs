@@ -227,12 +227,12 @@ pub async fn a_pod_is_told_for_how_long_it_was_steady(mode: Mode) -> Outcome {
     let pod = PodId::generate();
     assert_eq!(here.steady(pod).await?, Duration::ZERO, "never seen");
     let long = Duration::from_secs(60);
+    let began = tokio::time::Instant::now();
     assert_eq!(
         here.renew(pod, long).await?,
         Duration::ZERO,
         "the first time"
     );
-    let began = tokio::time::Instant::now();
     tokio::time::sleep(Duration::from_millis(50)).await;
     let renewed = there.renew(pod, long).await?;
     let asked = here.steady(pod).await?;
