@@ -5,6 +5,7 @@
 //! `target/tmp/stories/<name>`.
 
 mod archive;
+mod cleanup;
 mod company;
 mod crashes;
 mod delivery;
@@ -63,6 +64,7 @@ fn main() {
     invites::stories(&mut stories);
     uploads::stories(&mut stories);
     limits::stories(&mut stories);
+    cleanup::stories(&mut stories);
     metrics::stories(&mut stories);
     third_party::stories(&mut stories);
     let told = libtest_mimic::run(&args, stories.trials());

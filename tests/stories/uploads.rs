@@ -5,7 +5,9 @@ use futures::future::try_join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Address, Answer, Options, Rest, Stories, Story, Told, fresh};
+use crate::harness::{
+    Address, Answer, Options, PATIENCE, Rest, Stories, Story, Told, fresh, until,
+};
 
 pub fn stories(all: &mut Stories) {
     all.both(a_file_is_told_to_everybody_and_served_by_its_link);
@@ -346,6 +348,16 @@ async fn a_chat_message_names_its_file(story: Story) -> Told {
         .await?;
     let error = elsewhere.expect("error").await?;
     ensure!(error["field"] == "file_id", "{error}");
+    // It goes with its message.
+    ana.send(json!({"type": "chat_delete", "message_id": seen["id"]}))
+        .await?;
+    ben.expect("chat_deleted").await?;
+    until("the file to go with its message", PATIENCE, async || {
+        let left = fetch(&cluster.rest(), link(&seen["file_url"])?, ("accept", "*/*")).await?;
+        ensure!(left.status() == 404, "{left:?}");
+        Ok(())
+    })
+    .await?;
     Ok(())
 }
 

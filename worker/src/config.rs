@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atelier_shared::domain::job::{QUEUE_ARCHIVE, QUEUE_CALLBACK, QUEUE_CODE};
+use atelier_shared::domain::job::{QUEUE_ARCHIVE, QUEUE_CALLBACK, QUEUE_CLEANUP, QUEUE_CODE};
 use clap::Args;
 use ipnet::IpNet;
 
@@ -12,7 +12,7 @@ use crate::sandbox::{Limits, Policy, TierLevel};
 const MIB: u64 = 1024 * 1024;
 
 /// The queues that this program knows how to serve.
-const SERVED: [&str; 3] = [QUEUE_CODE, QUEUE_ARCHIVE, QUEUE_CALLBACK];
+const SERVED: [&str; 4] = [QUEUE_CODE, QUEUE_ARCHIVE, QUEUE_CALLBACK, QUEUE_CLEANUP];
 /// Callbacks of one tenant under way at a time: one that answers slowly does not hold up the others'.
 const CALLBACKS_PER_TENANT: u32 = 2;
 
@@ -66,6 +66,21 @@ pub struct WorkerConfig {
     /// Networks that are called back although they are not public, as 10.0.0.0/8; several separated by commas
     #[arg(long, env = "CALLBACK_NETWORKS", value_delimiter = ',')]
     pub callback_networks: Vec<IpNet>,
+    /// How often empty rooms are looked for, seconds
+    #[arg(long, env = "CLEANUP_SCHEDULER_INTERVAL", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub cleanup_scheduler_interval: u64,
+    /// An ephemeral room is removed so long after it emptied, seconds
+    #[arg(long, env = "ROOM_CLEANUP_DELAY", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub room_cleanup_delay: u64,
+    /// How often people that a crash left in rooms are looked for, seconds
+    #[arg(long, env = "USER_CLEANUP_INTERVAL", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub user_cleanup_interval: u64,
+    /// How often everything is cleaned, orphaned files included, seconds
+    #[arg(long, env = "ROOM_CLEANUP_INTERVAL", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub room_cleanup_interval: u64,
+    /// Files that nobody has are left alone for so long, seconds
+    #[arg(long, env = "FILE_CLEANUP_GRACE", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub file_cleanup_grace: u64,
     /// The weakest sandbox that may run code: full, or reduced where the machine lacks a layer
     #[arg(long, env = "SANDBOX_TIER", default_value = "full")]
     pub sandbox_tier: TierLevel,
@@ -128,6 +143,16 @@ impl WorkerConfig {
             .filter(|(name, _)| name == queue)
             .map(|(_, jobs)| *jobs)
             .next_back()
+    }
+
+    pub fn cleanup(&self) -> crate::jobs::cleanup::Policy {
+        crate::jobs::cleanup::Policy {
+            room_delay: Duration::from_secs(self.room_cleanup_delay),
+            file_grace: Duration::from_secs(self.file_cleanup_grace),
+            rooms_every: Duration::from_secs(self.cleanup_scheduler_interval),
+            people_every: Duration::from_secs(self.user_cleanup_interval),
+            everything_every: Duration::from_secs(self.room_cleanup_interval),
+        }
     }
 
     /// Boxes, and programs run at a time.

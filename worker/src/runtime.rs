@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use apalis_core::monitor::{Monitor, MonitorError};
 use atelier_shared::Backends;
-use atelier_shared::domain::job::{QUEUE_ARCHIVE, QUEUE_CALLBACK, QUEUE_CODE};
+use atelier_shared::domain::cleanup::{Cleanup, Scope};
+use atelier_shared::domain::job::{QUEUE_ARCHIVE, QUEUE_CALLBACK, QUEUE_CLEANUP, QUEUE_CODE};
 use atelier_shared::outbox::{CallBack, ExecuteJob};
 use atelier_shared::ports::WorkerInfo;
 use atelier_shared::recovery::ArchiveRoom;
@@ -19,11 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use self::schedule::Schedule;
+use self::schedule::{Beat, Schedule};
 use crate::bridge::{self, Lane};
 use crate::config::WorkerConfig;
 use crate::jobs::archive::{self, Archiver, Policy};
 use crate::jobs::callback::CallBacks;
+use crate::jobs::cleanup::{self, Cleaner};
 use crate::jobs::execute::Execution;
 use crate::sandbox::toolchains::Toolchains;
 use crate::sandbox::{CompileCache, NsConfig, NsSandbox, Sandbox, SandboxError};
@@ -146,6 +148,26 @@ impl Worker {
             monitor = bridge::register::<ArchiveRoom>(monitor, lane.clone(), archiver.clone());
             lanes.push(lane);
             upkeep.spawn(archive::sweep(archiver, stop.clone()));
+        }
+        if config.serves(QUEUE_CLEANUP) {
+            let policy = config.cleanup();
+            let cleaner = Arc::new(Cleaner::new(backends.clone(), policy));
+            let lane = Lane::new(
+                queue.clone(),
+                QUEUE_CLEANUP,
+                config.lane(QUEUE_CLEANUP),
+                stop.clone(),
+            );
+            monitor = bridge::register::<Cleanup>(monitor, lane.clone(), cleaner);
+            lanes.push(lane);
+            for (name, every, scope) in [
+                ("cleanup-rooms", policy.rooms_every, Scope::Rooms),
+                ("cleanup-people", policy.people_every, Scope::StuckUsers),
+                ("cleanup-all", policy.everything_every, Scope::Comprehensive),
+            ] {
+                let beat = Beat::new(name, every);
+                schedule.queue_every(beat, QUEUE_CLEANUP, move |_| cleanup::scheduled(scope));
+            }
         }
         if config.serves(QUEUE_CALLBACK) {
             let callbacks = Arc::new(CallBacks {

@@ -3,6 +3,7 @@
 mod accounts;
 mod artifacts;
 mod auth;
+mod cleanup;
 pub mod client;
 mod docs;
 mod documents;

@@ -1,16 +1,12 @@
-//! `/metrics` for Prometheus, and the JSON figures at `/api/metrics` and `/ws/stats`.
+//! `/metrics` for Prometheus.
 
 use std::time::Duration;
 
 use atelier_shared::Backends;
 use atelier_shared::domain::job::QUEUES;
-use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
-use chrono::Utc;
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::problem::Problem;
 use super::refusals::Failures;

@@ -15,9 +15,9 @@ use super::places::{projects, teams, workspaces};
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, artifacts, auth, docs, documents, figures, files, health, history, hocuspocus,
-    idempotency, index, invites, job_batch, job_output, jobs, languages, layers, limits, members,
-    messages, prometheus, queues, rooms, sessions, simulate, trace, users, ws,
+    accounts, artifacts, auth, cleanup, docs, documents, figures, files, health, history,
+    hocuspocus, idempotency, index, invites, job_batch, job_output, jobs, languages, layers,
+    limits, members, messages, prometheus, queues, rooms, sessions, simulate, trace, users, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -60,6 +60,13 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(sessions::files))
         .routes(routes!(sessions::events))
         .routes(routes!(simulate::add, simulate::remove))
+        .routes(routes!(cleanup::connections))
+        .routes(routes!(cleanup::auto_users))
+        .routes(routes!(cleanup::room))
+        .routes(routes!(cleanup::orphaned_files))
+        .routes(routes!(cleanup::comprehensive))
+        .routes(routes!(cleanup::force_stuck_users))
+        .routes(routes!(cleanup::status))
         .routes(routes!(files::upload))
         .routes(routes!(files::get, files::delete))
         .routes(routes!(files::list))
@@ -138,6 +145,16 @@ fn aliases() -> Router<App> {
         .route("/api/v1/health", get(health::health))
         .route("/api/v1/metrics", get(figures::figures))
         .route("/api/v1/metrics/events", get(figures::events))
+        .route("/cleanup", post(cleanup::connections))
+        .route("/cleanup/auto-users", post(cleanup::auto_users))
+        .route("/cleanup/room/{room_id}", post(cleanup::room))
+        .route("/cleanup/orphaned-files", post(cleanup::orphaned_files))
+        .route("/cleanup/comprehensive", post(cleanup::comprehensive))
+        .route(
+            "/cleanup/force-stuck-users",
+            post(cleanup::force_stuck_users),
+        )
+        .route("/cleanup/status", get(cleanup::status))
         .route("/upload", post(files::upload))
         .route("/ws/stats", get(figures::figures))
         .route("/rooms/{room_id}/users", get(rooms::users))

@@ -544,11 +544,24 @@ impl Actor {
         due
     }
 
+    /// Somebody came, or the last one left: the cleanup counts from here.
+    pub fn touch(&self) {
+        let (backends, room) = (self.rooms.backends.clone(), self.room.id.clone());
+        self.rooms.tasks.spawn(async move {
+            if let Err(error) = backends.records.touch_room(&room, chrono::Utc::now()).await {
+                tracing::warn!(%room, %error, "a room's last activity was not noted");
+            }
+        });
+    }
+
     fn is_over(&mut self, now: Instant) -> bool {
         let stopping = self.closed || self.rooms.stop.is_cancelled();
         if !self.locals.is_empty() || !(stopping || self.simulated.is_empty()) {
             self.empty_since = None;
             return false;
+        }
+        if self.empty_since.is_none() {
+            self.touch();
         }
         let since = *self.empty_since.get_or_insert(now);
         let lingers = now < since + LINGER && !stopping;

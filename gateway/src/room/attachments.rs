@@ -6,6 +6,7 @@ use atelier_shared::domain::ids::{FileId, RoomId, UserId};
 use atelier_shared::ports::PortError;
 use uuid::Uuid;
 
+use super::actor::Actor;
 use super::json::outgoing::ErrorFrame;
 use super::registry::Rooms;
 
@@ -82,5 +83,26 @@ impl Rooms {
                 tracing::warn!(%error, "the file of a deleted message was not removed");
             }
         });
+    }
+}
+
+impl Actor {
+    /// Before a deletion is folded in: the file of the message goes too. Every pod that knows the message sees to it, for
+    /// the one whose client asked may die; one of them finds the file there.
+    pub fn forget_file(&self, body: &Body) {
+        let Body::ChatDeleted { message_id, .. } = body else {
+            return;
+        };
+        let Some(message) = self.known.get(*message_id) else {
+            return;
+        };
+        if let Body::ChatMessage {
+            file_id: Some(file),
+            ..
+        } = &message.record.body
+        {
+            self.rooms
+                .message_gone(&self.room.id, message.author(), *file);
+        }
     }
 }

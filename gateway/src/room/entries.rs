@@ -45,6 +45,7 @@ impl Actor {
         self.applied = entry.seq;
         let void = self.state.chat.is_void(&entry.record.body);
         self.state.apply(&entry);
+        self.forget_file(&entry.record.body);
         self.known.apply(&entry);
         match &entry.record.body {
             Body::Draw(_) => {

@@ -29,6 +29,10 @@ impl Actor {
         if newer {
             self.read_roles();
         }
+        // One note for a crowd: while somebody is here the room is safe anyway.
+        if self.locals.is_empty() {
+            self.touch();
+        }
         // Held strokes are in the board that the newcomer gets; they must not come a second time.
         self.flush_draws();
         if let Some(before) = self.members.get(&member.client_id) {

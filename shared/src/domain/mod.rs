@@ -3,6 +3,7 @@
 pub mod activity;
 pub mod board;
 pub mod chat;
+pub mod cleanup;
 pub mod document;
 pub mod drawing;
 pub mod entry;

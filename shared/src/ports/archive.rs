@@ -136,6 +136,10 @@ pub trait Archive: super::ActivityArchive + Send + Sync {
     /// [`Self::document_bytes`] of all rooms together.
     async fn document_bytes_total(&self) -> Result<u64>;
 
+    /// Forgets all of a room whose row is gone and whose id is still reserved: nobody writes there. Its epoch rises, so that
+    /// whoever is late is refused, and its next life begins at seq 1. Can be repeated.
+    async fn forget_room(&self, room: &RoomId) -> Result<()>;
+
     /// Stores a job's result once; a later call for the same job changes nothing and returns false.
     async fn put_result(
         &self,

@@ -32,9 +32,9 @@ pub use queue::{
     Settled, WorkerInfo,
 };
 pub use records::{
-    Acceptance, CreateUserError, DELETED_ID_RESERVED, FileRecords, INVITES_MAX, InviteRecords,
-    JobQuery, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page, Records, RoomRecords,
-    RoomVisibility, UserDeletion, UserRecords,
+    Acceptance, CleanupRecords, CreateUserError, DELETED_ID_RESERVED, FileRecords, INVITES_MAX,
+    InviteRecords, JobQuery, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page, Records,
+    RoomRecords, RoomVisibility, UserDeletion, UserRecords,
 };
 pub use room_log::{
     APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Delivery, LogHead, READ_MAX_BYTES, Refusal,

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::places::PlaceRecords;
 use super::{PortError, Result};
+use crate::domain::cleanup::CleanupRun;
 use crate::domain::file::StoredFile;
 use crate::domain::ids::{FileId, JobId, RoomId, UserId};
 use crate::domain::invite::Invite;
@@ -133,6 +134,9 @@ pub trait RoomRecords: Send + Sync {
 
     /// Removes the room and its roles; its id stays reserved from `at` on. False: no such room.
     async fn delete_room(&self, id: &RoomId, at: DateTime<Utc>) -> Result<bool>;
+
+    /// The id of a deleted room may be given again from now on.
+    async fn release_room_id(&self, id: &RoomId) -> Result<()>;
 
     /// Rooms made from this address since `since`, or among `active`.
     async fn count_rooms_of_address(
@@ -297,10 +301,22 @@ pub trait FileRecords: Send + Sync {
     async fn files_after(&self, after: Option<FileId>, limit: usize) -> Result<Vec<StoredFile>>;
 }
 
+/// Runs of the cleanup; those older than seven days are forgotten when another is saved.
+#[async_trait]
+pub trait CleanupRecords: Send + Sync {
+    /// Keeps a run, or what came of one that is kept already.
+    async fn save_cleanup(&self, run: &CleanupRun) -> Result<()>;
+
+    async fn cleanup(&self, id: uuid::Uuid) -> Result<Option<CleanupRun>>;
+
+    /// The latest `limit` that were asked for, newest first.
+    async fn cleanups(&self, limit: usize) -> Result<Vec<CleanupRun>>;
+}
+
 /// All of the relational data.
 #[async_trait]
 pub trait Records:
-    UserRecords + RoomRecords + PlaceRecords + JobRecords + InviteRecords + FileRecords
+    UserRecords + RoomRecords + PlaceRecords + JobRecords + InviteRecords + FileRecords + CleanupRecords
 {
     async fn ping(&self) -> Result<()>;
 }

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use libtest_mimic::Trial;
 
 use crate::archive::promises;
-use crate::fixture::both;
+use crate::fixture::{both, on_s3};
 
 pub fn trials(trials: &mut Vec<Trial>) {
     promises!(trials, "files":
@@ -22,6 +22,20 @@ pub fn trials(trials: &mut Vec<Trial>) {
         putting::a_file_is_absent_until_it_is_whole,
         putting::a_large_file_passes_through_little_memory,
         putting::keys_that_could_leave_the_store_are_refused_everywhere,
+        reading::what_is_not_there_is_none_and_can_be_deleted,
+        reading::a_range_is_cut_to_what_the_file_has,
+        listing::a_list_is_in_key_order_and_in_pages,
+        listing::a_prefix_is_a_folder,
+    );
+    macro_rules! on_s3 {
+        ($($module:ident :: $promise:ident),+ $(,)?) => {
+            $(on_s3(trials, "files", stringify!($promise), $module::$promise);)+
+        };
+    }
+    on_s3!(
+        putting::a_file_is_read_back_as_it_was_put,
+        putting::a_put_overwrites,
+        putting::a_file_is_absent_until_it_is_whole,
         reading::what_is_not_there_is_none_and_can_be_deleted,
         reading::a_range_is_cut_to_what_the_file_has,
         listing::a_list_is_in_key_order_and_in_pages,

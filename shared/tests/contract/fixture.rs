@@ -57,6 +57,34 @@ where
     trials.push(trial.with_ignored_flag(!available));
 }
 
+tokio::task_local! {
+    /// Where the files of the test under way lie, if in a bucket.
+    pub static BUCKET: String;
+}
+
+/// `port::promise [s3]`: on a bucket of the server that TEST_S3_URL and AWS_ENDPOINT name (`scripts/with-s3`).
+pub fn on_s3<F, R>(trials: &mut Vec<Trial>, port: &str, promise: &str, test: F)
+where
+    F: Fn(Mode) -> R + Copy + Send + 'static,
+    R: Future<Output = Outcome> + Send + 'static,
+{
+    let bucket = std::env::var("TEST_S3_URL").ok();
+    let available = bucket.is_some() || std::env::var_os("ATELIER_REQUIRE_S3").is_some();
+    let trial = Trial::test(format!("{port}::{promise} [s3]"), move || {
+        let bucket = bucket.ok_or("TEST_S3_URL is not set")?;
+        // Whoever is first; a second one changes nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        RUNTIME.block_on(async move {
+            // A folder of its own for each test.
+            let bucket = format!("{bucket}/{}", uuid::Uuid::now_v7());
+            tokio::spawn(BUCKET.scope(bucket, test(Mode::Embedded)))
+                .await
+                .map_err(|e| Failed::from(e.to_string()))?
+        })
+    });
+    trials.push(trial.with_ignored_flag(!available));
+}
+
 fn services_are_configured() -> bool {
     ["DATABASE_URL", "REDIS_URL", "MONGO_URL"]
         .iter()

@@ -211,7 +211,14 @@ pub struct Shelf {
 }
 
 pub async fn files(mode: Mode) -> Shelf {
-    let config = config(mode).await;
+    let mut config = config(mode).await;
+    if let Ok(bucket) = crate::fixture::BUCKET.try_with(String::clone) {
+        config.files_url = Some(bucket);
+        return Shelf {
+            folder: config.data_dir.clone(),
+            files: open(config).await.files,
+        };
+    }
     let folder = match &config.files_url {
         Some(url) => url
             .parse::<Url>()

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod callback;
+pub mod cleanup;
 pub mod execute;
 
 use std::fmt;

@@ -298,6 +298,35 @@ impl Archive for MongoArchive {
         self.sum_document_bytes().await
     }
 
+    /// The epoch first: an archiving that is under way is refused from then on, and what it wrote is deleted with the rest.
+    async fn forget_room(&self, room: &RoomId) -> Result<()> {
+        let id = room.as_str();
+        bounded("forget a room", async {
+            self.heads
+                .update_one(
+                    doc! { "_id": id },
+                    doc! { "$inc": { "epoch": 1_i64 }, "$set": { "opened": false } },
+                )
+                .await
+        })
+        .await?;
+        for name in ["messages", "entries"] {
+            let rows: Collection<Document> = self.database.collection(name);
+            bounded("forget a room", async {
+                rows.delete_many(doc! { "room": id }).await
+            })
+            .await?;
+        }
+        self.forget_checkpoint(room).await?;
+        bounded("forget a room", async {
+            self.heads
+                .update_one(doc! { "_id": id }, doc! { "$set": { "seq": 0_i64 } })
+                .await
+        })
+        .await?;
+        Ok(())
+    }
+
     async fn put_result(
         &self,
         job: JobId,

@@ -41,6 +41,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "deleted people",
         include_str!("../../../../migrations/postgres/0006_deleted_people.sql"),
     ),
+    (
+        "cleanup",
+        include_str!("../../../../migrations/postgres/0007_cleanup.sql"),
+    ),
 ];
 
 /// Fit for a pooler in transaction mode (PgBouncer): no start-up parameters that it would refuse, no statements cached

@@ -6,6 +6,7 @@ use sqlx::query::{Query, QueryAs};
 use sqlx::{FromRow, Postgres, Transaction};
 
 use super::postgres::port_error as failed;
+use crate::adapters::queries::cleanup::cleanup_records;
 use crate::adapters::queries::files::file_records;
 use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
@@ -53,6 +54,7 @@ place_records!(PostgresRecords, Postgres);
 job_records!(PostgresRecords);
 invite_records!(PostgresRecords);
 file_records!(PostgresRecords);
+cleanup_records!(PostgresRecords);
 
 #[async_trait]
 impl Records for PostgresRecords {

@@ -389,6 +389,30 @@ impl Archive for SqliteArchive {
         from_db(total)
     }
 
+    async fn forget_room(&self, room: &RoomId) -> Result<()> {
+        let failed = |e| port_error("forget a room", e);
+        let mut transaction = self
+            .file
+            .write
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(failed)?;
+        for sql in [
+            "DELETE FROM message_words WHERE room = $1",
+            "DELETE FROM messages WHERE room = $1",
+            "DELETE FROM entries WHERE room = $1",
+            "DELETE FROM checkpoints WHERE room = $1",
+            "UPDATE room_heads SET epoch = epoch + 1, seq = 0, opened = 0 WHERE room = $1",
+        ] {
+            sqlx::query(sql)
+                .bind(room.as_str())
+                .execute(&mut *transaction)
+                .await
+                .map_err(failed)?;
+        }
+        transaction.commit().await.map_err(failed)
+    }
+
     async fn put_result(
         &self,
         job: JobId,

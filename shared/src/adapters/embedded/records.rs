@@ -8,6 +8,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{FromRow, Sqlite as Db, Transaction};
 
 use super::sqlite::{Sqlite, port_error as failed};
+use crate::adapters::queries::cleanup::cleanup_records;
 use crate::adapters::queries::files::file_records;
 use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
@@ -45,6 +46,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     (
         "deleted people",
         include_str!("../../../../migrations/sqlite/records/0006_deleted_people.sql"),
+    ),
+    (
+        "cleanup",
+        include_str!("../../../../migrations/sqlite/records/0007_cleanup.sql"),
     ),
 ];
 
@@ -87,6 +92,7 @@ place_records!(SqliteRecords, Db);
 job_records!(SqliteRecords);
 invite_records!(SqliteRecords);
 file_records!(SqliteRecords);
+cleanup_records!(SqliteRecords);
 
 #[async_trait]
 impl Records for SqliteRecords {

@@ -4,6 +4,7 @@
 //! transaction (one that may write takes its lock at once), and functions `statement`, `rows` and `failed`. Every call is
 //! one transaction. The SQL is what both databases share: `$1`, `RETURNING`, `ON CONFLICT`, row values.
 
+pub mod cleanup;
 pub mod files;
 pub mod invites;
 pub mod jobs;

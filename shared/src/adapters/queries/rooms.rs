@@ -361,6 +361,21 @@ macro_rules! room_records {
                 Ok(true)
             }
 
+            async fn release_room_id(
+                &self,
+                id: &crate::domain::ids::RoomId,
+            ) -> crate::ports::Result<()> {
+                let released = async {
+                    let mut tx = self.write().await?;
+                    statement("DELETE FROM deleted_rooms WHERE id = $1")
+                        .bind(id.as_str())
+                        .execute(&mut *tx)
+                        .await?;
+                    tx.commit().await
+                };
+                released.await.map_err(|e| failed("release a room's id", e))
+            }
+
             async fn count_rooms_of_address(
                 &self,
                 address: &str,

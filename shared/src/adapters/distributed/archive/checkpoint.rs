@@ -35,6 +35,23 @@ fn beginning_with(prefix: &str) -> bson::Document {
 }
 
 impl MongoArchive {
+    /// Removes the room's checkpoint, of whatever generation.
+    pub(super) async fn forget_checkpoint(&self, room: &RoomId) -> Result<()> {
+        const OPERATION: &str = "forget a checkpoint";
+        bounded(OPERATION, async {
+            self.checkpoints
+                .delete_one(doc! { "_id": room.as_str() })
+                .await
+        })
+        .await?;
+        let all = beginning_with(&format!("{room}:"));
+        bounded(OPERATION, async {
+            self.chunks.delete_many(doc! { "_id": all }).await
+        })
+        .await?;
+        Ok(())
+    }
+
     pub(super) async fn read_checkpoint(&self, room: &RoomId) -> Result<Option<Checkpoint>> {
         const OPERATION: &str = "read checkpoint";
         for _ in 0..READ_TRIES {
