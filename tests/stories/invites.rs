@@ -2,6 +2,7 @@
 
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::cluster::ADMIN_TOKEN;
@@ -15,6 +16,7 @@ pub fn stories(all: &mut Stories) {
     all.both(joining_is_told_in_order_and_once);
     all.both(of_several_who_come_at_once_under_one_name_one_gets_in);
     all.both(simulated_people_come_move_and_leave_on_every_pod);
+    all.distributed(simulated_people_end_with_their_pod);
     all.both(somebody_who_says_nothing_is_dropped_once_and_comes_back_by_speaking);
     all.both(a_silent_socket_is_swept_with_one_user_left);
 }
@@ -354,6 +356,32 @@ async fn simulated_people_come_move_and_leave_on_every_pod(story: Story) -> Told
     .await?;
     watcher.answered().await?;
     ensure!(watcher.count("user_left") == 10, "each leaves once");
+    Ok(())
+}
+
+async fn simulated_people_end_with_their_pod(story: Story) -> Told {
+    let cluster = story.cluster(Options::default().workers(0)).await?;
+    let room = fresh("crowd");
+    let watcher = cluster
+        .door(Address::Plain, &room)
+        .at(cluster.there().address())
+        .enter()
+        .await?;
+    let path = format!("/api/simulate/users/{room}?count=20");
+    cluster.admin().post(&path, json!({})).await?.expect(200)?;
+    let there = async |count: usize| {
+        until("the crowd to be counted", PATIENCE, async || {
+            let users = users(cluster.there(), &room).await?;
+            ensure!(users.len() == count, "{} there", users.len());
+            anyhow::Ok(())
+        })
+        .await
+    };
+    there(20).await?;
+    cluster.here().signal(Signal::TERM).await?;
+    there(0).await?;
+    watcher.answered().await?;
+    ensure!(watcher.count("user_left") == 20, "each leaves once");
     Ok(())
 }
 

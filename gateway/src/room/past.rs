@@ -61,7 +61,7 @@ impl Past {
         match body {
             Body::ChatEdited { content, .. } if content.is_empty() => None,
             Body::ChatEdited { of, .. } | Body::Reaction { of, .. }
-                if self.chat.is_deleted(*of) =>
+                if self.chat.deleted_ms(*of).is_some() =>
             {
                 None
             }
@@ -73,13 +73,19 @@ impl Past {
                 let users = users.or_else(archived).unwrap_or_default();
                 Some(outgoing::reaction_update(entry, users, links))
             }
-            // Its deletion follows in the log: the words are gone already, the time of it comes with that.
-            _ if body.message_id().is_some() && self.chat.is_deleted(entry.seq) => {
-                let mut struck = entry.clone();
-                struck.record.body = body.struck(entry.record.ts_ms);
-                Some(outgoing::entry(&struck, links))
+            Body::Deleted { .. } => Some(outgoing::entry(entry, links)),
+            _ => {
+                let deleted = self.chat.deleted_ms(entry.seq);
+                match deleted.filter(|_| body.message_id().is_some()) {
+                    // Its deletion follows in the log: the words are gone already.
+                    Some(deleted_ms) => {
+                        let mut struck = entry.clone();
+                        struck.record.body = body.struck(deleted_ms);
+                        Some(outgoing::entry(&struck, links))
+                    }
+                    None => Some(outgoing::entry(entry, links)),
+                }
             }
-            _ => Some(outgoing::entry(entry, links)),
         }
     }
 }

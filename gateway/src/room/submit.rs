@@ -21,6 +21,8 @@ use super::messages::settle;
 use super::pending::Pending;
 use crate::traceparent;
 
+/// All metadata of a room, as JSON text: every newcomer is told it.
+const METADATA_MAX_BYTES: usize = 64 * 1024;
 /// Messages of one connection that wait for one that is being looked into; beyond it they are refused.
 const HELD_MAX: usize = 1_000;
 
@@ -129,6 +131,17 @@ impl Actor {
         {
             let text = format!("this room does not allow {}", activity.as_str());
             return Err(ErrorFrame::new("not_allowed", text).field("type"));
+        }
+        if let Submission::Write(message) = submission
+            && let Body::SessionUpdate { data } = &message.body
+        {
+            let mut merged = self.state.metadata.clone();
+            merged.extend(data.clone());
+            let length = serde_json::to_vec(&merged).map_or(usize::MAX, |text| text.len());
+            if length > METADATA_MAX_BYTES {
+                let text = format!("data: the room's metadata may have {METADATA_MAX_BYTES} bytes");
+                return Err(ErrorFrame::new("invalid", text).field("data"));
+            }
         }
         if self.pending.is_full() {
             let error = ErrorFrame::new("overloaded", "the room has too much to store");

@@ -1,7 +1,7 @@
 //! What a room's folded state keeps of chat: the reactions of late, and which messages of late are deleted. Every pod folds
 //! the same from the same entries, so all tell the same counts without asking anybody.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,8 @@ use super::message::{Reactor, react};
 /// Pairs of message and emoji that are kept; one more lets go the one that was not touched for longest. Whoever reacts to
 /// it again brings along what the archive knew.
 const REACTED_MAX: usize = 1_000;
+/// People under all of them together.
+const PEOPLE_MAX: usize = 20_000;
 /// Deleted messages that are kept, by their place: as many as the unarchived part of a log can hold.
 const DELETED_MAX: usize = 10_000;
 
@@ -28,14 +30,15 @@ pub struct ChatState {
     /// The one touched last at the end.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     reacted: VecDeque<Reacted>,
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    deleted: BTreeSet<Seq>,
+    /// By the place of the message: when it was deleted, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    deleted: BTreeMap<Seq, i64>,
 }
 
 impl ChatState {
-    /// Was the message at this place deleted, as far back as is remembered?
-    pub fn is_deleted(&self, of: Seq) -> bool {
-        self.deleted.contains(&of)
+    /// When the message at this place was deleted, as far back as is remembered.
+    pub fn deleted_ms(&self, of: Seq) -> Option<i64> {
+        self.deleted.get(&of).copied()
     }
 
     /// The people under an emoji; `None`: not touched of late.
@@ -52,7 +55,7 @@ impl ChatState {
         match body {
             Body::ChatEdited { of, .. }
             | Body::ChatDeleted { of, .. }
-            | Body::Reaction { of, .. } => self.is_deleted(*of),
+            | Body::Reaction { of, .. } => self.deleted_ms(*of).is_some(),
             _ => false,
         }
     }
@@ -64,7 +67,7 @@ impl ChatState {
         match &entry.record.body {
             Body::ChatDeleted { message_id, of } => {
                 self.reacted.retain(|r| r.message_id != *message_id);
-                self.deleted.insert(*of);
+                self.deleted.insert(*of, entry.record.ts_ms);
                 if self.deleted.len() > DELETED_MAX {
                     self.deleted.pop_first();
                 }
@@ -88,11 +91,91 @@ impl ChatState {
                 });
                 react(&mut reacted.users, &entry.record.author, *action);
                 self.reacted.push_back(reacted);
-                if self.reacted.len() > REACTED_MAX {
-                    self.reacted.pop_front();
+                let mut people: usize = self.reacted.iter().map(|r| r.users.len()).sum();
+                while self.reacted.len() > REACTED_MAX
+                    || (people > PEOPLE_MAX && self.reacted.len() > 1)
+                {
+                    people -= self.reacted.pop_front().map_or(0, |r| r.users.len());
                 }
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::entry::{Author, Record};
+    use crate::domain::ids::UserId;
+    use crate::domain::message::ReactionAction;
+
+    fn entry(seq: u64, user: u128, body: Body) -> Entry {
+        Entry {
+            seq: Seq(seq),
+            record: Record {
+                ts_ms: 7,
+                author: Author {
+                    client_id: user.to_string().parse().unwrap(),
+                    user_id: UserId(uuid::Uuid::from_u128(user)),
+                    connection: None,
+                    name: user.to_string(),
+                    color: None,
+                    avatar_url: None,
+                },
+                reference: None,
+                audience: None,
+                body,
+            },
+        }
+    }
+
+    fn reaction(message_id: MessageId, base: Vec<Reactor>) -> Body {
+        Body::Reaction {
+            message_id,
+            of: Seq(1),
+            emoji: "👍".into(),
+            action: ReactionAction::Add,
+            base,
+        }
+    }
+
+    #[test]
+    fn what_the_archive_knew_counts_only_where_nothing_is_kept() {
+        let (id, mut state) = (MessageId::generate(), ChatState::default());
+        let old: Vec<Reactor> = vec![(&entry(1, 1, reaction(id, Vec::new())).record.author).into()];
+        // Two who reacted at once, each looked up before the other was logged.
+        state.apply(&entry(8, 2, reaction(id, old.clone())));
+        state.apply(&entry(9, 3, reaction(id, old)));
+        assert_eq!(state.users_of(id, "👍").map(<[_]>::len), Some(3));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_survives_a_checkpoint() {
+        let mut state = ChatState::default();
+        let first = MessageId::generate();
+        state.apply(&entry(1, 1, reaction(first, Vec::new())));
+        for seq in 0..REACTED_MAX as u64 {
+            state.apply(&entry(
+                seq + 2,
+                1,
+                reaction(MessageId::generate(), Vec::new()),
+            ));
+        }
+        assert_eq!(state.reacted.len(), REACTED_MAX);
+        assert!(
+            state.users_of(first, "👍").is_none(),
+            "the oldest is let go"
+        );
+        let gone = Body::ChatDeleted {
+            message_id: first,
+            of: Seq(1),
+        };
+        state.apply(&entry(5_000, 1, gone.clone()));
+        let text = serde_json::to_string(&state).unwrap();
+        let back: ChatState = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, state);
+        assert_eq!(back.deleted_ms(Seq(1)), Some(7));
+        assert!(back.is_void(&gone) && back.is_void(&reaction(first, Vec::new())));
     }
 }

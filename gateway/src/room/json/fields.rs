@@ -1,7 +1,8 @@
-//! The fields of each client message, as serde reads them.
+//! The fields of each client message, as serde reads them, and the error that names the one that is wrong.
 
 use std::borrow::Cow;
 
+use atelier_shared::domain::Invalid;
 use atelier_shared::domain::ids::{Epoch, MessageId, Seq, UserId};
 use atelier_shared::domain::message::ReactionAction;
 use atelier_shared::domain::room::Role;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::outgoing::ErrorFrame;
 use crate::runs::spec::FileBody;
 
 #[derive(Deserialize)]
@@ -111,4 +113,50 @@ pub struct RunFields {
 pub struct DirectFields {
     pub to: UserId,
     pub content: String,
+}
+
+/// Longest `data`, `selection` or metadata of one message, as JSON text.
+const DATA_MAX_BYTES: usize = 16 * 1024;
+
+/// Is it short enough, as JSON text?
+pub fn bounded(field: &'static str, value: &impl serde::Serialize) -> Result<(), Invalid> {
+    let length = serde_json::to_vec(value).map_or(usize::MAX, |text| text.len());
+    if length > DATA_MAX_BYTES {
+        return Err(Invalid::new(
+            field,
+            format!("must have at most {DATA_MAX_BYTES} bytes"),
+        ));
+    }
+    Ok(())
+}
+
+/// The typed fields of a message. The second pass, taken only on failure, finds the path of what is wrong.
+pub fn fields<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ErrorFrame> {
+    serde_json::from_str(text).map_err(|_| {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+            Ok(_) => ErrorFrame::new("bad_json", "Invalid JSON"),
+            Err(error) => explain(&error),
+        }
+    })
+}
+
+fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ErrorFrame {
+    let mut message = error.inner().to_string();
+    if let Some(at) = message.find(" at line ") {
+        message.truncate(at);
+    }
+    let mut path = error.path().to_string();
+    // serde names a missing field in its message only; its path is that of the object around it.
+    if let Some(name) = message
+        .strip_prefix("missing field `")
+        .and_then(|rest| rest.strip_suffix('`'))
+    {
+        path = match path.as_str() {
+            "." => name.to_owned(),
+            around => format!("{around}.{name}"),
+        };
+        message = "is missing".into();
+    }
+    ErrorFrame::new("invalid", format!("{path}: {message}")).field(path)
 }

@@ -7,22 +7,20 @@ use atelier_shared::domain::entry::{Body, CodeComment};
 use atelier_shared::domain::ids::{Epoch, MessageId, Ref, Seq, UserId};
 use atelier_shared::domain::job::JobSpec;
 use atelier_shared::domain::names;
-use atelier_shared::domain::presence::Status;
 use atelier_shared::domain::room::{Activity, Role};
-use atelier_shared::domain::signal::EphemeralKind;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub use super::ephemeral::Ephemeral;
+use super::ephemeral::ephemeral;
 use super::fields::{
-    AuthFields, ChatFields, CursorFields, DataFields, DeleteFields, DirectFields, EditFields,
-    JoinFields, KickFields, PingFields, ReactionFields, ReceiptFields, ResumeFields, RunFields,
-    SelectionFields, SetRoleFields, UpdateFields,
+    AuthFields, ChatFields, DataFields, DeleteFields, DirectFields, EditFields, JoinFields,
+    KickFields, PingFields, ReactionFields, ResumeFields, RunFields, SetRoleFields, UpdateFields,
+    bounded, fields,
 };
 use super::outgoing::ErrorFrame;
 use crate::runs::spec::NewJob;
 
-/// Longest `data`, `selection` or metadata of one message, as JSON text.
-const DATA_MAX_BYTES: usize = 16 * 1024;
 const PATH_MAX_BYTES: usize = 1_024;
 
 /// A request that is well-formed; whether it is allowed is the room's to say.
@@ -62,44 +60,6 @@ pub struct Join {
     pub name: Option<String>,
     pub color: Option<String>,
     pub avatar_url: Option<String>,
-}
-
-/// The latest value of one kind.
-#[derive(Debug)]
-pub enum Ephemeral {
-    Cursor {
-        position: Value,
-        name: Option<String>,
-        color: Option<String>,
-    },
-    Selection(Value),
-    CursorUpdate(Value),
-    ViewportUpdate(Value),
-    PresenceUpdate(Status, Value),
-    Typing(Value),
-    Receipt(Seq),
-}
-
-impl Ephemeral {
-    pub fn kind(&self) -> EphemeralKind {
-        match self {
-            Self::Cursor { .. } => EphemeralKind::Cursor,
-            Self::Selection(_) => EphemeralKind::Selection,
-            Self::CursorUpdate(_) => EphemeralKind::CursorUpdate,
-            Self::ViewportUpdate(_) => EphemeralKind::ViewportUpdate,
-            Self::PresenceUpdate(..) => EphemeralKind::PresenceUpdate,
-            Self::Typing(_) => EphemeralKind::Typing,
-            Self::Receipt(_) => EphemeralKind::Receipt,
-        }
-    }
-
-    /// The least role that may send it.
-    pub fn role(&self) -> Role {
-        match self {
-            Self::Typing(_) => Role::Editor,
-            _ => Role::Viewer,
-        }
-    }
 }
 
 /// Something to be logged.
@@ -387,83 +347,6 @@ fn message(kind: &str, text: &str, envelope: Envelope) -> Result<Request, ErrorF
     Ok(request)
 }
 
-fn ephemeral(kind: &str, text: &str) -> Result<Ephemeral, ErrorFrame> {
-    match kind {
-        "cursor" => {
-            let m: CursorFields = fields(text)?;
-            bounded("position", &m.position)?;
-            if !(m.position.is_number() || m.position.is_object() || m.position.is_null()) {
-                return Err(Invalid::new("position", "must be a number or an object").into());
-            }
-            let name = m
-                .name
-                .as_deref()
-                .map(|n| names::name("name", n))
-                .transpose()?;
-            if let Some(color) = &m.color {
-                names::color("color", color)?;
-            }
-            Ok(Ephemeral::Cursor {
-                position: m.position,
-                name,
-                color: m.color,
-            })
-        }
-        "selection" => {
-            let m: SelectionFields = fields(text)?;
-            bounded("selection", &m.selection)?;
-            let range = |key| m.selection.get(key).is_some_and(Value::is_number);
-            if !(m.selection.is_null() || (range("start") && range("end"))) {
-                return Err(Invalid::new("selection", "must be {start, end} or null").into());
-            }
-            Ok(Ephemeral::Selection(m.selection))
-        }
-        "cursor_update" => Ok(Ephemeral::CursorUpdate(data(
-            text,
-            &[&["file", "line"], &["x", "y"]],
-        )?)),
-        "viewport_update" => Ok(Ephemeral::ViewportUpdate(data(
-            text,
-            &[&["file", "start_line", "end_line"], &["x", "y", "zoom"]],
-        )?)),
-        "typing" => {
-            let data = data(text, &[&["on"]])?;
-            if !data["on"].is_boolean() {
-                return Err(Invalid::new("data.on", "must be true or false").into());
-            }
-            Ok(Ephemeral::Typing(data))
-        }
-        "presence_update" => {
-            let data = data(text, &[&["status"]])?;
-            let status = data["status"].as_str().unwrap_or("");
-            Ok(Ephemeral::PresenceUpdate(status.parse()?, data))
-        }
-        "receipt" => {
-            let m: ReceiptFields = fields(text)?;
-            Ok(Ephemeral::Receipt(m.seq))
-        }
-        other => {
-            let shown: String = other.chars().take(40).collect();
-            Err(ErrorFrame::new("unknown_type", format!("unknown type \"{shown}\"")).field("type"))
-        }
-    }
-}
-
-/// `data` with all keys of one of the shapes.
-fn data(text: &str, shapes: &[&[&'static str]]) -> Result<Value, ErrorFrame> {
-    let m: DataFields<Map<String, Value>> = fields(text)?;
-    bounded("data", &m.data)?;
-    let fits = |shape: &&[&str]| shape.iter().all(|key| m.data.contains_key(*key));
-    if shapes.iter().any(fits) {
-        return Ok(Value::Object(m.data));
-    }
-    let wanted: Vec<String> = shapes
-        .iter()
-        .map(|s| format!("{{{}}}", s.join(", ")))
-        .collect();
-    Err(Invalid::new("data", format!("must have {}", wanted.join(" or "))).into())
-}
-
 fn join(m: JoinFields) -> Result<Join, Invalid> {
     if let Some(color) = &m.color {
         names::color("color", color)?;
@@ -498,48 +381,6 @@ fn check_comment(comment: &CodeComment) -> Result<(), Invalid> {
         ));
     }
     Ok(())
-}
-
-fn bounded(field: &'static str, value: &impl serde::Serialize) -> Result<(), Invalid> {
-    let length = serde_json::to_vec(value).map_or(usize::MAX, |text| text.len());
-    if length > DATA_MAX_BYTES {
-        return Err(Invalid::new(
-            field,
-            format!("must have at most {DATA_MAX_BYTES} bytes"),
-        ));
-    }
-    Ok(())
-}
-
-/// The typed fields of a message. The second pass, taken only on failure, finds the path of what is wrong.
-fn fields<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ErrorFrame> {
-    serde_json::from_str(text).map_err(|_| {
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
-            Ok(_) => ErrorFrame::new("bad_json", "Invalid JSON"),
-            Err(error) => explain(&error),
-        }
-    })
-}
-
-fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ErrorFrame {
-    let mut message = error.inner().to_string();
-    if let Some(at) = message.find(" at line ") {
-        message.truncate(at);
-    }
-    let mut path = error.path().to_string();
-    // serde names a missing field in its message only; its path is that of the object around it.
-    if let Some(name) = message
-        .strip_prefix("missing field `")
-        .and_then(|rest| rest.strip_suffix('`'))
-    {
-        path = match path.as_str() {
-            "." => name.to_owned(),
-            around => format!("{around}.{name}"),
-        };
-        message = "is missing".into();
-    }
-    ErrorFrame::new("invalid", format!("{path}: {message}")).field(path)
 }
 
 #[cfg(test)]

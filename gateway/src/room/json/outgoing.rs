@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 use crate::identity::Identity;
 use crate::room::websocket;
 
+/// People named under one emoji, those who came first; the count is of all.
+const REACTORS_SHOWN_MAX: usize = 500;
 /// Strokes in one `board` frame; a larger board comes as several, one behind the other.
 const BOARD_FRAME_STROKES: usize = 2_000;
 
@@ -336,8 +338,11 @@ pub fn message_value(message: &Message, links: &Identity) -> Value {
     let mut shown = entry_value(&entry, &[], links);
     if let (Some(fields), None) = (shown.as_object_mut(), message.deleted_ms()) {
         let reactions = message.reactions.iter().map(|reactions| {
-            let users = reactions.users.iter().map(reactor).collect::<Vec<_>>();
-            json!({"emoji": reactions.emoji, "count": users.len(), "users": users})
+            json!({
+                "emoji": reactions.emoji,
+                "count": reactions.users.len(),
+                "users": reactors_shown(&reactions.users),
+            })
         });
         fields.insert("reactions".into(), reactions.collect());
         fields.insert("edited_at".into(), message.edited_ms.map(rfc3339).into());
@@ -347,8 +352,13 @@ pub fn message_value(message: &Message, links: &Identity) -> Value {
     shown
 }
 
-fn reactor(reactor: &Reactor) -> Value {
-    json!({"id": reactor.client_id, "user_id": reactor.user_id, "name": reactor.name})
+fn reactors_shown(reactors: &[Reactor]) -> Value {
+    let shown = reactors.iter().take(REACTORS_SHOWN_MAX);
+    shown
+        .map(|reactor| {
+            json!({"id": reactor.client_id, "user_id": reactor.user_id, "name": reactor.name})
+        })
+        .collect()
 }
 
 /// An entry as JSON; `reactors` are those of a reaction's emoji, `links` signs the links to files, anew each time.
@@ -418,12 +428,11 @@ pub fn entry_value(entry: &Entry, reactors: &[Reactor], links: &Identity) -> Val
         Body::Reaction {
             message_id, emoji, ..
         } => {
-            let users = reactors.iter().map(reactor).collect::<Vec<_>>();
             put(json!({
                 "message_id": message_id,
                 "emoji": emoji,
-                "count": users.len(),
-                "users": users,
+                "count": reactors.len(),
+                "users": reactors_shown(reactors),
             }));
         }
         Body::CodeComment { id, data, .. } => put(json!({

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use atelier_shared::Mode;
 use atelier_shared::domain::ids::{JobId, RoomId, UserId};
-use atelier_shared::domain::job::{AskedLimits, Job, JobSpec, JobState, SourceFile};
+use atelier_shared::domain::job::{AskedBy, AskedLimits, Job, JobSpec, JobState, SourceFile};
 use atelier_shared::ports::JobQuery;
 use chrono::{DateTime, Utc};
 use libtest_mimic::Trial;
@@ -44,9 +44,60 @@ pub fn trials(trials: &mut Vec<Trial>) {
     both(
         trials,
         "records",
+        "a_run_asked_for_twenty_times_under_one_ref_is_stored_once",
+        asked_once,
+    );
+    both(
+        trials,
+        "records",
         "only_a_finished_job_is_deleted",
         deletion,
     );
+}
+
+async fn asked_once(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let owner = UserId::generate();
+    let asked = |client: &str, reference: &str| Job {
+        room_id: Some("asked-once".parse().expect("a room id")),
+        asked_by: Some(AskedBy {
+            client_id: client.parse().expect("a client id"),
+            reference: reference.parse().expect("a ref"),
+        }),
+        ..job(owner)
+    };
+    let answers = at_once(20, |_| {
+        let (records, job) = (records.clone(), asked("tab", "r1"));
+        async move {
+            records
+                .create_job(&job)
+                .await
+                .map(|made| made.then_some(job))
+        }
+    })
+    .await;
+    let mut made = Vec::new();
+    for answer in answers {
+        made.extend(answer?);
+    }
+    assert_eq!(made.len(), 1);
+    assert_eq!(records.job(made[0].id).await?.as_ref(), Some(&made[0]));
+    // Another ref, client or owner is another run; what no message asked for is always made.
+    assert!(records.create_job(&asked("tab", "r2")).await?);
+    assert!(records.create_job(&asked("other-tab", "r1")).await?);
+    let others = Job {
+        owner: UserId::generate(),
+        ..asked("tab", "r1")
+    };
+    assert!(records.create_job(&others).await?);
+    for _ in 0..2 {
+        let plain = Job {
+            asked_by: None,
+            ..asked("tab", "r1")
+        };
+        assert!(records.create_job(&plain).await?);
+    }
+    Ok(())
 }
 
 fn job(owner: UserId) -> Job {

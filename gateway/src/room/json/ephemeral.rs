@@ -1,0 +1,127 @@
+//! What is told but not logged, client to server: of each kind only the latest counts.
+
+use atelier_shared::domain::Invalid;
+use atelier_shared::domain::ids::Seq;
+use atelier_shared::domain::names;
+use atelier_shared::domain::presence::Status;
+use atelier_shared::domain::room::Role;
+use atelier_shared::domain::signal::EphemeralKind;
+use serde_json::{Map, Value};
+
+use super::fields::{CursorFields, DataFields, ReceiptFields, SelectionFields, bounded, fields};
+use super::outgoing::ErrorFrame;
+
+/// The latest value of one kind.
+#[derive(Debug)]
+pub enum Ephemeral {
+    Cursor {
+        position: Value,
+        name: Option<String>,
+        color: Option<String>,
+    },
+    Selection(Value),
+    CursorUpdate(Value),
+    ViewportUpdate(Value),
+    PresenceUpdate(Status, Value),
+    Typing(Value),
+    Receipt(Seq),
+}
+
+impl Ephemeral {
+    pub fn kind(&self) -> EphemeralKind {
+        match self {
+            Self::Cursor { .. } => EphemeralKind::Cursor,
+            Self::Selection(_) => EphemeralKind::Selection,
+            Self::CursorUpdate(_) => EphemeralKind::CursorUpdate,
+            Self::ViewportUpdate(_) => EphemeralKind::ViewportUpdate,
+            Self::PresenceUpdate(..) => EphemeralKind::PresenceUpdate,
+            Self::Typing(_) => EphemeralKind::Typing,
+            Self::Receipt(_) => EphemeralKind::Receipt,
+        }
+    }
+
+    /// The least role that may send it.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Typing(_) => Role::Editor,
+            _ => Role::Viewer,
+        }
+    }
+}
+
+pub fn ephemeral(kind: &str, text: &str) -> Result<Ephemeral, ErrorFrame> {
+    match kind {
+        "cursor" => {
+            let m: CursorFields = fields(text)?;
+            bounded("position", &m.position)?;
+            if !(m.position.is_number() || m.position.is_object() || m.position.is_null()) {
+                return Err(Invalid::new("position", "must be a number or an object").into());
+            }
+            let name = m
+                .name
+                .as_deref()
+                .map(|n| names::name("name", n))
+                .transpose()?;
+            if let Some(color) = &m.color {
+                names::color("color", color)?;
+            }
+            Ok(Ephemeral::Cursor {
+                position: m.position,
+                name,
+                color: m.color,
+            })
+        }
+        "selection" => {
+            let m: SelectionFields = fields(text)?;
+            bounded("selection", &m.selection)?;
+            let range = |key| m.selection.get(key).is_some_and(Value::is_number);
+            if !(m.selection.is_null() || (range("start") && range("end"))) {
+                return Err(Invalid::new("selection", "must be {start, end} or null").into());
+            }
+            Ok(Ephemeral::Selection(m.selection))
+        }
+        "cursor_update" => Ok(Ephemeral::CursorUpdate(data(
+            text,
+            &[&["file", "line"], &["x", "y"]],
+        )?)),
+        "viewport_update" => Ok(Ephemeral::ViewportUpdate(data(
+            text,
+            &[&["file", "start_line", "end_line"], &["x", "y", "zoom"]],
+        )?)),
+        "typing" => {
+            let data = data(text, &[&["on"]])?;
+            if !data["on"].is_boolean() {
+                return Err(Invalid::new("data.on", "must be true or false").into());
+            }
+            Ok(Ephemeral::Typing(data))
+        }
+        "presence_update" => {
+            let data = data(text, &[&["status"]])?;
+            let status = data["status"].as_str().unwrap_or("");
+            Ok(Ephemeral::PresenceUpdate(status.parse()?, data))
+        }
+        "receipt" => {
+            let m: ReceiptFields = fields(text)?;
+            Ok(Ephemeral::Receipt(m.seq))
+        }
+        other => {
+            let shown: String = other.chars().take(40).collect();
+            Err(ErrorFrame::new("unknown_type", format!("unknown type \"{shown}\"")).field("type"))
+        }
+    }
+}
+
+/// `data` with all keys of one of the shapes.
+fn data(text: &str, shapes: &[&[&'static str]]) -> Result<Value, ErrorFrame> {
+    let m: DataFields<Map<String, Value>> = fields(text)?;
+    bounded("data", &m.data)?;
+    let fits = |shape: &&[&str]| shape.iter().all(|key| m.data.contains_key(*key));
+    if shapes.iter().any(fits) {
+        return Ok(Value::Object(m.data));
+    }
+    let wanted: Vec<String> = shapes
+        .iter()
+        .map(|s| format!("{{{}}}", s.join(", ")))
+        .collect();
+    Err(Invalid::new("data", format!("must have {}", wanted.join(" or "))).into())
+}
