@@ -15,6 +15,7 @@ pub fn stories(all: &mut Stories) {
     all.both(answers_make_a_thread_and_history_has_pages_search_and_figures);
     all.both(what_is_said_about_a_direct_message_stays_between_the_two);
     all.both(who_views_a_file_is_known_on_every_pod);
+    all.both(session_updates_merge_into_what_newcomers_are_told);
 }
 
 /// Logs a message and gives its seq and id.
@@ -489,4 +490,37 @@ async fn who_views_a_file_is_known_on_every_pod(story: Story) -> Told {
     viewers(1).await?;
     it.host.close().await?;
     viewers(0).await
+}
+
+async fn session_updates_merge_into_what_newcomers_are_told(story: Story) -> Told {
+    let it = company(&story).await?;
+    let update = |data: Value| json!({"type": "session_update", "data": data});
+    it.editor
+        .log(update(json!({"title": "Parser", "draft": true})))
+        .await?;
+    let told = it.host.expect("session_update").await?;
+    ensure!(
+        told["data"]["title"] == "Parser" && told["from"] == it.editor.client_id.as_str(),
+        "{told}"
+    );
+    it.host
+        .log(update(json!({"draft": null, "files": ["a.py"]})))
+        .await?;
+    it.editor.expect("session_update").await?;
+    for pod in [it.cluster.here(), it.cluster.there()] {
+        let door = it.cluster.door(Address::Session, &it.session);
+        let late = door.at(pod.address()).person(&it.ben).enter().await?;
+        let metadata = &late.connected["room"]["metadata"];
+        ensure!(
+            *metadata == json!({"title": "Parser", "files": ["a.py"]}),
+            "{metadata}"
+        );
+    }
+    // What every newcomer is told can't grow without end.
+    for n in 0..4 {
+        let part = update(json!({format!("part{n}"): "x".repeat(16_000)}));
+        it.editor.log(part).await?;
+    }
+    let more = update(json!({"more": "x".repeat(16_000)}));
+    refused(&it.editor, more, "invalid", "data").await
 }
