@@ -76,11 +76,16 @@ pub async fn write(
                 .await
                 .map_err(failed)?;
         }
-        for word in now.difference(&before) {
-            sqlx::query("INSERT INTO message_words (room, word, seq) VALUES ($1, $2, $3)")
-                .bind(room.as_str())
-                .bind(word)
-                .bind(to_db(after.seq.0)?)
+        let new: Vec<&String> = now.difference(&before).collect();
+        if !new.is_empty() {
+            let seq = to_db(after.seq.0)?;
+            let mut sql = QueryBuilder::<Db>::new("INSERT INTO message_words (room, word, seq) ");
+            sql.push_values(new, |mut row, word| {
+                row.push_bind(room.as_str())
+                    .push_bind(word.as_str())
+                    .push_bind(seq);
+            });
+            sql.build()
                 .execute(&mut *connection)
                 .await
                 .map_err(failed)?;
