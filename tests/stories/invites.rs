@@ -382,6 +382,8 @@ async fn simulated_people_end_with_their_pod(story: Story) -> Told {
     there(0).await?;
     watcher.answered().await?;
     ensure!(watcher.count("user_left") == 20, "each leaves once");
+    let status = cluster.here().ended(PATIENCE).await?;
+    ensure!(status.success(), "{status}");
     Ok(())
 }
 

@@ -60,6 +60,10 @@ impl Actor {
 
     pub fn roles_read(&mut self, read: Result<Option<Box<RolesRead>>, PortError>) {
         self.reading_roles = false;
+        if self.roles_changed_again {
+            // What was read may be older than what the log has told since: not even for a moment.
+            return self.read_roles();
+        }
         let read = match read {
             Ok(Some(read)) => *read,
             Ok(None) => return self.close_all(4404, "this room is gone"),
