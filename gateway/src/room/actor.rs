@@ -9,7 +9,6 @@ use atelier_shared::domain::entry::Entry;
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, RoomId, Seq};
 use atelier_shared::domain::message::Message;
 use atelier_shared::domain::presence::Member;
-use atelier_shared::domain::reactions::ChatState;
 use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::domain::state::RoomState;
@@ -21,10 +20,11 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::time::Instant;
 
+pub use super::command::{Command, Enter};
 use super::connection::Connection;
 use super::dialect::Spoken;
-use super::document::{DocumentCare, DocumentSnapshot};
-use super::json::incoming::{Durable, Ephemeral, Join, Run, StandingChange};
+use super::document::DocumentCare;
+use super::json::incoming::{Durable, Run, StandingChange};
 use super::json::outgoing::ErrorFrame;
 use super::messages::Known;
 use super::pending::{Pending, Place, Queue};
@@ -32,7 +32,7 @@ use super::registry::{Handle, Rooms, Shared};
 use super::ring::{Feed, LatestValues, Ring};
 use super::roles::RolesRead;
 use super::yjs;
-use super::yjs::awareness::{Awareness, Entry as Shown};
+use super::yjs::awareness::Awareness;
 use crate::identity::Principal;
 
 /// Commands or deliveries taken in one go before the fan-out gets its turn.
@@ -41,105 +41,6 @@ const TAKE_AT_ONCE: usize = 256;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// A room without connections stays loaded for so long.
 pub const LINGER: Duration = Duration::from_secs(30);
-
-/// What connections and the edge ask of a room.
-#[derive(Debug)]
-pub enum Command {
-    Enter(Box<Enter>),
-    Leave {
-        connection: ConnectionId,
-    },
-    Join {
-        connection: ConnectionId,
-        join: Join,
-    },
-    Resume {
-        connection: ConnectionId,
-        epoch: Epoch,
-        seq: Seq,
-    },
-    Renewed {
-        connection: ConnectionId,
-        principal: Box<Principal>,
-    },
-    Ephemeral {
-        connection: ConnectionId,
-        value: Ephemeral,
-    },
-    Durable {
-        connection: ConnectionId,
-        message: Box<Durable>,
-    },
-    Standing {
-        connection: ConnectionId,
-        change: StandingChange,
-    },
-    Run {
-        connection: ConnectionId,
-        run: Box<Run>,
-    },
-    /// Puts simulated people in.
-    Simulate {
-        count: usize,
-        reply: oneshot::Sender<Result<()>>,
-    },
-    /// Takes out those of this pod.
-    EndSimulated,
-    /// What the folded state says of chat: for who replays entries.
-    Chat {
-        reply: oneshot::Sender<ChatState>,
-    },
-    /// A replay reached the present: the connection wants to know who is here now.
-    Users {
-        connection: ConnectionId,
-    },
-    /// What an editor shows of itself (binary dialects).
-    Awareness {
-        connection: ConnectionId,
-        shown: Vec<Shown>,
-    },
-    /// Asked for what everybody shows.
-    QueryAwareness {
-        connection: ConnectionId,
-    },
-    /// Tells a connection what it may do (Hocuspocus).
-    Scope {
-        connection: ConnectionId,
-    },
-    /// Any text for everybody (Hocuspocus).
-    Stateless {
-        connection: ConnectionId,
-        payload: String,
-    },
-    Members {
-        reply: oneshot::Sender<Vec<Member>>,
-    },
-    /// The document as it is now; `None`: not allowed in this room.
-    Document {
-        reply: oneshot::Sender<Option<Arc<DocumentSnapshot>>>,
-    },
-    /// Is this connection, on whichever pod, still there? Answered only if it is.
-    Challenge {
-        connection: ConnectionId,
-        reply: oneshot::Sender<()>,
-    },
-    /// A challenged socket answered.
-    Alive {
-        connection: ConnectionId,
-    },
-    /// This pod's people may be missing in presence.
-    LookWhoIsHere,
-}
-
-/// Somebody comes in, admitted and with an open socket.
-#[derive(Debug)]
-pub struct Enter {
-    pub connection: Arc<Connection>,
-    pub member: Member,
-    pub principal: Principal,
-    pub room: Room,
-    pub resume: Option<(Epoch, Seq)>,
-}
 
 /// A connection as its room sees it.
 #[derive(Debug)]

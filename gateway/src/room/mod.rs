@@ -6,6 +6,7 @@
 mod actor;
 mod admission;
 mod attachments;
+mod command;
 mod connection;
 mod dialect;
 mod document;

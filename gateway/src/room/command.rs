@@ -1,0 +1,115 @@
+//! What connections and the edge ask of a room's task.
+
+use std::sync::Arc;
+
+use atelier_shared::domain::ids::{ConnectionId, Epoch, Seq};
+use atelier_shared::domain::presence::Member;
+use atelier_shared::domain::reactions::ChatState;
+use atelier_shared::domain::room::Room;
+use atelier_shared::ports::Result;
+use tokio::sync::oneshot;
+
+use super::connection::Connection;
+use super::document::DocumentSnapshot;
+use super::json::incoming::{Durable, Ephemeral, Join, Run, StandingChange};
+use super::yjs::awareness::Entry as Shown;
+use crate::identity::Principal;
+
+/// What connections and the edge ask of a room.
+#[derive(Debug)]
+pub enum Command {
+    Enter(Box<Enter>),
+    Leave {
+        connection: ConnectionId,
+    },
+    Join {
+        connection: ConnectionId,
+        join: Join,
+    },
+    Resume {
+        connection: ConnectionId,
+        epoch: Epoch,
+        seq: Seq,
+    },
+    Renewed {
+        connection: ConnectionId,
+        principal: Box<Principal>,
+    },
+    Ephemeral {
+        connection: ConnectionId,
+        value: Ephemeral,
+    },
+    Durable {
+        connection: ConnectionId,
+        message: Box<Durable>,
+    },
+    Standing {
+        connection: ConnectionId,
+        change: StandingChange,
+    },
+    Run {
+        connection: ConnectionId,
+        run: Box<Run>,
+    },
+    /// Puts simulated people in.
+    Simulate {
+        count: usize,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// Takes out those of this pod.
+    EndSimulated,
+    /// What the folded state says of chat: for who replays entries.
+    Chat {
+        reply: oneshot::Sender<ChatState>,
+    },
+    /// A replay reached the present: the connection wants to know who is here now.
+    Users {
+        connection: ConnectionId,
+    },
+    /// What an editor shows of itself (binary dialects).
+    Awareness {
+        connection: ConnectionId,
+        shown: Vec<Shown>,
+    },
+    /// Asked for what everybody shows.
+    QueryAwareness {
+        connection: ConnectionId,
+    },
+    /// Tells a connection what it may do (Hocuspocus).
+    Scope {
+        connection: ConnectionId,
+    },
+    /// Any text for everybody (Hocuspocus).
+    Stateless {
+        connection: ConnectionId,
+        payload: String,
+    },
+    Members {
+        reply: oneshot::Sender<Vec<Member>>,
+    },
+    /// The document as it is now; `None`: not allowed in this room.
+    Document {
+        reply: oneshot::Sender<Option<Arc<DocumentSnapshot>>>,
+    },
+    /// Is this connection, on whichever pod, still there? Answered only if it is.
+    Challenge {
+        connection: ConnectionId,
+        reply: oneshot::Sender<()>,
+    },
+    /// A challenged socket answered.
+    Alive {
+        connection: ConnectionId,
+    },
+    /// This pod's people may be missing in presence.
+    LookWhoIsHere,
+}
+
+/// Somebody comes in, admitted and with an open socket.
+#[derive(Debug)]
+pub struct Enter {
+    pub connection: Arc<Connection>,
+    pub member: Member,
+    pub principal: Principal,
+    pub room: Room,
+    pub resume: Option<(Epoch, Seq)>,
+}
