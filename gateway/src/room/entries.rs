@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atelier_shared::domain::entry::{Body, Entry, Record};
+use atelier_shared::domain::entry::{Body, Entry};
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;

@@ -175,12 +175,16 @@ impl Actor {
     pub fn role_changed(&mut self, user_id: UserId, role: Option<Role>, version: u64) {
         if let Some(role) = role.filter(|_| version >= self.room.role_version) {
             let theirs = |member: &Member| member.user_id == user_id;
-            for local in self.locals.values_mut() {
-                if theirs(&local.member) && !local.principal.is_admin {
+            let mut changed = Vec::new();
+            for (id, local) in &mut self.locals {
+                let other = local.member.role != role && !local.principal.is_admin;
+                if theirs(&local.member) && other {
                     local.member.role = role;
                     local.changed = true;
+                    changed.push(*id);
                 }
             }
+            changed.into_iter().for_each(|id| self.tell_scope(id));
             self.members
                 .values_mut()
                 .filter(|member| theirs(member))
