@@ -6,6 +6,7 @@ mod bare_epoll;
 mod frame;
 mod histogram;
 mod load;
+mod noop;
 mod process;
 mod redis;
 mod report;
@@ -68,15 +69,18 @@ enum Measure {
     Pods,
     /// Start of a program in the sandbox
     Sandbox,
+    /// Jobs: through Redis beside BullMQ, and from submitting to the result
+    Jobs,
 }
 
 impl Measure {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Paced,
         Self::Burst,
         Self::Idle,
         Self::Pods,
         Self::Sandbox,
+        Self::Jobs,
     ];
 }
 
@@ -87,6 +91,9 @@ enum Role {
     /// The bare relay
     #[command(hide = true)]
     BareEpoll { writes: Writes },
+    /// No-op jobs through our queue
+    #[command(hide = true)]
+    NoopJobs { jobs: usize },
     /// Becomes a command, on one core
     #[command(hide = true)]
     OnCore {
@@ -121,6 +128,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.role {
         Some(Role::BareEpoll { writes }) => return Ok(bare_epoll::run(writes)?),
+        Some(Role::NoopJobs { jobs }) => return noop::run(jobs),
         Some(Role::OnCore { core, command }) => {
             let mut target = Command::new(&command[0]);
             target.args(&command[1..]);
@@ -168,6 +176,10 @@ fn measure(settings: &Settings) -> Result<()> {
     if settings.wants(Measure::Sandbox) {
         say("sandbox ...");
         sections.extend(rows::sandbox::measure(settings)?);
+    }
+    if settings.wants(Measure::Jobs) {
+        say("jobs ...");
+        sections.extend(rows::jobs::measure(settings)?);
     }
     let machine = report::machine();
     report::print(&machine, &sections)?;

@@ -340,8 +340,8 @@ async fn jobs_are_listed_by_what_is_asked_for(story: Story) -> Told {
     let ok = json!({"language": "bash", "source": "true"});
     let mut fails = json!({"language": "bash", "source": "false"});
     fails["room_id"] = json!(room);
-    for body in [ok, fails] {
-        let id = submit(&here, body).await?;
+    for body in [&ok, &fails] {
+        let id = submit(&here, body.clone()).await?;
         Events::open(&here, &id, None).await?.to_the_end().await?;
     }
     for (query, expected) in [
@@ -359,6 +359,30 @@ async fn jobs_are_listed_by_what_is_asked_for(story: Story) -> Told {
             bail!("{query}: {found}");
         }
     }
+    // A project's turns are its members'.
+    let id_of = |place: Value| place["id"].as_str().map(str::to_owned).context("an id");
+    let named = json!({"name": "Compilers"});
+    let workspace = here.post("/api/v1/workspaces", named.clone()).await?;
+    let workspace = id_of(workspace.expect(201)?)?;
+    let projects = format!("/api/v1/workspaces/{workspace}/projects");
+    let project = id_of(here.post(&projects, named).await?.expect(201)?)?;
+    let mut of_project = ok;
+    of_project["project_id"] = json!(project);
+    let id = submit(&here, of_project.clone()).await?;
+    let found = here
+        .get(&format!("/api/v1/jobs?project_id={project}"))
+        .await?;
+    let found = found.expect(200)?;
+    ensure!(
+        found["items"][0]["id"] == id.as_str()
+            && found["items"].as_array().is_some_and(|i| i.len() == 1),
+        "{found}"
+    );
+    let eve = cluster.rest().guest("Eve").await?;
+    let eve = cluster.rest().as_person(&eve);
+    let refused = eve.post("/api/v1/jobs", of_project).await?;
+    let problem = refused.problem(404, "not-found")?;
+    ensure!(problem["field"] == "project_id", "{problem}");
     let refused = here.get("/api/v1/jobs?status=lost").await?;
     let problem = refused.problem(422, "invalid")?;
     ensure!(problem["field"] == "status", "{problem}");

@@ -2,5 +2,6 @@
 
 pub mod fanout;
 pub mod idle;
+pub mod jobs;
 pub mod pods;
 pub mod sandbox;

@@ -1,7 +1,8 @@
 //! `/jobs`: code taken in, looked at, cancelled.
 
-use atelier_shared::domain::ids::{JobId, RoomId};
+use atelier_shared::domain::ids::{JobId, PlaceId, RoomId};
 use atelier_shared::domain::job::{Job, JobResult, JobState, QUEUE_CODE};
+use atelier_shared::domain::place::{PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Activity, Role};
 use atelier_shared::outbox;
 use atelier_shared::ports::{JobQuery, Throttle};
@@ -20,6 +21,7 @@ use super::client::{Authenticated, may, role_in};
 use super::extract::{Body, Id, Query};
 use super::health::rfc3339;
 use super::page::{Page, PageParams, cursor};
+use super::places;
 use super::problem::Problem;
 use super::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, NeedsToken, Taken};
 use super::state::App;
@@ -147,6 +149,9 @@ pub(super) async fn accept(
     if let Some(room) = &room_id {
         may_run_in(app, room, principal).await?;
     }
+    if let Some(project) = project_id {
+        may_run_for(app, project, principal).await?;
+    }
     throttle(app, principal).await?;
     let accepted = Accepted {
         owner: principal.user_id,
@@ -167,6 +172,15 @@ async fn may_run_in(app: &App, room: &RoomId, principal: &Principal) -> Result<(
         return Ok(());
     }
     Err(Problem::forbidden("This room does not allow code to be run.").at("room_id"))
+}
+
+/// A project's turns in the queue are its members' to take.
+async fn may_run_for(app: &App, project: Uuid, principal: &Principal) -> Result<(), Problem> {
+    let (kind, least) = (PlaceKind::Project, PlaceRole::Member);
+    let allowed = places::may(app, kind, PlaceId(project), principal, least).await;
+    allowed
+        .map(drop)
+        .map_err(|problem| problem.at("project_id"))
 }
 
 async fn throttle(app: &App, principal: &Principal) -> Result<(), Problem> {

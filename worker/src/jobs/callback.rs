@@ -181,7 +181,7 @@ fn sign(secret: &str, timestamp: &str, body: &[u8]) -> String {
 }
 
 fn shorten(result: &mut JobResult) {
-    let mut cut = |text: &mut String, truncated: &mut bool| {
+    let cut = |text: &mut String, truncated: &mut bool| {
         if text.len() > STREAM_MAX_BYTES {
             text.truncate(text.floor_char_boundary(STREAM_MAX_BYTES));
             *truncated = true;
