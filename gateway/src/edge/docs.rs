@@ -36,6 +36,8 @@ use super::state::App;
         (name = "workspaces", description = "Where projects stand together; roles in one count in its projects and their rooms"),
         (name = "projects", description = "Rooms that stand together"),
         (name = "teams", description = "People who share insights and are counted together"),
+        (name = "analytics", description = "Who did how much when"),
+        (name = "insights", description = "Titled notes with tags and links, shared with a team"),
         (name = "jobs", description = "Code, run in a sandbox"),
         (name = "health", description = "Is it alive, is it ready"),
         (name = "metrics", description = "Figures"),

@@ -1,6 +1,7 @@
 //! All that knows axum: routes, one file per resource, and what stands before them.
 
 mod accounts;
+mod analytics;
 mod artifacts;
 mod auth;
 mod cleanup;
@@ -15,6 +16,7 @@ mod history;
 mod hocuspocus;
 mod idempotency;
 mod index;
+mod insights;
 mod invites;
 mod job_batch;
 mod job_output;

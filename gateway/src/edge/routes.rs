@@ -15,9 +15,10 @@ use super::places::{projects, teams, workspaces};
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, artifacts, auth, cleanup, docs, documents, figures, files, health, history,
-    hocuspocus, idempotency, index, invites, job_batch, job_output, jobs, languages, layers,
-    limits, members, messages, prometheus, queues, rooms, sessions, simulate, trace, users, ws,
+    accounts, analytics, artifacts, auth, cleanup, docs, documents, figures, files, health,
+    history, hocuspocus, idempotency, index, insights, invites, job_batch, job_output, jobs,
+    languages, layers, limits, members, messages, prometheus, queues, rooms, sessions, simulate,
+    trace, users, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -89,6 +90,11 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(teams::get, teams::patch, teams::delete))
         .routes(routes!(teams::members, teams::add_member))
         .routes(routes!(teams::change_member, teams::remove_member))
+        .routes(routes!(analytics::project))
+        .routes(routes!(analytics::team))
+        .routes(routes!(insights::create, insights::list))
+        .routes(routes!(insights::get, insights::patch, insights::delete))
+        .routes(routes!(insights::vote, insights::unvote))
         .routes(routes!(jobs::create, jobs::list))
         .routes(routes!(jobs::get, jobs::delete))
         .routes(routes!(jobs::cancel))

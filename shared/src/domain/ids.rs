@@ -163,6 +163,10 @@ uuid_id!(
     PlaceId
 );
 uuid_id!(
+    /// A titled note that is shared with a team.
+    InsightId
+);
+uuid_id!(
     /// A login: the family of refresh tokens that descend from one another.
     FamilyId
 );

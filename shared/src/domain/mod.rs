@@ -9,6 +9,7 @@ pub mod drawing;
 pub mod entry;
 pub mod file;
 pub mod ids;
+pub mod insight;
 pub mod invite;
 pub mod job;
 pub mod language;

@@ -4,6 +4,7 @@
 mod activity;
 mod archive;
 mod files;
+mod insights;
 mod live_output;
 mod places;
 mod presence;
@@ -21,6 +22,7 @@ pub use archive::{
     MessageQuery, StaleEpoch,
 };
 pub use files::{FileMeta, Files};
+pub use insights::{InsightFilter, InsightRecords, InsightSeen};
 pub use live_output::{
     LiveOutput, OUTPUT_PIECE_MAX_BYTES, OUTPUT_PIECES_MAX, OutputPage, OutputPiece, OutputWaker,
 };

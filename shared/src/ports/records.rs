@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use thiserror::Error;
 use uuid::Uuid;
 
+use super::insights::InsightRecords;
 use super::places::PlaceRecords;
 use super::{PortError, Result};
 use crate::domain::cleanup::CleanupRun;
@@ -316,7 +317,14 @@ pub trait CleanupRecords: Send + Sync {
 /// All of the relational data.
 #[async_trait]
 pub trait Records:
-    UserRecords + RoomRecords + PlaceRecords + JobRecords + InviteRecords + FileRecords + CleanupRecords
+    UserRecords
+    + RoomRecords
+    + PlaceRecords
+    + InsightRecords
+    + JobRecords
+    + InviteRecords
+    + FileRecords
+    + CleanupRecords
 {
     async fn ping(&self) -> Result<()>;
 }

@@ -45,6 +45,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "cleanup",
         include_str!("../../../../migrations/postgres/0007_cleanup.sql"),
     ),
+    (
+        "insights",
+        include_str!("../../../../migrations/postgres/0008_insights.sql"),
+    ),
 ];
 
 /// Fit for a pooler in transaction mode (PgBouncer): no start-up parameters that it would refuse, no statements cached

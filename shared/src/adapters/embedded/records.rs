@@ -10,6 +10,7 @@ use sqlx::{FromRow, Sqlite as Db, Transaction};
 use super::sqlite::{Sqlite, port_error as failed};
 use crate::adapters::queries::cleanup::cleanup_records;
 use crate::adapters::queries::files::file_records;
+use crate::adapters::queries::insights::insight_records;
 use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
 use crate::adapters::queries::places::place_records;
@@ -51,6 +52,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "cleanup",
         include_str!("../../../../migrations/sqlite/records/0007_cleanup.sql"),
     ),
+    (
+        "insights",
+        include_str!("../../../../migrations/sqlite/records/0008_insights.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]
@@ -90,6 +95,7 @@ user_records!(SqliteRecords, Db);
 room_records!(SqliteRecords, Db);
 place_records!(SqliteRecords, Db);
 job_records!(SqliteRecords);
+insight_records!(SqliteRecords);
 invite_records!(SqliteRecords);
 file_records!(SqliteRecords);
 cleanup_records!(SqliteRecords);

@@ -6,6 +6,7 @@
 
 pub mod cleanup;
 pub mod files;
+pub mod insights;
 pub mod invites;
 pub mod jobs;
 pub mod places;

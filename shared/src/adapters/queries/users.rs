@@ -320,6 +320,9 @@ macro_rules! user_records {
                     for theirs in [
                         "DELETE FROM room_members WHERE user_id = $1",
                         "DELETE FROM place_members WHERE user_id = $1",
+                        "DELETE FROM insight_votes WHERE user_id = $1",
+                        // What was shared with a team stays, without the name.
+                        "DELETE FROM insights WHERE author = $1 AND team_id IS NULL",
                     ] {
                         statement(theirs).bind(id.0).execute(&mut *tx).await?;
                     }

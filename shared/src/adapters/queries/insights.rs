@@ -1,0 +1,251 @@
+//! Insights: the rows and the queries of [`crate::ports::InsightRecords`].
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::corrupt;
+use crate::domain::ids::{InsightId, PlaceId, UserId};
+use crate::domain::insight::Insight;
+use crate::ports::InsightSeen;
+
+#[derive(Debug, sqlx::FromRow)]
+pub struct InsightRow {
+    id: Uuid,
+    team_id: Option<Uuid>,
+    author: Uuid,
+    title: String,
+    body: String,
+    tags: String,
+    links: String,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    author_name: Option<String>,
+    votes: i64,
+    voted: i64,
+}
+
+impl InsightRow {
+    pub fn seen(self) -> sqlx::Result<InsightSeen> {
+        Ok(InsightSeen {
+            insight: Insight {
+                id: InsightId(self.id),
+                team: self.team_id.map(PlaceId),
+                author: UserId(self.author),
+                title: self.title,
+                body: self.body,
+                tags: serde_json::from_str(&self.tags).map_err(corrupt)?,
+                links: serde_json::from_str(&self.links).map_err(corrupt)?,
+                created_at: self.created_at,
+                updated_at: self.updated_at,
+            },
+            author_name: self.author_name,
+            votes: u64::try_from(self.votes).map_err(corrupt)?,
+            voted: self.voted > 0,
+        })
+    }
+}
+
+/// A search text as a pattern for LIKE with the escape `!`.
+pub fn containing(text: &str) -> String {
+    let mut pattern = String::from("%");
+    for c in text.chars() {
+        if matches!(c, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(c);
+    }
+    pattern.push('%');
+    pattern
+}
+
+macro_rules! insight_records {
+    ($adapter:ty) => {
+        #[async_trait::async_trait]
+        impl crate::ports::InsightRecords for $adapter {
+            async fn create_insight(
+                &self,
+                insight: &crate::domain::insight::Insight,
+            ) -> crate::ports::Result<bool> {
+                use crate::adapters::queries::{micros, unstorable};
+
+                let made = async {
+                    let tags = serde_json::to_string(&insight.tags).map_err(unstorable)?;
+                    let links = serde_json::to_string(&insight.links).map_err(unstorable)?;
+                    let mut tx = self.write().await?;
+                    if let Some(team) = insight.team
+                        && !Self::lock_place(&mut tx, team).await?
+                    {
+                        return Ok(false);
+                    }
+                    statement(
+                        "INSERT INTO insights (id, team_id, author, title, body, tags, links, words, created_at,
+                             updated_at)
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                    )
+                    .bind(insight.id.0)
+                    .bind(insight.team.map(|team| team.0))
+                    .bind(insight.author.0)
+                    .bind(&insight.title)
+                    .bind(&insight.body)
+                    .bind(tags)
+                    .bind(links)
+                    .bind(insight.words())
+                    .bind(micros(insight.created_at))
+                    .bind(micros(insight.updated_at))
+                    .execute(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(true)
+                };
+                made.await.map_err(|e| failed("create an insight", e))
+            }
+
+            async fn insight(
+                &self,
+                id: crate::domain::ids::InsightId,
+                reader: crate::domain::ids::UserId,
+            ) -> crate::ports::Result<Option<crate::ports::InsightSeen>> {
+                use crate::adapters::queries::insights::InsightRow;
+
+                let found = async {
+                    let mut tx = self.read().await?;
+                    let row: Option<InsightRow> = rows(
+                        "SELECT insights.*, users.name AS author_name,
+                             (SELECT COUNT(*) FROM insight_votes WHERE insight_id = insights.id) AS votes,
+                             (SELECT COUNT(*) FROM insight_votes WHERE insight_id = insights.id AND user_id = $2) AS voted
+                         FROM insights LEFT JOIN users ON users.id = insights.author WHERE insights.id = $1",
+                    )
+                    .bind(id.0)
+                    .bind(reader.0)
+                    .fetch_optional(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    row.map(InsightRow::seen).transpose()
+                };
+                found.await.map_err(|e| failed("find an insight", e))
+            }
+
+            async fn list_insights(
+                &self,
+                reader: crate::domain::ids::UserId,
+                filter: &crate::ports::InsightFilter,
+                before: Option<crate::domain::ids::InsightId>,
+                limit: usize,
+            ) -> crate::ports::Result<crate::ports::Page<crate::ports::InsightSeen>> {
+                use crate::adapters::queries::insights::{InsightRow, containing};
+                use crate::adapters::queries::{one_more, page};
+
+                // A tag stands in its JSON array between quotes.
+                let tag = if filter.tag.is_empty() {
+                    "%".to_owned()
+                } else {
+                    containing(&serde_json::Value::from(filter.tag.as_str()).to_string())
+                };
+                let listed = async {
+                    let mut tx = self.read().await?;
+                    let rows: Vec<InsightRow> = rows(
+                        "SELECT insights.*, users.name AS author_name,
+                             (SELECT COUNT(*) FROM insight_votes WHERE insight_id = insights.id) AS votes,
+                             (SELECT COUNT(*) FROM insight_votes WHERE insight_id = insights.id AND user_id = $1) AS voted
+                         FROM insights LEFT JOIN users ON users.id = insights.author
+                         WHERE insights.id IN (
+                             SELECT id FROM insights WHERE author = $1 AND id < $2
+                             UNION
+                             SELECT id FROM insights WHERE id < $2
+                                 AND team_id IN (SELECT place_id FROM place_members WHERE user_id = $1)
+                         )
+                         AND insights.words LIKE $4 ESCAPE '!' AND insights.tags LIKE $5 ESCAPE '!'
+                         AND ($6 = 0 OR insights.team_id = $7)
+                         ORDER BY insights.id DESC LIMIT $3",
+                    )
+                    .bind(reader.0)
+                    .bind(before.map_or(uuid::Uuid::max(), |id| id.0))
+                    .bind(one_more(limit))
+                    .bind(containing(&filter.search))
+                    .bind(tag)
+                    .bind(i64::from(filter.team.is_some()))
+                    .bind(filter.team.map(|team| team.0))
+                    .fetch_all(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    rows.into_iter().map(InsightRow::seen).collect::<sqlx::Result<Vec<_>>>()
+                };
+                let insights = listed.await.map_err(|e| failed("list insights", e))?;
+                Ok(page(insights, limit))
+            }
+
+            async fn update_insight(
+                &self,
+                insight: &crate::domain::insight::Insight,
+            ) -> crate::ports::Result<bool> {
+                use crate::adapters::queries::{micros, unstorable};
+
+                let updated = async {
+                    let tags = serde_json::to_string(&insight.tags).map_err(unstorable)?;
+                    let links = serde_json::to_string(&insight.links).map_err(unstorable)?;
+                    let mut tx = self.write().await?;
+                    let done = statement(
+                        "UPDATE insights SET title = $2, body = $3, tags = $4, links = $5, words = $6, updated_at = $7
+                         WHERE id = $1",
+                    )
+                    .bind(insight.id.0)
+                    .bind(&insight.title)
+                    .bind(&insight.body)
+                    .bind(tags)
+                    .bind(links)
+                    .bind(insight.words())
+                    .bind(micros(insight.updated_at))
+                    .execute(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(done.rows_affected() > 0)
+                };
+                updated.await.map_err(|e| failed("update an insight", e))
+            }
+
+            async fn delete_insight(
+                &self,
+                id: crate::domain::ids::InsightId,
+            ) -> crate::ports::Result<bool> {
+                let deleted = async {
+                    let mut tx = self.write().await?;
+                    let done = statement("DELETE FROM insights WHERE id = $1")
+                        .bind(id.0)
+                        .execute(&mut *tx)
+                        .await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(done.rows_affected() > 0)
+                };
+                deleted.await.map_err(|e| failed("delete an insight", e))
+            }
+
+            async fn vote(
+                &self,
+                id: crate::domain::ids::InsightId,
+                user: crate::domain::ids::UserId,
+                votes: bool,
+            ) -> crate::ports::Result<bool> {
+                let voted = async {
+                    let mut tx = self.write().await?;
+                    let there: Option<(uuid::Uuid,)> = rows("SELECT id FROM insights WHERE id = $1")
+                        .bind(id.0)
+                        .fetch_optional(&mut *tx)
+                        .await?;
+                    if there.is_none() {
+                        return Ok(false);
+                    }
+                    let change = if votes {
+                        "INSERT INTO insight_votes (insight_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING"
+                    } else {
+                        "DELETE FROM insight_votes WHERE insight_id = $1 AND user_id = $2"
+                    };
+                    statement(change).bind(id.0).bind(user.0).execute(&mut *tx).await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(true)
+                };
+                voted.await.map_err(|e| failed("vote for an insight", e))
+            }
+        }
+    };
+}
+pub(crate) use insight_records;
