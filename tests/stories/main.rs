@@ -9,6 +9,7 @@ mod cleanup;
 mod company;
 mod crashes;
 mod delivery;
+mod document_losses;
 mod documents;
 mod figures_of_teams;
 mod harness;
@@ -60,6 +61,7 @@ fn main() {
     reference_clients::stories(&mut stories);
     company::stories(&mut stories);
     documents::stories(&mut stories);
+    document_losses::stories(&mut stories);
     delivery::stories(&mut stories);
     refusals::stories(&mut stories);
     operations::stories(&mut stories);

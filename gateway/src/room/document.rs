@@ -223,10 +223,10 @@ impl Actor {
         let bytes = self.state.document.bytes();
         let beats = if bytes <= SMALL { 1 } else { QUIET_BEATS };
         self.document.quiet = self.document.quiet.saturating_add(1);
-        if self.document.quiet > beats {
-            if let Some(merge) = self.state.document.merge_all() {
-                self.start_merge(merge);
-            }
+        if self.document.quiet > beats
+            && let Some(merge) = self.state.document.merge_all()
+        {
+            self.start_merge(merge);
         }
         if self.document.quiet > QUIET_BEATS {
             // Whoever comes next has it put together again; until then it takes no memory twice.

@@ -133,9 +133,6 @@ pub trait Archive: super::ActivityArchive + Send + Sync {
     /// How many bytes the documents of these rooms have in their newest checkpoints; rooms without one are left out.
     async fn document_bytes(&self, rooms: &[RoomId]) -> Result<HashMap<RoomId, u64>>;
 
-    /// [`Self::document_bytes`] of all rooms together.
-    async fn document_bytes_total(&self) -> Result<u64>;
-
     /// Forgets all of a room whose row is gone and whose id is still reserved: nobody writes there. Its epoch rises, so that
     /// whoever is late is refused, and its next life begins at seq 1. Can be repeated.
     async fn forget_room(&self, room: &RoomId) -> Result<()>;

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod cluster;
 pub mod door;
+pub mod editor;
 pub mod process;
 pub mod proxy;
 pub mod puppets;

@@ -294,10 +294,6 @@ impl Archive for MongoArchive {
         self.read_document_bytes(rooms).await
     }
 
-    async fn document_bytes_total(&self) -> Result<u64> {
-        self.sum_document_bytes().await
-    }
-
     /// The epoch first: an archiving that is under way is refused from then on, and what it wrote is deleted with the rest.
     async fn forget_room(&self, room: &RoomId) -> Result<()> {
         let id = room.as_str();

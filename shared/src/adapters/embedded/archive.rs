@@ -381,14 +381,6 @@ impl Archive for SqliteArchive {
         Ok(found)
     }
 
-    async fn document_bytes_total(&self) -> Result<u64> {
-        let total = sqlx::query_scalar("SELECT coalesce(sum(document_bytes), 0) FROM checkpoints")
-            .fetch_one(&self.file.read)
-            .await
-            .map_err(|e| port_error("read sizes of documents", e))?;
-        from_db(total)
-    }
-
     async fn forget_room(&self, room: &RoomId) -> Result<()> {
         let failed = |e| port_error("forget a room", e);
         let mut transaction = self

@@ -1,3 +1,5 @@
+//! Documents against yrs itself, as property tests, and what must be refused.
+
 use proptest::prelude::*;
 use yrs::types::ToJson;
 use yrs::updates::decoder::Decode;

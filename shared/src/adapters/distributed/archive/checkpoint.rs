@@ -172,19 +172,6 @@ impl MongoArchive {
         Ok(sizes)
     }
 
-    pub(super) async fn sum_document_bytes(&self) -> Result<u64> {
-        let sum = [
-            doc! { "$match": { "document_bytes": { "$gt": 0 } } },
-            doc! { "$group": { "_id": null, "total": { "$sum": { "$toLong": "$document_bytes" } } } },
-        ];
-        let rows: Vec<bson::Document> = bounded("read sizes of documents", async {
-            self.checkpoints.aggregate(sum).await?.try_collect().await
-        })
-        .await?;
-        let total = rows.first().map_or(Ok(0), |row| row.get_i64("total"));
-        from_db(total.map_err(|e| PortError::fatal("read sizes of documents", e))?)
-    }
-
     /// Removes the chunks of `replaced`, and what saves that died left behind. The checkpoint is saved whether or not
     /// this succeeds.
     async fn sweep_chunks(
