@@ -43,14 +43,11 @@ async fn enter(
         &tasks,
         (accept, None),
         |socket| async move {
-            match socket {
-                Some((stream, early)) => {
-                    let socket = HocuspocusSocket::new(rooms.clone(), doorkeeper, stream);
-                    // A task of its own, so that what the handshake needed is not carried along for the connection's life.
-                    rooms.tasks.spawn(socket.run(early));
-                }
-                // It says why itself.
-                None => {}
+            // Where there is none, it was told why.
+            if let Some((stream, early)) = socket {
+                let socket = HocuspocusSocket::new(rooms.clone(), doorkeeper, stream);
+                // A task of its own, so that what the handshake needed is not carried along for the connection's life.
+                rooms.tasks.spawn(socket.run(early));
             }
         },
     ))

@@ -135,10 +135,10 @@ impl Guest {
         early: Option<Bytes>,
         arrivals: &mut mpsc::Receiver<Arrived>,
     ) -> Result<End, Gone> {
-        if let Some(frame) = early {
-            if let Some(end) = self.take(&frame).await? {
-                return Ok(end);
-            }
+        if let Some(frame) = early
+            && let Some(end) = self.take(&frame).await?
+        {
+            return Ok(end);
         }
         loop {
             let connection = self.follower.connection.clone();
