@@ -129,6 +129,9 @@ pub struct GatewayConfig {
     /// Largest body of a REST request, bytes
     #[arg(long, env = "MAX_BODY", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1_024..=67_108_864))]
     pub max_body: u32,
+    /// Largest drawing that a room can be made from, bytes
+    #[arg(long, env = "MAX_IMPORT", default_value_t = 32 << 20, value_parser = clap::value_parser!(u32).range(1_024..=134_217_728))]
+    pub max_import: u32,
     /// A REST request that takes longer is answered 503, seconds
     #[arg(long, env = "REQUEST_TIMEOUT", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub request_timeout_s: u32,

@@ -28,6 +28,7 @@ use crate::adapters::embedded::records::SqliteRecords;
 use crate::adapters::embedded::room_log::SqliteRoomLog;
 use crate::adapters::embedded::vault::SqliteVault;
 use crate::config::StoreConfig;
+use crate::domain::backup::Keep;
 use crate::ports::{
     Archive, Files, LiveOutput, PortError, Presence, Queue, Records, RoomLog, Vault,
 };
@@ -80,6 +81,8 @@ pub struct Backends {
     pub presence: Arc<dyn Presence>,
     pub records: Arc<dyn Records>,
     pub archive: Arc<dyn Archive>,
+    /// How many backups of a room the archive keeps.
+    pub backup_keep: Keep,
     pub queue: Arc<dyn Queue>,
     pub output: Arc<dyn LiveOutput>,
     pub vault: Arc<dyn Vault>,
@@ -247,6 +250,7 @@ async fn open_embedded(config: &StoreConfig) -> Result<Backends, OpenError> {
         presence: Arc::new(MemoryPresence::default()),
         records: Arc::new(SqliteRecords::open(folder).await.map_err(&failed)?),
         archive: Arc::new(SqliteArchive::open(folder).await.map_err(&failed)?),
+        backup_keep: config.backup_keep(),
         queue: Arc::new(SqliteQueue::open(folder).await.map_err(&failed)?),
         output: Arc::new(MemoryLiveOutput::default()),
         vault: Arc::new(SqliteVault::open(folder).await.map_err(&failed)?),
@@ -311,6 +315,7 @@ async fn open_distributed(config: &StoreConfig) -> Result<Backends, OpenError> {
         presence: Arc::new(RedisPresence::new(rooms)),
         records: Arc::new(records),
         archive: Arc::new(archive),
+        backup_keep: config.backup_keep(),
         queue: Arc::new(RedisQueue::new(queues.clone(), wakers.clone())),
         output: Arc::new(RedisLiveOutput::new(queues.clone(), wakers)),
         vault: Arc::new(RedisVault::open(queues).await.map_err(&failed)?),

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::domain::backup::Keep;
+
 const DB_NAME: &str = "atelier";
 const REDIS_NAMESPACE: &str = "atelier";
 const DATA_DIR: &str = "./data";
@@ -49,6 +51,30 @@ pub struct StoreConfig {
     /// Entries a room's hot log may hold unarchived before appends are refused with archive_behind
     #[arg(long, env = "ROOM_TAIL_MAX", default_value_t = ROOM_TAIL_MAX)]
     pub room_tail_max: u64,
+    /// Backups of a room that are kept: the last of each of so many minutes in which one was made
+    #[arg(long, env = "BACKUP_MINUTES", default_value_t = Keep::DEFAULT.minutes, value_parser = clap::value_parser!(u16).range(1..=1_440))]
+    pub backup_minutes: u16,
+    /// And the last of each of so many hours
+    #[arg(long, env = "BACKUP_HOURS", default_value_t = Keep::DEFAULT.hours, value_parser = clap::value_parser!(u16).range(0..=720))]
+    pub backup_hours: u16,
+    /// And the last of each of so many days
+    #[arg(long, env = "BACKUP_DAYS", default_value_t = Keep::DEFAULT.days, value_parser = clap::value_parser!(u16).range(0..=1_000))]
+    pub backup_days: u16,
+    /// And so many of those that somebody asked for, or that were made before a restore
+    #[arg(long, env = "BACKUP_ASKED", default_value_t = Keep::DEFAULT.asked, value_parser = clap::value_parser!(u16).range(1..=500))]
+    pub backup_asked: u16,
+}
+
+impl StoreConfig {
+    /// How long backups are kept.
+    pub fn backup_keep(&self) -> Keep {
+        Keep {
+            minutes: self.backup_minutes,
+            hours: self.backup_hours,
+            days: self.backup_days,
+            asked: self.backup_asked,
+        }
+    }
 }
 
 /// What an empty environment gives: embedded mode.
@@ -66,6 +92,10 @@ impl Default for StoreConfig {
             data_dir: DATA_DIR.into(),
             database_pool: DATABASE_POOL,
             room_tail_max: ROOM_TAIL_MAX,
+            backup_minutes: Keep::DEFAULT.minutes,
+            backup_hours: Keep::DEFAULT.hours,
+            backup_days: Keep::DEFAULT.days,
+            backup_asked: Keep::DEFAULT.asked,
         }
     }
 }
@@ -85,6 +115,7 @@ impl fmt::Debug for StoreConfig {
             .field("data_dir", &self.data_dir)
             .field("database_pool", &self.database_pool)
             .field("room_tail_max", &self.room_tail_max)
+            .field("backup_keep", &self.backup_keep())
             .finish()
     }
 }
@@ -108,6 +139,7 @@ mod tests {
         let plain = StoreConfig::default();
         assert_eq!(stores.database_pool, plain.database_pool);
         assert_eq!(stores.room_tail_max, plain.room_tail_max);
+        assert_eq!(stores.backup_keep(), plain.backup_keep());
         assert_eq!(stores.redis_namespace, plain.redis_namespace);
         assert_eq!(stores.data_dir, plain.data_dir);
     }

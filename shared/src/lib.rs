@@ -3,6 +3,7 @@
 
 mod adapters;
 pub mod backends;
+pub mod backups;
 pub mod config;
 pub mod domain;
 pub mod outbox;

@@ -5,6 +5,8 @@
 //! `target/tmp/stories/<name>`.
 
 mod archive;
+mod backups;
+mod boards;
 mod cleanup;
 mod company;
 mod crashes;
@@ -52,6 +54,8 @@ fn main() {
     job_callbacks::stories(&mut stories);
     idempotency::stories(&mut stories);
     archive::stories(&mut stories);
+    boards::stories(&mut stories);
+    backups::stories(&mut stories);
     starting::stories(&mut stories);
     rooms::stories(&mut stories);
     places::stories(&mut stories);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use atelier_shared::domain::job::{QUEUE_ARCHIVE, QUEUE_CALLBACK, QUEUE_CLEANUP, QUEUE_CODE};
+use atelier_shared::domain::job::{
+    QUEUE_ARCHIVE, QUEUE_BACKUP, QUEUE_CALLBACK, QUEUE_CLEANUP, QUEUE_CODE,
+};
 use clap::Args;
 use ipnet::IpNet;
 
@@ -12,7 +14,13 @@ use crate::sandbox::{Limits, Policy, TierLevel};
 const MIB: u64 = 1024 * 1024;
 
 /// The queues that this program knows how to serve.
-const SERVED: [&str; 4] = [QUEUE_CODE, QUEUE_ARCHIVE, QUEUE_CALLBACK, QUEUE_CLEANUP];
+const SERVED: [&str; 5] = [
+    QUEUE_CODE,
+    QUEUE_ARCHIVE,
+    QUEUE_CALLBACK,
+    QUEUE_CLEANUP,
+    QUEUE_BACKUP,
+];
 /// Callbacks of one tenant under way at a time: one that answers slowly does not hold up the others'.
 const CALLBACKS_PER_TENANT: u32 = 2;
 
@@ -54,6 +62,9 @@ pub struct WorkerConfig {
     /// Seconds that running jobs get to finish when the worker is told to stop; then they are handed back
     #[arg(long, env = "WORKER_DRAIN", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3_600))]
     pub worker_drain: u64,
+    /// Seconds between backups of a room that changes all the while
+    #[arg(long, env = "BACKUP_INTERVAL", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub backup_interval: u64,
     /// Days that results of jobs are kept
     #[arg(long, env = "RESULT_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_650))]
     pub result_days: u64,
@@ -168,6 +179,10 @@ impl WorkerConfig {
 
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.worker_drain)
+    }
+
+    pub fn backup_interval(&self) -> Duration {
+        Duration::from_secs(self.backup_interval)
     }
 
     pub fn keep_results(&self) -> Duration {

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use apalis_core::monitor::{Monitor, MonitorError};
 use atelier_shared::Backends;
 use atelier_shared::domain::cleanup::{Cleanup, Scope};
-use atelier_shared::domain::job::{QUEUE_ARCHIVE, QUEUE_CALLBACK, QUEUE_CLEANUP, QUEUE_CODE};
+use atelier_shared::domain::job::{
+    QUEUE_ARCHIVE, QUEUE_BACKUP, QUEUE_CALLBACK, QUEUE_CLEANUP, QUEUE_CODE,
+};
 use atelier_shared::outbox::{CallBack, ExecuteJob};
 use atelier_shared::ports::WorkerInfo;
 use atelier_shared::recovery::ArchiveRoom;
@@ -24,6 +26,7 @@ use self::schedule::{Beat, Schedule};
 use crate::bridge::{self, Lane};
 use crate::config::WorkerConfig;
 use crate::jobs::archive::{self, Archiver, Policy};
+use crate::jobs::backup::{BackupKeeper, BackupRoom};
 use crate::jobs::callback::CallBacks;
 use crate::jobs::cleanup::{self, Cleaner};
 use crate::jobs::execute::Execution;
@@ -184,6 +187,22 @@ impl Worker {
             );
             monitor = bridge::register::<CallBack>(monitor, lane.clone(), callbacks);
             lanes.push(lane);
+        }
+        if config.serves(QUEUE_BACKUP) {
+            let keeper = Arc::new(BackupKeeper::new(&backends));
+            let lane = Lane::new(
+                queue.clone(),
+                QUEUE_BACKUP,
+                config.lane(QUEUE_BACKUP),
+                stop.clone(),
+            );
+            monitor = bridge::register::<BackupRoom>(monitor, lane.clone(), keeper.clone());
+            lanes.push(lane);
+            let beat = Beat::new("backups", config.backup_interval());
+            schedule.every(beat, move || {
+                let keeper = keeper.clone();
+                async move { keeper.queue_changed().await }
+            });
         }
         tracing::info!(
             worker = info.id,

@@ -31,6 +31,8 @@ use super::state::App;
         (name = "auth", description = "Accounts, guests, logins and their tokens"),
         (name = "users", description = "Names, profiles, and deleting one's account"),
         (name = "rooms", description = "Where people meet"),
+        (name = "board", description = "A room's drawing as a file"),
+        (name = "backups", description = "A room's earlier states, and the way back to them"),
         (name = "sessions", description = "Rooms of kind session: for members, with hosts, editors and viewers"),
         (name = "document", description = "The Yjs document of a room"),
         (name = "workspaces", description = "Where projects stand together; roles in one count in its projects and their rooms"),

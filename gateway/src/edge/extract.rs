@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -25,12 +26,30 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
                 "Send JSON, with Content-Type: application/json.",
             ));
         }
-        let limit = app.config.max_body as usize;
-        let bytes = axum::body::to_bytes(request.into_body(), limit)
-            .await
-            .map_err(|error| unreadable(&error, limit))?;
+        let bytes = read_body(request, app.config.max_body).await?;
         parse_json(&bytes).map(Self)
     }
+}
+
+/// A body that is a file, of at most `limit` bytes.
+pub async fn read_file(request: Request, limit: u32) -> Result<Bytes, Problem> {
+    let form = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.trim_start().starts_with("multipart/"));
+    if form {
+        let words = "Send the file itself as the body, not a form.";
+        return Err(Problem::new(Kind::UnsupportedMediaType, words));
+    }
+    read_body(request, limit).await
+}
+
+async fn read_body(request: Request, limit: u32) -> Result<Bytes, Problem> {
+    let limit = limit as usize;
+    axum::body::to_bytes(request.into_body(), limit)
+        .await
+        .map_err(|error| unreadable(&error, limit))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

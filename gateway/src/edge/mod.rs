@@ -4,6 +4,8 @@ mod accounts;
 mod analytics;
 mod artifacts;
 mod auth;
+mod backups;
+mod board;
 mod cleanup;
 pub mod client;
 mod docs;

@@ -1,6 +1,6 @@
 //! A room, and the people in it, as REST shows them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::domain::presence::Member;
@@ -73,6 +73,20 @@ pub struct RoomView {
     /// What you are in it
     #[schema(example = "host")]
     role: Option<&'static str>,
+    /// Of a room just made from a drawing
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imported: Option<ImportReport>,
+}
+
+/// What became of the file that a room was made from.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ImportReport {
+    pub strokes: usize,
+    /// So many of them are outlines of shapes that were only filled
+    pub outlined: usize,
+    /// Elements that can't be strokes, by name
+    #[schema(example = json!({"text": 2}))]
+    pub left_out: BTreeMap<String, usize>,
 }
 
 /// A room in a list.
@@ -222,5 +236,6 @@ pub async fn view(app: &App, room: &Room, role: Role) -> Result<RoomView, Proble
         users,
         settings: room.into(),
         role: Some(role.as_str()),
+        imported: None,
     })
 }

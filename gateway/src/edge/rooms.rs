@@ -7,7 +7,7 @@ use atelier_shared::domain::room::{Access, Activity, Retention, Role, Room, Room
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::RoomVisibility;
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::IntoResponse;
 use chrono::{DateTime, SubsecRound, Utc};
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use super::board;
 use super::client::{Authenticated, ClientAddress, MaybePrincipal, make_room, may, may_enter};
 use super::documents;
 use super::extract::{Body, Id, Query};
@@ -36,7 +37,7 @@ const ROWS_PER_PAGE_MAX: usize = 1_000;
 /// Where a page of rooms starts: behind this one.
 pub(super) type RoomKey = (DateTime<Utc>, RoomId);
 
-#[derive(Deserialize, ToSchema)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"name": "Design review", "kind": "open"}))]
 pub struct NewRoom {
@@ -84,8 +85,25 @@ pub struct RoomFilter {
     cursor: Option<String>,
 }
 
-/// Makes a room; its maker is host.
-#[utoipa::path(post, path = "/rooms", tag = "rooms", request_body = NewRoom, security(("bearer" = [])), responses(
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Creation {
+    /// The body is a drawing, `svg` or `json`, whose strokes the room begins with; the room is then described here
+    #[param(value_type = Option<String>)]
+    import: Option<board::Format>,
+    /// With `import`: a label, 1 to 32 characters
+    name: Option<String>,
+    /// With `import`: `open` or `whiteboard`
+    #[param(value_type = Option<String>)]
+    kind: Option<RoomKind>,
+}
+
+/// Makes a room; its maker is host. From a drawing, if `import` says so: shapes become strokes (filled ones outlines in their
+/// colour), all or nothing; the refusal of a file names the element.
+#[utoipa::path(post, path = "/rooms", tag = "rooms", params(Creation), request_body(content(
+    (NewRoom = "application/json"),
+    (String = "image/svg+xml"),
+)), security(("bearer" = [])), responses(
     (status = 201, description = "The room", body = RoomView, headers(("location" = String, description = "Its path"))),
     NeedsRight, BadBody, Failures,
 ))]
@@ -93,11 +111,29 @@ pub async fn create(
     State(app): State<App>,
     address: ClientAddress,
     Authenticated(principal): Authenticated,
-    Body(asked): Body<NewRoom>,
+    Query(creation): Query<Creation>,
+    request: Request,
 ) -> Result<impl IntoResponse, Problem> {
+    let Some(format) = creation.import else {
+        let Body(asked) = Body::from_request(request, &app).await?;
+        let choice = choice(&app, &principal, asked).await?;
+        return create_room(&app, &address, &principal, choice, "/api/v1/rooms").await;
+    };
+    let asked = NewRoom {
+        name: creation.name,
+        kind: creation.kind,
+        ..NewRoom::default()
+    };
     let choice = choice(&app, &principal, asked).await?;
-    create_room(&app, &address, &principal, choice, "/api/v1/rooms").await
+    let room = new_room(&address, &principal, choice);
+    let imported = board::import(&app, &principal, &room, format, request).await?;
+    let (status, headers, Json(mut view)) =
+        made_room(&app, &address, &room, "/api/v1/rooms").await?;
+    view.imported = Some(imported);
+    Ok((status, headers, Json(view)))
 }
+
+type Created = (StatusCode, [(HeaderName, String); 1], Json<RoomView>);
 
 pub(super) async fn create_room(
     app: &App,
@@ -105,11 +141,24 @@ pub(super) async fn create_room(
     principal: &Principal,
     choice: RoomChoice,
     base: &str,
-) -> Result<(StatusCode, [(HeaderName, String); 1], Json<RoomView>), Problem> {
+) -> Result<Created, Problem> {
+    let room = new_room(address, principal, choice);
+    made_room(app, address, &room, base).await
+}
+
+fn new_room(address: &ClientAddress, principal: &Principal, choice: RoomChoice) -> Room {
     let now = Utc::now().trunc_subsecs(6);
     let id = RoomId::generate();
-    let room = Room::new(id, choice, principal.row(), Some(address.0.clone()), now);
-    if !make_room(app, &room, address).await? {
+    Room::new(id, choice, principal.row(), Some(address.0.clone()), now)
+}
+
+async fn made_room(
+    app: &App,
+    address: &ClientAddress,
+    room: &Room,
+    base: &str,
+) -> Result<Created, Problem> {
+    if !make_room(app, room, address).await? {
         if let Some(project) = room.project_id
             && app
                 .backends
@@ -124,7 +173,7 @@ pub(super) async fn create_room(
         return Err(Problem::internal());
     }
     let location = format!("{base}/{}", room.id);
-    let view = view(app, &room, Role::Host).await?;
+    let view = view(app, room, Role::Host).await?;
     Ok((
         StatusCode::CREATED,
         [(header::LOCATION, location)],

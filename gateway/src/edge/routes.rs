@@ -15,10 +15,10 @@ use super::places::{projects, teams, workspaces};
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, analytics, artifacts, auth, cleanup, docs, documents, figures, files, health,
-    history, hocuspocus, idempotency, index, insights, invites, job_batch, job_output, jobs,
-    languages, layers, limits, members, messages, prometheus, queues, rooms, sessions, simulate,
-    trace, users, ws,
+    accounts, analytics, artifacts, auth, backups, board, cleanup, docs, documents, figures, files,
+    health, history, hocuspocus, idempotency, index, insights, invites, job_batch, job_output,
+    jobs, languages, layers, limits, members, messages, prometheus, queues, rooms, sessions,
+    simulate, trace, users, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -41,6 +41,11 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(documents::load))
         .routes(routes!(documents::get))
         .routes(routes!(messages::list))
+        .routes(routes!(board::export_svg))
+        .routes(routes!(board::export_json))
+        .routes(routes!(backups::list, backups::create))
+        .routes(routes!(backups::restore))
+        .routes(routes!(backups::export))
         .routes(routes!(history::events))
         .routes(routes!(history::log))
         .routes(routes!(invites::create, invites::list))

@@ -22,6 +22,9 @@ const OUTPUT_READERS_MAX: usize = 2_000;
 /// Locks that addresses share by hash.
 const ADDRESS_LOCKS: usize = 64;
 
+/// Each may take some hundred megabytes for a moment.
+const DRAWINGS_AT_ONCE: usize = 4;
+
 /// Why the gateway does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -51,6 +54,8 @@ pub struct Inner {
     pub started_at: DateTime<Utc>,
     /// Room for those who watch programs.
     pub(super) output_readers: Arc<Semaphore>,
+    /// Whole drawings in memory at once: files that are read, boards that are written out.
+    pub drawings: tokio::sync::Semaphore,
     making_room: [tokio::sync::Mutex<()>; ADDRESS_LOCKS],
 }
 
@@ -89,6 +94,7 @@ impl App {
             metrics,
             started_at: Utc::now(),
             output_readers: Arc::new(Semaphore::new(OUTPUT_READERS_MAX)),
+            drawings: tokio::sync::Semaphore::new(DRAWINGS_AT_ONCE),
             making_room: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             backends,
             config,

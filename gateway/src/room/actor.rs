@@ -82,7 +82,7 @@ pub struct AheadOfUs {
 #[derive(Debug)]
 pub struct BoardSnapshot {
     pub seq: Seq,
-    pub strokes: Vec<Arc<atelier_shared::domain::board::Stroke>>,
+    pub drawing: atelier_shared::domain::board::Drawing,
     pub frames: OnceCell<Vec<Bytes>>,
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atelier_shared::domain::board::DrawBatch;
 use atelier_shared::domain::entry::{Body, Entry};
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
 use bytes::{Bytes, BytesMut};
@@ -16,6 +17,9 @@ use super::yjs::message;
 
 /// What is told of drawing: the first batch at once, then at most once in this window.
 const DRAW_WINDOW: Duration = Duration::from_millis(100);
+
+/// Draws of one author and window are joined up to about so many bytes: common clients take no more than 1 MiB at once.
+const DRAW_FRAME_BYTES: usize = 640 * 1024;
 
 impl Actor {
     /// An entry, from our own append or another pod's. Applied in `seq` order, each once.
@@ -185,15 +189,21 @@ impl Actor {
                 .filter(|(i, _)| *i >= acked)
                 .filter_map(|(_, e)| Some(outgoing::ack(e.record.reference.as_ref()?, e.seq)))
                 .collect();
-            let frame = Frame {
-                bytes: outgoing::draw(&batches, client_id),
-                binary: None,
-                seq: batches.last().map(|(seq, ..)| *seq),
-                origin: connection,
-                instead: (!acks.is_empty()).then(|| joined(&acks)),
-                audience: Audience::All,
-            };
-            self.push(frame);
+            // One frame, unless it would be larger than clients take. Only the last brings its reader to a place in the log:
+            // other authors' draws stand between.
+            let cut = runs(&batches);
+            for (i, run) in cut.iter().enumerate() {
+                let last = i + 1 == cut.len();
+                let frame = Frame {
+                    bytes: outgoing::draw(run, client_id),
+                    binary: None,
+                    seq: run.last().map(|(seq, ..)| *seq).filter(|_| last),
+                    origin: connection,
+                    instead: (last && !acks.is_empty()).then(|| joined(&acks)),
+                    audience: Audience::All,
+                };
+                self.push(frame);
+            }
         }
     }
 
@@ -205,6 +215,24 @@ impl Actor {
             self.shared.feed.write().latest.set(key, latest);
         }
     }
+}
+
+type Batch<'a> = (Seq, i64, &'a DrawBatch);
+
+/// Batches as frames join them, each run below [`DRAW_FRAME_BYTES`] or of one batch.
+fn runs<'a, 'b>(batches: &'b [Batch<'a>]) -> Vec<&'b [Batch<'a>]> {
+    let mut runs = Vec::new();
+    let (mut from, mut bytes) = (0, 0);
+    for (at, (_, _, batch)) in batches.iter().enumerate() {
+        let more = outgoing::weight(batch);
+        if at > from && bytes + more > DRAW_FRAME_BYTES {
+            runs.push(&batches[from..at]);
+            (from, bytes) = (at, 0);
+        }
+        bytes += more;
+    }
+    runs.push(&batches[from..]);
+    runs
 }
 
 fn joined(frames: &[Bytes]) -> Bytes {

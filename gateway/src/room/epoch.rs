@@ -210,7 +210,7 @@ impl Actor {
         let snapshot = self.board.get_or_insert_with(|| {
             std::sync::Arc::new(BoardSnapshot {
                 seq,
-                strokes: board.strokes(),
+                drawing: board.drawing(),
                 frames: tokio::sync::OnceCell::new(),
             })
         });

@@ -215,7 +215,7 @@ async fn board_frames(board: &Arc<BoardSnapshot>) -> Vec<Bytes> {
         .frames
         .get_or_init(|| async {
             let snapshot = board.clone();
-            let encode = move || outgoing::board(&snapshot.strokes, snapshot.seq);
+            let encode = move || outgoing::board(&snapshot.drawing.strokes(), snapshot.seq);
             tokio::task::spawn_blocking(encode)
                 .await
                 .unwrap_or_default()

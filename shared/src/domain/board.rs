@@ -316,19 +316,62 @@ impl Board {
             .map(|(id, _)| id.as_str())
     }
 
+    /// What must be erased, and then drawn in this order, for the strokes of `then` to be shown in theirs. What is drawn
+    /// already below all that differs stays. Everything gets one `ts` that wins over what is known.
+    pub fn changes_to(&self, then: &Self, now_ms: i64) -> (Vec<Erase>, Vec<Arc<Stroke>>) {
+        let latest = self.slots.values().map(|slot| slot.ts).max();
+        let ts = latest.map_or(now_ms, |latest| now_ms.max(latest.saturating_add(1)));
+        let wanted = then.strokes();
+        let stays = |id: &str| then.slots.get(id).is_some_and(|slot| slot.stroke.is_some());
+        let shown = self.strokes();
+        let (kept, gone): (Vec<_>, Vec<_>) = shown.into_iter().partition(|s| stays(&s.id));
+        let looks = |s: &Stroke| (s.id.clone(), s.width, s.color.clone(), s.points.clone());
+        let alike = kept
+            .iter()
+            .zip(&wanted)
+            .take_while(|(a, b)| Arc::ptr_eq(a, b) || looks(a) == looks(b))
+            .count();
+        let erase = gone.iter().map(|stroke| Erase {
+            id: stroke.id.clone(),
+            ts,
+        });
+        let draw = wanted[alike..].iter().map(|stroke| {
+            Arc::new(Stroke {
+                ts,
+                ..(**stroke).clone()
+            })
+        });
+        (erase.collect(), draw.collect())
+    }
+
     /// The strokes in drawing order.
     pub fn strokes(&self) -> Vec<Arc<Stroke>> {
-        let mut shown: Vec<_> = self
-            .slots
-            .values()
-            .filter_map(|slot| {
-                slot.stroke
-                    .clone()
-                    .map(|stroke| (slot.seq, slot.at, stroke))
-            })
-            .collect();
-        shown.sort_by_key(|(seq, at, _)| (*seq, *at));
-        shown.into_iter().map(|(_, _, stroke)| stroke).collect()
+        self.drawing().strokes()
+    }
+
+    /// What is shown, to be put in order elsewhere: cheap enough for a room's task.
+    pub fn drawing(&self) -> Drawing {
+        let shown = self.slots.values().filter_map(|slot| {
+            let stroke = slot.stroke.clone()?;
+            Some((slot.seq, slot.at, stroke))
+        });
+        Drawing(shown.collect())
+    }
+}
+
+/// The strokes of a board, each with its place.
+#[derive(Debug, Clone)]
+pub struct Drawing(Vec<(Seq, u32, Arc<Stroke>)>);
+
+impl Drawing {
+    /// In drawing order.
+    pub fn strokes(&self) -> Vec<Arc<Stroke>> {
+        let mut shown: Vec<_> = self.0.iter().collect();
+        shown.sort_unstable_by_key(|(seq, at, _)| (*seq, *at));
+        shown
+            .into_iter()
+            .map(|(_, _, stroke)| stroke.clone())
+            .collect()
     }
 }
 

@@ -23,6 +23,7 @@ mod id_set;
 mod merge;
 mod nesting;
 mod outline;
+mod restore;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ pub use id_set::{IdSet, write_var};
 pub use merge::Merge;
 pub use nesting::NESTING_MAX;
 pub use outline::{Outline, read_state_vector};
+pub use restore::restore;
 
 /// Bytes of one update at most: as an entry it must fit into one append and one row of the archive.
 pub const UPDATE_MAX_BYTES: usize = 8 << 20;

@@ -167,6 +167,10 @@ uuid_id!(
     InsightId
 );
 uuid_id!(
+    /// A backup of a room.
+    BackupId
+);
+uuid_id!(
     /// A login: the family of refresh tokens that descend from one another.
     FamilyId
 );

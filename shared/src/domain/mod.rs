@@ -1,6 +1,7 @@
 //! Data and pure rules; no I/O, no clock, no randomness of its own.
 
 pub mod activity;
+pub mod backup;
 pub mod board;
 pub mod chat;
 pub mod cleanup;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use thiserror::Error;
 
-use super::{PortError, Result};
+use super::{Backups, PortError, Result};
 use crate::domain::entry::{Entry, RefKey};
 use crate::domain::ids::{Epoch, JobId, MessageId, RoomId, Seq, UserId};
 use crate::domain::job::JobResult;
@@ -83,7 +83,7 @@ pub struct MessagePage {
 /// epoch changes it, and it is read back as it was written; but of a message whose deletion is appended, and of its edits,
 /// no words are kept anywhere. Messages are folded in the same step as their entries. Checkpoints are switched whole.
 #[async_trait]
-pub trait Archive: super::ActivityArchive + Send + Sync {
+pub trait Archive: Backups + super::ActivityArchive + Send + Sync {
     async fn ping(&self) -> Result<()>;
 
     async fn head(&self, room: &RoomId) -> Result<ArchiveHead>;

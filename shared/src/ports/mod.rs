@@ -3,6 +3,7 @@
 
 mod activity;
 mod archive;
+mod backups;
 mod files;
 mod insights;
 mod live_output;
@@ -21,6 +22,7 @@ pub use archive::{
     Archive, ArchiveHead, HistoryPage, HistoryQuery, MESSAGE_AUTHORS_MAX, MessagePage,
     MessageQuery, StaleEpoch,
 };
+pub use backups::{BACKUPS_MAX, Backups};
 pub use files::{FileMeta, Files};
 pub use insights::{InsightFilter, InsightRecords, InsightSeen};
 pub use live_output::{

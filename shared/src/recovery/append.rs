@@ -86,14 +86,48 @@ pub async fn append(
     record: &Record,
     now_ms: i64,
 ) -> Result<Seq> {
+    let records = std::slice::from_ref(record);
+    let seqs = append_all(log, archive, queue, room, records, now_ms).await?;
+    seqs.first()
+        .copied()
+        .ok_or_else(|| PortError::fatal("append to room", "the log answered for no record"))
+}
+
+/// [`append`] for several records, as many and as large as one append of the log may have: all of them or none. Returns
+/// their seqs.
+///
+/// # Errors
+/// As [`append`].
+pub async fn append_all(
+    log: &dyn RoomLog,
+    archive: &dyn Archive,
+    queue: &dyn Queue,
+    room: &RoomId,
+    records: &[Record],
+    now_ms: i64,
+) -> Result<Vec<Seq>> {
     // Always by way of the archive: this writer has seen nothing of the room, so only the archive can tell it that the
     // log was rolled back.
     let mut head = activate(log, archive, room, None, 0, now_ms).await?;
     for _ in 0..TRIES {
-        if let Some(key) = record.ref_key()
-            && let Some(seq) = known_refs(log, archive, room, &head, &[key], now_ms).await?[0]
-        {
-            return Ok(seq);
+        let mut seqs = vec![None; records.len()];
+        let (places, keys): (Vec<usize>, Vec<RefKey>) = records
+            .iter()
+            .enumerate()
+            .filter_map(|(at, record)| Some((at, record.ref_key()?)))
+            .unzip();
+        let known = known_refs(log, archive, room, &head, &keys, now_ms).await?;
+        for (at, seq) in places.into_iter().zip(known) {
+            seqs[at] = seq;
+        }
+        let new: Vec<Record> = records
+            .iter()
+            .zip(&seqs)
+            .filter(|(_, seq)| seq.is_none())
+            .map(|(record, _)| record.clone())
+            .collect();
+        if new.is_empty() {
+            return Ok(seqs.into_iter().flatten().collect());
         }
         let append = Append {
             room,
@@ -101,16 +135,16 @@ pub async fn append(
             seen: head.seq,
             role_version: head.role_version,
             now_ms,
-            records: std::slice::from_ref(record),
+            records: &new,
         };
         match log.append(append).await {
             Ok((appended, newly_dirty)) => {
                 if newly_dirty {
                     wake(queue, room).await;
                 }
-                return appended.first().map(|a| a.seq()).ok_or_else(|| {
-                    PortError::fatal("append to room", "the log answered for no record")
-                });
+                let mut appended = appended.into_iter().map(crate::ports::Appended::seq);
+                let seqs = seqs.into_iter().map(|seq| seq.or_else(|| appended.next()));
+                return Ok(seqs.flatten().collect());
             }
             Err(Refusal::NotSeeded | Refusal::Epoch(_)) => {
                 head = activate(log, archive, room, None, 0, now_ms).await?;

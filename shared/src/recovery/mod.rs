@@ -13,9 +13,9 @@ mod read;
 
 pub use activate::activate;
 pub use append::{
-    ARCHIVE_DELAY, ArchiveRoom, IDLE_AFTER, append, known_refs, refs_need_archive, wake_archive,
-    watch_idle,
+    ARCHIVE_DELAY, ArchiveRoom, IDLE_AFTER, append, append_all, known_refs, refs_need_archive,
+    wake_archive, watch_idle,
 };
 pub use documents::merge_if_due;
 pub use messages::{as_shown, message_counts, messages, messages_by_id};
-pub use read::{load, read_after};
+pub use read::{archived, load, present, read_after};

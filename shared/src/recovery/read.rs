@@ -4,7 +4,7 @@ use super::merge_if_due;
 use crate::domain::entry::Entry;
 use crate::domain::ids::{Epoch, RoomId, Seq};
 use crate::domain::state::RoomState;
-use crate::ports::{Archive, LogHead, PortError, Result, RoomLog};
+use crate::ports::{Archive, ArchiveHead, LogHead, PortError, Result, RoomLog};
 
 /// Entries read at a time while a room is loaded.
 const LOAD_PAGE: usize = 256;
@@ -110,6 +110,58 @@ pub async fn load(
             seq = entry.seq;
         }
         merge_if_due(&mut state.document).await;
+    }
+    Ok((state, seq))
+}
+
+/// What a room adds up to now, for a reader who brings nothing to life by it: a room that left the hot store stays out
+/// of it, and its archive answers alone. Returns the state and the seq it stands at.
+///
+/// # Errors
+/// Retryable, if the epoch changed or the log was cut meanwhile.
+pub async fn present(
+    log: &dyn RoomLog,
+    archive: &dyn Archive,
+    room: &RoomId,
+) -> Result<(RoomState, Seq)> {
+    // In this order: a log read second can only be ahead of the archive, unless it was lost.
+    let archived = archive.head(room).await?;
+    match log.head(room).await? {
+        Some(head) if head.epoch == archived.epoch && head.seq >= archived.seq => {
+            load(log, archive, room, &head).await
+        }
+        _ => load_archived(archive, room, archived).await,
+    }
+}
+
+/// What the archived part of a room adds up to, and the seq it stands at.
+///
+/// # Errors
+/// The archive's; final, if an entry is missing.
+pub async fn archived(archive: &dyn Archive, room: &RoomId) -> Result<(RoomState, Seq)> {
+    let head = archive.head(room).await?;
+    load_archived(archive, room, head).await
+}
+
+async fn load_archived(
+    archive: &dyn Archive,
+    room: &RoomId,
+    head: ArchiveHead,
+) -> Result<(RoomState, Seq)> {
+    let checkpoint = archive.checkpoint(room).await?.unwrap_or_default();
+    let (mut state, mut seq) = (checkpoint.state, checkpoint.seq);
+    while seq < head.seq {
+        let page = archive.read(room, seq, LOAD_PAGE).await?;
+        if !starts_at(&page, seq) {
+            let reason = format!("room {room}: entry {} is not in the archive", seq.next());
+            return Err(PortError::fatal("read room", reason));
+        }
+        for entry in &page {
+            state.apply(entry);
+            seq = entry.seq;
+        }
+        // Folding is pure work; others on this thread want their turn.
+        tokio::task::yield_now().await;
     }
     Ok((state, seq))
 }

@@ -1,6 +1,7 @@
 //! The promises of [`Archive`].
 
 mod activity;
+mod backups;
 mod checkpoints;
 mod entries;
 mod epochs;
@@ -58,6 +59,9 @@ pub fn trials(trials: &mut Vec<Trial>) {
         checkpoints::a_checkpoint_is_read_whole_while_it_is_replaced,
         checkpoints::a_large_document_comes_back_with_its_checkpoint,
         checkpoints::sizes_of_documents_are_known_without_reading_them,
+        backups::backups_are_listed_newest_first_and_read_whole,
+        backups::a_removed_backup_is_gone_and_the_others_stay,
+        backups::a_room_needs_a_backup_until_one_covers_all_that_is_archived,
         results::a_result_is_stored_once,
         results::an_expired_result_is_none,
         results::expired_results_stay_until_they_are_removed,

@@ -1,6 +1,7 @@
 //! One file per job: the struct is its payload, the constants are its policy, `run` is the work.
 
 pub mod archive;
+pub mod backup;
 pub mod callback;
 pub mod cleanup;
 pub mod execute;

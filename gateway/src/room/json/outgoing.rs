@@ -19,8 +19,10 @@ use crate::room::websocket;
 
 /// People named under one emoji, those who came first; the count is of all.
 const REACTORS_SHOWN_MAX: usize = 500;
-/// Strokes in one `board` frame; a larger board comes as several, one behind the other.
+/// Strokes in one `board` frame, and their bytes (one larger than that has a frame of its own); a larger board comes as
+/// several, one behind the other. Common clients take no more than 1 MiB at once.
 const BOARD_FRAME_STROKES: usize = 2_000;
+const BOARD_FRAME_BYTES: usize = 512 * 1024;
 
 /// Any JSON value as a text frame. Serialising our own types to memory does not fail.
 pub fn frame(message: &impl Serialize) -> Bytes {
@@ -260,20 +262,32 @@ pub fn sync(state: &[u8]) -> Bytes {
 
 /// The whole drawing, in frames of bounded size; all carry the `seq` they stand for.
 pub fn board(strokes: &[Arc<Stroke>], seq: Seq) -> Vec<Bytes> {
-    let parts = strokes.len().div_ceil(BOARD_FRAME_STROKES);
-    strokes
-        .chunks(BOARD_FRAME_STROKES)
-        .enumerate()
-        .map(|(i, paths)| {
-            frame(&json!({
-                "type": "board",
-                "paths": paths,
-                "seq": seq,
-                "part": i + 1,
-                "parts": parts,
-            }))
-        })
-        .collect()
+    let mut parts: Vec<Vec<u8>> = Vec::new();
+    let mut room_for = 0;
+    for stroke in strokes {
+        // Serialising our own types to memory does not fail.
+        let json = serde_json::to_vec(&**stroke).unwrap_or_default();
+        match parts.last_mut() {
+            Some(part) if room_for > 0 && part.len() + json.len() <= BOARD_FRAME_BYTES => {
+                part.push(b',');
+                part.extend_from_slice(&json);
+                room_for -= 1;
+            }
+            _ => {
+                parts.push(json);
+                room_for = BOARD_FRAME_STROKES - 1;
+            }
+        }
+    }
+    let count = parts.len();
+    let frame = |(i, part): (usize, Vec<u8>)| {
+        let mut json = br#"{"type":"board","paths":["#.to_vec();
+        json.extend_from_slice(&part);
+        let end = format!(r#"],"seq":{seq},"part":{},"parts":{count}}}"#, i + 1);
+        json.extend_from_slice(end.as_bytes());
+        websocket::text(&json)
+    };
+    parts.into_iter().enumerate().map(frame).collect()
 }
 
 /// Several `draw`s of one author, told as one.
@@ -287,6 +301,13 @@ pub struct DrawFrame<'a> {
     pub from: &'a ClientId,
     pub seq: Seq,
     pub ts: i64,
+}
+
+/// About how many bytes of JSON a batch comes to; never much less.
+pub fn weight(batch: &DrawBatch) -> usize {
+    let path = |path: &Arc<Stroke>| path.id.len() + path.points.len() * 12 + 100;
+    let erase = |erase: &Erase| erase.id.len() + 40;
+    batch.paths.iter().map(path).sum::<usize>() + batch.erase.iter().map(erase).sum::<usize>()
 }
 
 /// Joins the batches of one author, in order. What stood before a `clear` in the same frame is left out: the clear removes it.

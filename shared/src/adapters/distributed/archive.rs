@@ -2,6 +2,7 @@
 
 mod activity;
 mod append;
+mod backups;
 mod checkpoint;
 mod messages;
 mod rows;
@@ -38,6 +39,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/mongo/0002_results.json"),
     include_str!("../../../../migrations/mongo/0002_messages.json"),
     include_str!("../../../../migrations/mongo/0003_activity.json"),
+    include_str!("../../../../migrations/mongo/0003_backups.json"),
 ];
 
 pub struct MongoArchive {
@@ -48,6 +50,8 @@ pub struct MongoArchive {
     checkpoints: Collection<CheckpointRow>,
     chunks: Collection<ChunkRow>,
     results: Collection<ResultRow>,
+    backups: Collection<backups::BackupRow>,
+    backup_chunks: Collection<backups::BackupChunkRow>,
 }
 
 impl MongoArchive {
@@ -59,6 +63,8 @@ impl MongoArchive {
             checkpoints: database.collection("checkpoints"),
             chunks: database.collection("checkpoint_chunks"),
             results: database.collection("job_results"),
+            backups: database.collection("backups"),
+            backup_chunks: database.collection("backup_chunks"),
             database,
         }
     }

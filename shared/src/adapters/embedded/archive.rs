@@ -1,6 +1,7 @@
 //! The archive in `archive.db`: one SQLite file, every change one synced transaction.
 
 mod activity;
+mod backups;
 mod messages;
 
 use std::collections::HashMap;
@@ -42,6 +43,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     (
         "activity",
         include_str!("../../../../migrations/sqlite/archive/0003_activity.sql"),
+    ),
+    (
+        "backups",
+        include_str!("../../../../migrations/sqlite/archive/0003_backups.sql"),
     ),
 ];
 
@@ -203,7 +208,7 @@ impl Archive for SqliteArchive {
         }
         messages::write(&mut transaction, room, &folded).await?;
         activity::count(&mut transaction, room, unwritten).await?;
-        sqlx::query("UPDATE room_heads SET seq = $2 WHERE room = $1")
+        sqlx::query("UPDATE room_heads SET seq = $2, unbacked = 1 WHERE room = $1")
             .bind(room.as_str())
             .bind(to_db(last.seq.0)?)
             .execute(&mut *transaction)

@@ -472,3 +472,65 @@ fn updates_of_stock_yjs_are_read() {
     let more = [&update[..], &[0]].concat();
     assert!(check(&more).is_err());
 }
+
+/// What all three show.
+fn shown(copy: &Copy) -> (String, Any, Any) {
+    let read = copy.doc.transact();
+    (
+        copy.text.get_string(&read),
+        copy.map.to_json(&read),
+        copy.array.to_json(&read),
+    )
+}
+
+fn copy_of(document: &Document) -> Copy {
+    let copy = Copy::new(77);
+    let update = Update::decode_v1(&document.snapshot().state()).unwrap();
+    copy.doc.transact_mut().apply_update(update).unwrap();
+    copy
+}
+
+#[test]
+fn a_restored_document_looks_as_it_did_and_open_copies_follow() {
+    let (ana, mut document) = (Copy::new(1), Document::default());
+    document.fold(&ana.change(|t| {
+        ana.text.insert(t, 0, "one two three");
+        ana.map.insert(t, "kept", 1);
+        ana.map.insert(t, "changed", "old");
+        ana.map.insert(t, "gone", true);
+        let inner = ana.array.push_back(t, MapPrelim::default());
+        inner.insert(t, "deep", "old");
+        ana.array.push_back(t, 2);
+    }));
+    document.fold(&ana.change(|t| ana.text.remove_range(t, 0, 4)));
+    let then = document.clone();
+    assert_eq!(restore(&document, &then).unwrap(), None);
+
+    document.fold(&ana.change(|t| {
+        ana.text.remove_range(t, 0, 3);
+        ana.text.insert(t, 0, "mess");
+        ana.map.insert(t, "changed", "new");
+        ana.map.remove(t, "gone");
+        ana.map.insert(t, "more", 3);
+        ana.array.remove(t, 0);
+        ana.array.push_back(t, ArrayPrelim::from([7, 8]));
+    }));
+    let mess = document.clone();
+    assert_ne!(shown(&ana), shown(&copy_of(&then)));
+
+    let back = restore(&document, &then).unwrap().expect("something to do");
+    document.fold(&back);
+    assert_eq!(shown(&copy_of(&document)), shown(&copy_of(&then)));
+    // Somebody who never left follows by the update alone, and goes on.
+    ana.doc
+        .transact_mut()
+        .apply_update(Update::decode_v1(&back).unwrap())
+        .unwrap();
+    assert_eq!(shown(&ana), shown(&copy_of(&then)));
+    document.fold(&ana.change(|t| ana.text.push(t, "!")));
+    assert!(shown(&copy_of(&document)).0.ends_with('!'));
+
+    let undone = restore(&document, &mess).unwrap().expect("something to do");
+    document.fold(&undone);
+    assert_eq!(shown(&copy_of(&document)), shown(&copy_of(&mess)));
+}

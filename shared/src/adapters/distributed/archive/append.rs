@@ -95,7 +95,7 @@ impl MongoArchive {
             "epoch": to_db(before.epoch.0)?,
             "seq": to_db(before.seq.0)?,
         };
-        let to = doc! { "$set": { "seq": to_db(after.seq.0)? } };
+        let to = doc! { "$set": { "seq": to_db(after.seq.0)?, "unbacked": true } };
         let outcome = async {
             let mut session = self.database.client().start_session().await?;
             session
