@@ -77,7 +77,7 @@ impl Events {
             .context("no event")?
     }
 
-    async fn to_the_end(mut self) -> anyhow::Result<Vec<Event>> {
+    async fn read_all(mut self) -> anyhow::Result<Vec<Event>> {
         let mut events = Vec::new();
         while let Some(event) = self.next().await? {
             events.push(event);
@@ -205,14 +205,14 @@ async fn a_watcher_goes_on_where_it_was(story: Story) -> Told {
     // And the rest from the result.
     let last = seen.last().map(|event| event.id.clone());
     let events = Events::open(&there, &id, last.as_deref()).await?;
-    seen.extend(events.to_the_end().await?);
+    seen.extend(events.read_all().await?);
     let end = seen.last().context("an end")?;
     ensure!(end.name == "end", "{end:?}");
     let stdout = end.data["result"]["stdout"].as_str().context("stdout")?;
     ensure!(said(&seen, "stdout", 0)? == stdout, "each byte once");
     // Somebody at the end already gets the end alone.
     let events = Events::open(&there, &id, Some(&end.id)).await?;
-    let again = events.to_the_end().await?;
+    let again = events.read_all().await?;
     ensure!(
         said(&again, "stdout", stdout.len())?.is_empty(),
         "{again:?}"
@@ -230,8 +230,8 @@ async fn a_program_that_is_over_is_read_from_its_result(story: Story) -> Told {
     // Longer than one event, not all of it text, in both streams.
     let source = "import sys\nsys.stdout.buffer.write(b'\\xff' + 'ü'.encode() * 20_000)\nsys.stderr.write('oh')";
     let id = submit(&here, json!({"language": "python", "source": source})).await?;
-    let live = Events::open(&here, &id, None).await?.to_the_end().await?;
-    let later = Events::open(&there, &id, None).await?.to_the_end().await?;
+    let live = Events::open(&here, &id, None).await?.read_all().await?;
+    let later = Events::open(&there, &id, None).await?.read_all().await?;
     for events in [&live, &later] {
         let end = events.last().context("an end")?;
         let result = &end.data["result"];
@@ -279,7 +279,7 @@ async fn a_batch_takes_what_it_can(story: Story) -> Told {
     );
     for item in [&items[0], &items[3]] {
         let id = item["id"].as_str().context("id")?;
-        let events = Events::open(&here, id, None).await?.to_the_end().await?;
+        let events = Events::open(&here, id, None).await?.read_all().await?;
         ensure!(said(&events, "stdout", 0)? == "hi\n", "{events:?}");
     }
     for jobs in [json!([]), json!(vec![good.clone(); 101])] {
@@ -297,7 +297,7 @@ async fn files_a_program_leaves_are_downloads(story: Story) -> Told {
     let (_, here, there) = ana(&cluster).await?;
     let source = "import os\nos.makedirs('out')\nopen('out/ü <b>.html', 'w').write('<script>')\nopen('a.bin', 'wb').write(bytes(range(256)))\nos.symlink('/etc/passwd', 'passwd')";
     let id = submit(&here, json!({"language": "python", "source": source})).await?;
-    let events = Events::open(&here, &id, None).await?.to_the_end().await?;
+    let events = Events::open(&here, &id, None).await?.read_all().await?;
     let end = events.last().context("an end")?;
     let listed = json!([{"path": "a.bin", "size": 256}, {"path": "out/ü <b>.html", "size": 8}]);
     ensure!(end.data["result"]["artifacts"] == listed, "{end:?}");
@@ -342,7 +342,7 @@ async fn jobs_are_listed_by_what_is_asked_for(story: Story) -> Told {
     fails["room_id"] = json!(room);
     for body in [&ok, &fails] {
         let id = submit(&here, body.clone()).await?;
-        Events::open(&here, &id, None).await?.to_the_end().await?;
+        Events::open(&here, &id, None).await?.read_all().await?;
     }
     for (query, expected) in [
         ("status=succeeded", vec!["succeeded"]),

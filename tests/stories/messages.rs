@@ -292,9 +292,9 @@ async fn people_who_react_at_once_are_counted_once_each_everywhere(story: Story)
     for person in [&author, &people[0], &people[1]] {
         person
             .until("all to be counted", PATIENCE, |frames| {
-                let updates = frames.iter().filter(|m| m["type"] == "reaction_update");
+                let mut updates = frames.iter().filter(|m| m["type"] == "reaction_update");
                 // Its own come as acks, or, with no ref, not at all.
-                updates.last().is_some_and(|m| m["count"] == PEOPLE)
+                updates.next_back().is_some_and(|m| m["count"] == PEOPLE)
             })
             .await?;
     }

@@ -109,15 +109,10 @@ impl Actor {
     /// Each moves every other beat or so.
     pub fn move_simulated(&mut self) {
         let mut rng = rand::rng();
-        let moved: Vec<(ConnectionId, u32)> = self
-            .simulated
-            .keys()
-            .filter_map(|id| {
-                rng.random_bool(0.5)
-                    .then(|| (*id, rng.random_range(0..POSITIONS)))
-            })
-            .collect();
-        for (id, position) in moved {
+        let mut moved: Vec<ConnectionId> = self.simulated.keys().copied().collect();
+        moved.retain(|_| rng.random_bool(0.5));
+        for id in moved {
+            let position = rng.random_range(0..POSITIONS);
             let Some(mut member) = self.simulated.get(&id).cloned() else {
                 continue;
             };

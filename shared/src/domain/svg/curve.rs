@@ -21,9 +21,11 @@ pub fn bezier<const N: usize>(out: &mut Vec<Point>, matrix: &Matrix, control: [P
         let mut points = control;
         for level in (1..N).rev() {
             for i in 0..level {
-                for axis in 0..2 {
-                    points[i][axis] += (points[i + 1][axis] - points[i][axis]) * t;
-                }
+                let [next, point] = [points[i + 1], points[i]];
+                points[i] = [
+                    point[0] + (next[0] - point[0]) * t,
+                    point[1] + (next[1] - point[1]) * t,
+                ];
             }
         }
         out.push(rounded(points[0]));

@@ -103,7 +103,9 @@ pub async fn wakes_after_a_break(_: Mode) -> Outcome {
         wakers.push(queue.waker(other).await?);
     }
     for round in 0..2 {
-        wakers.iter_mut().for_each(|waker| waker.mark_unchanged());
+        wakers
+            .iter_mut()
+            .for_each(tokio::sync::watch::Receiver::mark_unchanged);
         if round == 0 {
             let by_hand = server.client().await;
             command(&by_hand, &["CLIENT", "KILL", "TYPE", "pubsub"]).await?;

@@ -290,7 +290,10 @@ async fn deleted(mode: Mode) -> Outcome {
     for place in [project.id, workspace] {
         let refused = records.delete_place(place).await?;
         assert_eq!(refused, PlaceDeletion::HasRooms);
-        assert_eq!(records.rooms_in(place, 10).await?, [room.id.clone()]);
+        assert_eq!(
+            records.rooms_in(place, 10).await?,
+            std::slice::from_ref(&room.id)
+        );
     }
     assert!(records.delete_room(&room.id, now()).await?);
     assert_eq!(
