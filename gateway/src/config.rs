@@ -67,25 +67,25 @@ pub struct GatewayConfig {
     #[arg(long, env = "LOGIN_TRIES", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub login_tries: u32,
     /// Accounts and guests made from one address in an hour
-    #[arg(long, env = "REGISTRATIONS_PER_ADDRESS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, env = "REGISTRATIONS_PER_ADDRESS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub registrations_per_address: u32,
     /// Jobs that one person may send in a minute
-    #[arg(long, env = "JOBS_PER_MINUTE", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, env = "JOBS_PER_MINUTE", default_value_t = 6_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub jobs_per_minute: u32,
     /// Invitations that one address may look at or accept in a minute
     #[arg(long, env = "INVITES_PER_MINUTE", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub invites_per_minute: u32,
     /// Requests that read, by one person or address, in 10 seconds
-    #[arg(long, env = "RATE_READS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    #[arg(long, env = "RATE_READS", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub rate_reads: u32,
     /// Requests that change something, by one person or address, in 10 seconds
-    #[arg(long, env = "RATE_WRITES", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    #[arg(long, env = "RATE_WRITES", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub rate_writes: u32,
     /// Uploads by one person or address in a minute
     #[arg(long, env = "RATE_UPLOADS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub rate_uploads: u32,
     /// Logins, registrations, refreshes and looks at invites from one address in a minute
-    #[arg(long, env = "RATE_ENTRIES", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    #[arg(long, env = "RATE_ENTRIES", default_value_t = 6_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub rate_entries: u32,
     /// Rooms that one address (IPv6: a /64) holds that are active or younger than 24 h
     #[arg(long, env = "ROOMS_PER_ADDRESS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -153,7 +153,7 @@ pub struct GatewayConfig {
     /// An upload must be over within this, seconds
     #[arg(long, env = "UPLOAD_TIMEOUT", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub upload_timeout_s: u32,
-    /// What links to files begin with, like https://collab.example.com; without it links are paths on this server
+    /// What links to files begin with, such as `https://collab.example.com`; without it links are paths on this server
     #[arg(long, env = "PUBLIC_URL")]
     pub public_url: Option<String>,
     /// A client must have sent a request's headers within this, seconds
