@@ -93,20 +93,20 @@ async fn a_guest_with_an_invitation_draws_on_a_whiteboard_that_nobody_else_finds
         .person(&ben);
     let guest = door.enter().await?;
     guest.saw_no("board")?;
-    let path = |width: f64, ts: i64| json!({"id": "s", "width": width, "color": "#000", "points": [0, 0, 5, 5], "ts": ts});
+    let path = |width: u32, ts: i64| json!({"id": "s", "width": width, "color": "#000", "points": [0, 0, 5, 5], "ts": ts});
     let first = guest
-        .log(json!({"type": "draw", "paths": [path(2.0, 10)]}))
+        .log(json!({"type": "draw", "paths": [path(2, 10)]}))
         .await?;
     let seen = host.expect("draw").await?;
     ensure!(
         seen["seq"] == first
             && seen["from"] == guest.client_id.as_str()
-            && seen["paths"][0] == path(2.0, 10),
+            && seen["paths"][0] == path(2, 10),
         "{seen}"
     );
     // The last write wins, whoever's comes last; an erase of what nobody drew yet is one as well.
     host.log(
-        json!({"type": "draw", "paths": [path(9.0, 9)], "erase": [{"id": "unknown", "ts": 50}]}),
+        json!({"type": "draw", "paths": [path(9, 9)], "erase": [{"id": "unknown", "ts": 50}]}),
     )
     .await?;
     guest
@@ -115,7 +115,7 @@ async fn a_guest_with_an_invitation_draws_on_a_whiteboard_that_nobody_else_finds
     let ahead = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let ahead = i64::try_from(ahead.as_millis())? + 60_000;
     guest
-        .send(json!({"type": "draw", "paths": [path(3.0, ahead)]}))
+        .send(json!({"type": "draw", "paths": [path(3, ahead)]}))
         .await?;
     let error = guest.expect("error").await?;
     ensure!(
@@ -132,7 +132,7 @@ async fn a_guest_with_an_invitation_draws_on_a_whiteboard_that_nobody_else_finds
     );
     let back = door.enter().await?;
     let board = board_of(&back).await?;
-    ensure!(board == [path(2.0, 10)], "{board:?}");
+    ensure!(board == [path(2, 10)], "{board:?}");
     host.log(json!({"type": "draw", "clear": true, "paths": [line("after", 1)]}))
         .await?;
     let back = enter(&cluster, &room, &ana).await?;

@@ -28,6 +28,12 @@ documented! {
     Missing: "404" "There is no such thing";
     /// There is a body.
     BadBody: "400" "Not JSON", "413" "The body is too large", "415" "Not application/json", "422" "A field breaks a rule; `field` names it";
+    /// The body is a form with a file in it.
+    BadForm: "400" "Not a form, or it ended early", "413" "Larger than MAX_FILE_SIZE", "415" "No form, or a type that is not allowed; the allowed ones are named", "422" "A field is missing or breaks a rule; `field` names it";
+    /// It is had by a signed link.
+    BadLink: "403" "No signature, a wrong one, or it has expired";
+    /// A part of it may be asked for.
+    BadRange: "416" "There are no such bytes; Content-Range tells the size";
     /// There are query parameters.
     BadQuery: "422" "A parameter breaks a rule; `field` names it";
     /// It was there.

@@ -13,7 +13,7 @@ use utoipa::IntoParams;
 
 use super::super::extract::{Id, Query};
 use super::super::problem::Problem;
-use super::super::refusals::{BadQuery, Failures, Missing};
+use super::super::refusals::{BadLink, BadQuery, BadRange, Failures, Missing};
 use super::super::state::App;
 use super::kinds;
 use crate::identity::FILE_LINK_LIFETIME;
@@ -40,9 +40,7 @@ pub struct Link {
     (status = 200, description = "The file", content_type = "application/octet-stream", body = Vec<u8>),
     (status = 206, description = "The bytes that Range asked for", content_type = "application/octet-stream", body = Vec<u8>),
     (status = 304, description = "What If-None-Match names is still right"),
-    (status = 403, description = "No signature, a wrong one, or it has expired", content_type = "application/problem+json"),
-    (status = 416, description = "The file has no such bytes; Content-Range tells its size"),
-    Missing, BadQuery, Failures,
+    BadLink, BadRange, Missing, BadQuery, Failures,
 ))]
 pub async fn get(
     State(app): State<App>,

@@ -32,7 +32,7 @@ use utoipa::ToSchema;
 use super::super::client::{MaybePrincipal, may};
 use super::super::members::actor;
 use super::super::problem::{Kind, Problem};
-use super::super::refusals::{Failures, Missing, NeedsRight};
+use super::super::refusals::{BadForm, Failures, Missing, NeedsRight};
 use super::super::state::App;
 use super::{FileView, kinds, svg};
 use crate::identity::Principal;
@@ -85,10 +85,7 @@ pub struct UploadForm {
 /// Uploads a file. Its type is what its bytes are, whatever it is called; SVG is stored without what could run.
 #[utoipa::path(post, path = "/upload", tag = "files", request_body(content = UploadForm, content_type = "multipart/form-data"), security((), ("bearer" = [])), responses(
     (status = 201, description = "Stored, and told to the room", body = FileView),
-    (status = 400, description = "Not a form, or it ended early", content_type = "application/problem+json"),
-    (status = 413, description = "Larger than MAX_FILE_SIZE", content_type = "application/problem+json"),
-    (status = 415, description = "No form, or a type that is not allowed; the allowed ones are named", content_type = "application/problem+json"),
-    (status = 422, description = "A field is missing or breaks a rule; `field` names it", content_type = "application/problem+json"),
+    BadForm,
     NeedsRight, Missing, Failures,
 ))]
 pub async fn upload(
