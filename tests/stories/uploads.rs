@@ -373,9 +373,9 @@ async fn resident_bytes(rest: &Rest) -> anyhow::Result<f64> {
 async fn a_hundred_uploads_at_once_hold_little_memory(story: Story) -> Told {
     const UPLOADS: usize = 100;
     /// Enough to tell a stream from a buffer; more would starve what runs beside it.
-    const SIZE: usize = 2 << 20;
+    const SIZE: usize = 4 << 20;
     /// Half of what is on its way.
-    const GROWTH_MAX: f64 = 100.0 * 1_048_576.0;
+    const GROWTH_MAX: f64 = 200.0 * 1_048_576.0;
     let cluster = story
         .cluster(Options::default().gateways(1).workers(0))
         .await?;

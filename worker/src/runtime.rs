@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::schedule::{Beat, Schedule};
-use crate::bridge::{self, Lane, LaneConfig};
+use crate::bridge::{self, Lane};
 use crate::config::WorkerConfig;
 use crate::jobs::archive::{self, Archiver, Policy};
 use crate::jobs::backup::{BackupKeeper, BackupRoom};
@@ -158,11 +158,7 @@ impl Worker {
             let lane = Lane::new(
                 queue.clone(),
                 QUEUE_CLEANUP,
-                // One at a time in the whole cluster: two that looked at once would both count what one removed.
-                LaneConfig {
-                    in_flight_per_tenant: 1,
-                    ..config.lane(QUEUE_CLEANUP)
-                },
+                config.lane(QUEUE_CLEANUP),
                 stop.clone(),
             );
             monitor = bridge::register::<Cleanup>(monitor, lane.clone(), cleaner);

@@ -1,6 +1,7 @@
 //! Orphaned files, in both directions: rows that no room has or whose bytes are gone, and bytes that no row knows.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use atelier_shared::domain::cleanup::{Counts, are_orphaned_bytes, is_orphan};
 use atelier_shared::domain::file::{self, UPLOADS};
@@ -10,6 +11,8 @@ use atelier_shared::ports::Result;
 use super::{Cleaner, chrono_of, count, now};
 
 const PAGE: usize = 500;
+/// So long it is remembered that a file was counted.
+const COUNTED_FOR: Duration = Duration::from_secs(60 * 60);
 
 impl Cleaner {
     pub(super) async fn files(&self, dry_run: bool, counts: &mut Counts) -> Result<()> {
@@ -38,7 +41,9 @@ impl Cleaner {
                 let key = file::key(file.id);
                 if is_orphan(&file, room_exists, now(), grace) {
                     // In no room: only if it still is in none, for somebody may just have shown it.
-                    if dry_run || b.records.delete_file(file.id, file.room.is_none()).await? {
+                    let removed =
+                        dry_run || b.records.delete_file(file.id, file.room.is_none()).await?;
+                    if removed && (dry_run || self.is_first_to_remove(&key).await?) {
                         count(counts, "orphaned_files", 1);
                     }
                     if !dry_run && b.records.file(file.id).await?.is_none() {
@@ -71,12 +76,21 @@ impl Cleaner {
                 };
                 let known = b.records.file(id).await?.is_some();
                 if are_orphaned_bytes(known, found.modified_at, now(), grace) {
+                    if dry_run || self.is_first_to_remove(&found.key).await? {
+                        count(counts, "orphaned_files", 1);
+                    }
                     if !dry_run {
                         b.files.delete(&found.key).await?;
                     }
-                    count(counts, "orphaned_files", 1);
                 }
             }
         }
+    }
+
+    /// Of runs that come upon the same file at once (one has removed its row, another finds bytes without one), the
+    /// first counts it.
+    async fn is_first_to_remove(&self, key: &str) -> Result<bool> {
+        let name = format!("removed:{key}");
+        self.backends.queue.claim_tick(&name, 0, COUNTED_FOR).await
     }
 }
