@@ -231,10 +231,13 @@ pub async fn a_large_answer_is_cut_and_reading_on_gets_all(mode: Mode) -> Outcom
     let archives = fixture::archive(mode).await;
     let room = opened(&*archives.here).await;
     let writer = Writer::new();
-    let batch = entries(
-        1,
-        (0..20).map(|n| writer.says(&format!("{n}{}", "y".repeat(1 << 20)))),
-    );
+    // As large as nothing said can be: documents and drawings are.
+    let large = |n: usize| Body::SessionUpdate {
+        data: [(n.to_string(), "y".repeat(1 << 20).into())]
+            .into_iter()
+            .collect(),
+    };
+    let batch = entries(1, (0..20).map(|n| writer.record(large(n))));
     archives.here.append(&room, Epoch(1), &batch).await?;
     let first = archives.here.read(&room, Seq(0), 1_000).await?;
     assert!(
