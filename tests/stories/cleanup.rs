@@ -19,6 +19,9 @@ pub fn stories(all: &mut Stories) {
 
 /// Longer than a run may wait for a worker that was killed.
 const LONG: Duration = Duration::from_secs(60);
+/// Seconds that an orphan is left alone: longer than a new cluster takes to its first scheduled cleanup, which would
+/// otherwise be the one to remove what a story wants to see removed.
+const GRACE: u64 = 12;
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x02\0\0\0\x90wS\xde";
 
 fn admin(rest: &Rest) -> Rest {
@@ -157,7 +160,9 @@ async fn cleanup_is_for_administrators(story: Story) -> Told {
 }
 
 async fn orphaned_files_go_once_though_two_clean_at_once(story: Story) -> Told {
-    let options = Options::default().workers(2).set("FILE_CLEANUP_GRACE", 1);
+    let options = Options::default()
+        .workers(2)
+        .set("FILE_CLEANUP_GRACE", GRACE);
     let cluster = story.cluster(options).await?;
     let rest = cluster
         .rest()
@@ -214,7 +219,7 @@ async fn a_cleanup_whose_worker_is_killed_is_finished_by_the_next(story: Story) 
     const FILES: usize = 60;
     let options = Options::default()
         .gateways(1)
-        .set("FILE_CLEANUP_GRACE", 1)
+        .set("FILE_CLEANUP_GRACE", GRACE)
         .set("JOB_LEASE", 3);
     let cluster = story.cluster(options).await?;
     let rest = cluster
