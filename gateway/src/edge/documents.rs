@@ -178,7 +178,7 @@ async fn wait_for_archive(app: &App, room: &RoomId) -> Result<(), Problem> {
     let mut woken = false;
     while b.archive.head(room).await?.seq < log.seq {
         if !woken {
-            recovery::wake_archive(&*b.queue, room).await?;
+            recovery::wake_archive(&*b.log, &*b.queue, room).await?;
             woken = true;
         }
         if Instant::now() >= deadline {
