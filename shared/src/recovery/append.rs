@@ -191,20 +191,20 @@ async fn wake(log: &dyn RoomLog, queue: &dyn Queue, room: &RoomId) {
 
 /// Queues the job that moves the tails of this room and of those that are archived with it; one at a time for each group.
 /// Called after an append that made the room dirty.
-pub async fn wake_archive(
-    log: &dyn RoomLog,
-    queue: &dyn Queue,
-    room: &RoomId,
-) -> Result<Enqueued> {
-    wake_archive_group(queue, log.archive_group_of(room)).await
+pub async fn wake_archive(log: &dyn RoomLog, queue: &dyn Queue, room: &RoomId) -> Result<Enqueued> {
+    wake_archive_group(queue, log.archive_group_of(room), ARCHIVE_DELAY).await
 }
 
-/// [`wake_archive`] for a group.
-pub async fn wake_archive_group(queue: &dyn Queue, group: u16) -> Result<Enqueued> {
+/// [`wake_archive`] for a group, in so long.
+pub async fn wake_archive_group(
+    queue: &dyn Queue,
+    group: u16,
+    delay: Duration,
+) -> Result<Enqueued> {
     let id = format!("archive-group:{group}");
     let tenant = format!("archive-group-{group}");
     let work = ArchiveWork::Group { group };
-    enqueue(queue, id, tenant, &work, ARCHIVE_DELAY).await
+    enqueue(queue, id, tenant, &work, delay).await
 }
 
 /// Spares a process waking the archive again while the job it queued for the same group can't have begun.
@@ -223,7 +223,7 @@ impl ArchiveWakes {
         if self.queued.lock().get(&group).is_some_and(waits) {
             return Ok(());
         }
-        if wake_archive_group(queue, group).await? == Enqueued::Added {
+        if wake_archive_group(queue, group, ARCHIVE_DELAY).await? == Enqueued::Added {
             self.queued.lock().insert(group, now);
         }
         Ok(())

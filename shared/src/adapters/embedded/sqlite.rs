@@ -22,6 +22,12 @@ pub struct Sqlite {
 /// Readers of one file at a time.
 const READERS: u32 = 4;
 
+/// Pages (of 4 KiB) that the write-ahead log gathers before they are copied into the file, which costs two syncs and holds
+/// up whoever writes: pages that change again and again are then copied once.
+const CHECKPOINT_PAGES: &str = "8000";
+/// What the writing connection keeps of the file in memory, KiB (negative, as SQLite tells them from pages).
+const WRITER_CACHE: &str = "-8000";
+
 /// What a commit outlives, once it is answered. Both outlive kill -9.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commits {
@@ -44,6 +50,7 @@ impl Sqlite {
                 Commits::Synced => SqliteSynchronous::Full,
                 Commits::Written => SqliteSynchronous::Normal,
             })
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10));
         let failed = |e: sqlx::Error| PortError::fatal("open SQLite file", e);
@@ -51,7 +58,7 @@ impl Sqlite {
         let pool = || SqlitePoolOptions::new().test_before_acquire(false);
         let write = pool()
             .max_connections(1)
-            .connect_with(options.clone())
+            .connect_with(options.clone().pragma("cache_size", WRITER_CACHE))
             .await
             .map_err(failed)?;
         let read = pool()

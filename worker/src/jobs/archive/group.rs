@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::ports::{PortError, Result};
-use atelier_shared::recovery;
+use atelier_shared::recovery::{self, ARCHIVE_DELAY};
 use futures::future::join_all;
 
 use super::Archiver;
@@ -15,13 +15,18 @@ use super::tail::{Moved, Read, Tail};
 const ROOMS_PER_PASS: usize = 4_096;
 /// Rooms whose tails are in memory at a time.
 const ROOMS_AT_ONCE: usize = 32;
+/// Rooms that are written to all the while are moved again after this many times as long as it took, at most so late: where
+/// there is much to do the archive lags by seconds, and takes a fifth of the time and not all of it.
+const PAUSE: u32 = 4;
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A room whose tail can't be moved is left to its own job for so long.
 const SET_ASIDE: Duration = Duration::from_secs(30);
 
 impl Archiver {
     /// Moves what waits in the group's rooms, and queues itself again if something is left.
     pub(super) async fn archive_group(&self, group: u16) -> Result<()> {
-        let until = Instant::now() + self.policy.slice;
+        let began = Instant::now();
+        let until = began + self.policy.slice;
         let mut rooms = self.log.dirty_rooms(Some(group), ROOMS_PER_PASS).await?;
         let mut left = rooms.len() >= ROOMS_PER_PASS;
         rooms.retain(|room| !self.known.is_set_aside(room, SET_ASIDE));
@@ -42,9 +47,11 @@ impl Archiver {
         // The job that failed comes again by itself.
         match failure {
             Some(error) => Err(error),
-            None if left => recovery::wake_archive_group(&*self.queue, group)
-                .await
-                .map(drop),
+            None if left => {
+                let delay = (began.elapsed() * PAUSE).clamp(ARCHIVE_DELAY, PAUSE_MAX);
+                let woken = recovery::wake_archive_group(&*self.queue, group, delay).await;
+                woken.map(drop)
+            }
             None => Ok(()),
         }
     }

@@ -53,7 +53,9 @@ impl Known {
 
     /// May it be looked at for trimming? Says so once in `pause`.
     pub fn may_trim(&self, room: &RoomId, pause: Duration) -> bool {
-        self.get(room).trimmed.is_none_or(|at| at.elapsed() >= pause)
+        self.get(room)
+            .trimmed
+            .is_none_or(|at| at.elapsed() >= pause)
     }
 
     pub fn trimmed(&self, room: &RoomId) {
@@ -61,7 +63,9 @@ impl Known {
     }
 
     pub fn is_watched(&self, room: &RoomId, within: Duration) -> bool {
-        self.get(room).watched.is_some_and(|at| at.elapsed() < within)
+        self.get(room)
+            .watched
+            .is_some_and(|at| at.elapsed() < within)
     }
 
     pub fn watched(&self, room: &RoomId) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atelier_shared::ports::Result;
-use atelier_shared::recovery;
+use atelier_shared::recovery::{self, ARCHIVE_DELAY};
 use tokio_util::sync::CancellationToken;
 
 use super::Archiver;
@@ -52,7 +52,7 @@ impl Archiver {
             .collect();
         for group in groups {
             // Known already, nearly always: then this changes nothing.
-            recovery::wake_archive_group(&*self.queue, group).await?;
+            recovery::wake_archive_group(&*self.queue, group, ARCHIVE_DELAY).await?;
         }
         if !rooms.is_empty() {
             tracing::debug!(rooms = rooms.len(), "rooms wait for the archive");

@@ -67,7 +67,9 @@ impl Archiver {
         if let Some((from, trimmed)) = self.known.head(room) {
             let read = self.read_after(room, from).await?;
             if let Some(entries) = read
-                && entries.first().is_some_and(|first| first.seq == from.seq.next())
+                && entries
+                    .first()
+                    .is_some_and(|first| first.seq == from.seq.next())
             {
                 return Ok(Read::Tail(Unmoved {
                     from,

@@ -10,8 +10,9 @@ use crate::domain::entry::Entry;
 use crate::domain::ids::{Epoch, Ref, RoomId};
 use crate::ports::{ArchiveHead, PortError, Result, StaleEpoch};
 
-/// Appends of one transaction.
+/// Appends taken at a time, and entries of one transaction (one append may have more).
 const GROUP_MAX: usize = 64;
+const GROUP_ENTRIES: usize = 1_000;
 /// Appends that wait for the writer; beyond it callers wait for a place.
 const WAITING: usize = 256;
 /// Entries of one statement; SQLite takes 32,766 variables.
@@ -58,25 +59,42 @@ impl Appends {
 async fn run(pool: SqlitePool, mut waiting: mpsc::Receiver<Append>) {
     let mut appends = Vec::with_capacity(GROUP_MAX);
     while waiting.recv_many(&mut appends, GROUP_MAX).await > 0 {
-        match write(&pool, &appends).await {
-            Ok(answers) => {
-                for (append, answer) in appends.drain(..).zip(answers) {
-                    // The caller may have given up.
-                    let _gone = append.answer.send(answer);
-                }
+        while !appends.is_empty() {
+            let group = appends.drain(..together(&appends)).collect();
+            settle(&pool, group).await;
+        }
+    }
+}
+
+/// How many of the first make one transaction: others write to the file too, and must not wait for long.
+fn together(appends: &[Append]) -> usize {
+    let mut entries = 0;
+    let fits = |append: &&Append| {
+        entries += append.entries.len();
+        entries <= GROUP_ENTRIES
+    };
+    appends.iter().take_while(fits).count().max(1)
+}
+
+async fn settle(pool: &SqlitePool, mut group: Vec<Append>) {
+    match write(pool, &group).await {
+        Ok(answers) => {
+            for (append, answer) in group.into_iter().zip(answers) {
+                // The caller may have given up.
+                let _gone = append.answer.send(answer);
             }
-            // What one of them can't do must not take the others along.
-            Err(_) if appends.len() > 1 => {
-                for append in appends.drain(..) {
-                    let answer = write(&pool, std::slice::from_ref(&append)).await;
-                    let answer = answer.map_err(StaleEpoch::from);
-                    let _gone = append.answer.send(answer.and_then(first));
-                }
+        }
+        // What one of them can't do must not take the others along.
+        Err(_) if group.len() > 1 => {
+            for append in group {
+                let answer = write(pool, std::slice::from_ref(&append)).await;
+                let answer = answer.map_err(StaleEpoch::from);
+                let _gone = append.answer.send(answer.and_then(first));
             }
-            Err(error) => {
-                if let Some(append) = appends.pop() {
-                    let _gone = append.answer.send(Err(error.into()));
-                }
+        }
+        Err(error) => {
+            if let Some(append) = group.pop() {
+                let _gone = append.answer.send(Err(error.into()));
             }
         }
     }
@@ -84,9 +102,9 @@ async fn run(pool: SqlitePool, mut waiting: mpsc::Receiver<Append>) {
 
 fn first(answers: Vec<Answer>) -> Answer {
     let mut answers = answers.into_iter();
-    answers.next().unwrap_or_else(|| {
-        Err(PortError::fatal(DOING, "an append was not answered").into())
-    })
+    answers
+        .next()
+        .unwrap_or_else(|| Err(PortError::fatal(DOING, "an append was not answered").into()))
 }
 
 /// All in one transaction; an answer for each, unless the transaction failed.

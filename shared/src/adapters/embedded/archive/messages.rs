@@ -5,7 +5,9 @@ use sqlx::{QueryBuilder, Row, Sqlite as Db, SqliteConnection};
 
 use super::append::ROWS_REMEMBERED;
 use super::port_error;
-use crate::adapters::archive::{Change, Folded, decode_message, encode, encode_message, spoken_of, to_db};
+use crate::adapters::archive::{
+    Change, Folded, decode_message, encode, encode_message, spoken_of, to_db,
+};
 use crate::domain::entry::{Entry, Record};
 use crate::domain::ids::{MessageId, RoomId, UserId};
 use crate::domain::message::{Message, MessageCounts};
@@ -57,22 +59,25 @@ pub async fn write(
             "INSERT INTO messages (room, id, seq, kind, thread, user_id, name, audience, ts_ms, deleted, edited,
                  reactions, message) ",
         );
-        sql.push_values(rows, |mut row, (id, change, counts, audience, seq, json)| {
-            let after = &change.after;
-            row.push_bind(room.to_string())
-                .push_bind(id.0)
-                .push_bind(seq)
-                .push_bind(counts.kind.as_str())
-                .push_bind(after.thread().map(|thread| thread.0))
-                .push_bind(counts.user_id.0)
-                .push_bind(counts.name.clone())
-                .push_bind(audience)
-                .push_bind(after.record.ts_ms)
-                .push_bind(counts.deleted)
-                .push_bind(counts.edited)
-                .push_bind(counts.reactions)
-                .push_bind(json);
-        });
+        sql.push_values(
+            rows,
+            |mut row, (id, change, counts, audience, seq, json)| {
+                let after = &change.after;
+                row.push_bind(room.to_string())
+                    .push_bind(id.0)
+                    .push_bind(seq)
+                    .push_bind(counts.kind.as_str())
+                    .push_bind(after.thread().map(|thread| thread.0))
+                    .push_bind(counts.user_id.0)
+                    .push_bind(counts.name.clone())
+                    .push_bind(audience)
+                    .push_bind(after.record.ts_ms)
+                    .push_bind(counts.deleted)
+                    .push_bind(counts.edited)
+                    .push_bind(counts.reactions)
+                    .push_bind(json);
+            },
+        );
         sql.push(
             " ON CONFLICT (room, id) DO UPDATE SET deleted = excluded.deleted, edited = excluded.edited,
                  reactions = excluded.reactions, message = excluded.message",
@@ -95,16 +100,24 @@ pub async fn write(
                     .await
                     .map_err(failed)?;
             }
-            words.extend(now.into_iter().filter(|word| !before.contains(word)).map(|word| (word, seq)));
+            words.extend(
+                now.into_iter()
+                    .filter(|word| !before.contains(word))
+                    .map(|word| (word, seq)),
+            );
         }
     }
+    // In the order of the index, so that neighbours meet the same pages.
+    words.sort_unstable();
     let mut words = words.into_iter().peekable();
     while words.peek().is_some() {
         let rows: Vec<(String, i64)> = words.by_ref().take(WORDS_PER_STATEMENT).collect();
         let few = rows.len() <= ROWS_REMEMBERED;
         let mut sql = QueryBuilder::<Db>::new("INSERT INTO message_words (room, word, seq) ");
         sql.push_values(rows, |mut row, (word, seq)| {
-            row.push_bind(room.to_string()).push_bind(word).push_bind(seq);
+            row.push_bind(room.to_string())
+                .push_bind(word)
+                .push_bind(seq);
         });
         sql.build()
             .persistent(few)

@@ -110,9 +110,7 @@ impl<'a> Group<'a> {
                 answer,
             } => {
                 let appended = match self.check(&room, epoch, seen, role_version) {
-                    Ok((key, head)) => {
-                        self.append(&room, key, head, role_version, now_ms, records)
-                    }
+                    Ok((key, head)) => self.append(&room, key, head, role_version, now_ms, records),
                     Err(refusal) => Err(refusal),
                 };
                 self.replies.push(Box::new(move |failure| {
@@ -376,4 +374,3 @@ impl<'a> Group<'a> {
         Ok(true)
     }
 }
-
