@@ -244,7 +244,9 @@ async fn what_is_no_websocket_is_told_so(story: Story) -> Told {
     let cluster = story.shared().await?;
     for address in ADDRESSES {
         let answer = cluster.rest().get(&address.path("room")).await?;
+        let version = answer.headers.get("sec-websocket-version").cloned();
         answer.problem(426, "upgrade-required")?;
+        ensure!(version.is_some_and(|v| v == "13"), "no version is offered");
     }
     Ok(())
 }

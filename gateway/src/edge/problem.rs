@@ -162,6 +162,15 @@ impl IntoResponse for Problem {
                 }
             }
         }
+        if self.kind == Kind::UpgradeRequired {
+            // RFC 9110, 15.5.22 and RFC 6455, 4.4: to what, and in which version.
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(
+                header::SEC_WEBSOCKET_VERSION,
+                HeaderValue::from_static("13"),
+            );
+        }
         if self.kind.status() == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, self.kind.challenge());
         }

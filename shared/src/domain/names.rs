@@ -5,6 +5,7 @@ use unicode_properties::UnicodeEmoji;
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::Invalid;
+use super::svg::Rgba;
 
 /// Longest name of a person or room, in characters after NFKC.
 pub const NAME_MAX_CHARS: usize = 32;
@@ -12,6 +13,8 @@ pub const NAME_MAX_CHARS: usize = 32;
 pub const CONTENT_MAX_BYTES: usize = 16_384;
 /// Longest emoji, in bytes: families of skin tones have some forty.
 const EMOJI_MAX_BYTES: usize = 64;
+/// Longest spelling of a colour, in bytes.
+const COLOR_MAX_BYTES: usize = 64;
 /// Longest URL a client may present (avatars).
 const URL_MAX_BYTES: usize = 2_048;
 
@@ -62,13 +65,17 @@ pub fn is_made_up(name: &str) -> bool {
         .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// A CSS colour as `#rgb`, `#rrggbb` or `#rrggbbaa`.
+/// A CSS colour, as front ends have them: `#rgb`, `#rrggbb`, `#rrggbbaa`, a name, `rgb()`, `rgba()`, `hsl()` or `hsla()`; kept
+/// and told as it was given.
 pub fn color(field: &'static str, text: &str) -> Result<(), Invalid> {
-    let digits = text.strip_prefix('#').unwrap_or("");
-    if matches!(digits.len(), 3 | 4 | 6 | 8) && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+    let plain = text.len() <= COLOR_MAX_BYTES && text.bytes().all(|b| (b' '..=b'~').contains(&b));
+    if plain && Rgba::parse(text).is_some() {
         return Ok(());
     }
-    Err(Invalid::new(field, "must be a colour like #3B82F6"))
+    Err(Invalid::new(
+        field,
+        "must be a CSS colour, like #3B82F6, teal or rgb(59, 130, 246)",
+    ))
 }
 
 /// An `https:` or `http:` URL of at most 2048 bytes.
@@ -133,6 +140,38 @@ mod tests {
         }
         for bad in ["", "a", "1", "é", "👍👍", "👍a", ":+1:", " "] {
             assert_eq!(emoji("emoji", bad).unwrap_err().field, "emoji", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_colour_is_whatever_css_calls_one_and_nothing_else() {
+        for fine in [
+            "#3B82F6",
+            "#abc",
+            "#3b82f680",
+            "red",
+            "RebeccaPurple",
+            "rgb(1,2,3)",
+            "rgba(0, 0, 0, .5)",
+            "hsl(120 50% 50% / 0.3)",
+        ] {
+            assert!(color("color", fine).is_ok(), "{fine}");
+        }
+        let long = format!("rgb({},2,3)", "1".repeat(64));
+        for bad in [
+            "",
+            "#12",
+            "reddish",
+            "url(#a)",
+            "url(javascript:alert(1))",
+            "red;background:url(//x)",
+            "rgb(1,2,3);x",
+            "rgb(1,2,3)\"onload=\"x",
+            "var(--x)",
+            "rgb(1,\n2,3)",
+            &long,
+        ] {
+            assert_eq!(color("color", bad).unwrap_err().field, "color", "{bad:?}");
         }
     }
 

@@ -21,6 +21,7 @@ mod style;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use color::Rgba;
 pub use error::SvgError;
 pub use export::export;
 pub use import::{Imported, import};
