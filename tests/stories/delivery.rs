@@ -13,6 +13,7 @@ pub fn stories(all: &mut Stories) {
     all.both(resuming_brings_exactly_what_was_missed_own_messages_included);
     all.both(an_open_socket_may_resume_again);
     all.both(a_slow_reader_stalls_nobody_and_catches_up);
+    all.both(a_reader_that_was_too_slow_is_told_so_when_it_reads_on);
     all.both(messages_over_the_rate_are_told_when_to_come_again);
 }
 
@@ -194,6 +195,43 @@ async fn a_slow_reader_stalls_nobody_and_catches_up(story: Story) -> Told {
     ensure!(all(&slow), "the slow one has gaps");
     let next = writer.chat("and on").await?;
     slow.expect_where("chat_message", |m| m["seq"] == next)
+        .await
+        .map(|_| ())
+}
+
+/// The others are told at once that it is gone; it still learns from the close frame that it may come back.
+async fn a_reader_that_was_too_slow_is_told_so_when_it_reads_on(story: Story) -> Told {
+    let options = Options::default()
+        .workers(0)
+        .set("MESSAGE_RATE", 100_000)
+        .set("MESSAGE_BURST", 100_000)
+        .set("SLOW_READER_TIMEOUT", 1);
+    let cluster = story.cluster(options).await?;
+    let door = cluster.door(Address::Plain, &fresh("room"));
+    let slow = door.clone().receive_buffer(4_096).enter().await?;
+    slow.join("Slow").await?;
+    slow.read_on(false);
+    let writer = door.at(cluster.there().address()).enter().await?;
+    let gone = |frames: &[std::sync::Arc<Value>]| {
+        let left = |m: &std::sync::Arc<Value>| {
+            m["type"] == "user_left" && m["userId"] == slow.client_id.as_str()
+        };
+        frames.iter().any(left)
+    };
+    let filling = "x".repeat(12_000);
+    let mut written = 0;
+    while !gone(&writer.frames()) {
+        ensure!(written < 20_000, "nobody found it slow");
+        writer
+            .send_all((0..50).map(|n| said(&format!("{written}-{n}"), &filling)))
+            .await?;
+        writer.acknowledged(&format!("{written}-49")).await?;
+        written += 50;
+    }
+    slow.read_on(true);
+    slow.closed_with(4508).await?;
+    let back = slow.way_back().enter().await?;
+    back.expect_where("chat_message", |m| m["seq"] == written)
         .await
         .map(|_| ())
 }

@@ -40,7 +40,7 @@ impl Follower {
     }
 
     /// The connection is over: its room is told, or presence where the room's task is not there to do it.
-    pub async fn leave(self) {
+    pub async fn leave(&self) {
         let id = self.connection.id;
         self.rooms.sockets.remove(&id);
         self.rooms.metrics.connections.dec();

@@ -11,7 +11,7 @@ use atelier_shared::domain::entry::Body;
 use atelier_shared::domain::ids::Ref;
 use bytes::Bytes;
 use chrono::Utc;
-use tokio::io::{Interest, Ready};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -24,13 +24,15 @@ use super::json::incoming::{self, Request};
 use super::json::outgoing::{self, ErrorFrame};
 use super::pace::{Rate, Refusals};
 use super::registry::{Handle, Rooms};
-use super::websocket::{Message, Reader, Violation};
+use super::websocket::{Message, Reader};
 use super::yjs::{Heard, message};
 
 /// What one read takes at most; one buffer for each thread, not for each connection.
 const READ_BYTES: usize = 64 * 1024;
 /// After our close frame the peer has so long to answer it.
 pub const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+/// A peer that has not read what went before the close frame has so long to do so, that it learns why it was closed.
+const LATE_READER_PATIENCE: Duration = Duration::from_secs(30);
 
 thread_local! {
     static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
@@ -55,16 +57,10 @@ pub struct Session {
     peer_closed: bool,
     /// It broke the protocol: its bytes can't be read as frames any more.
     violated: bool,
+    /// The room goes on without it already.
+    left: bool,
     rate: Rate,
     refusals: Refusals,
-}
-
-/// What the socket is ready for; nothing, where the room wants something of the task.
-async fn next_turn(connection: &Connection, interest: Interest) -> std::io::Result<Ready> {
-    tokio::select! {
-        ready = connection.stream().ready(interest) => ready,
-        () = connection.wake.notified() => Ok(Ready::EMPTY),
-    }
 }
 
 impl std::ops::Deref for Session {
@@ -87,6 +83,7 @@ impl Session {
             reader: Reader::default(),
             peer_closed: false,
             violated: false,
+            left: false,
             refusals: Refusals::default(),
         }
     }
@@ -94,7 +91,8 @@ impl Session {
     /// Runs until the socket ends, then leaves the room. `early` is what came behind the handshake.
     pub async fn run(mut self, early: Bytes) {
         self.event("connect", "connected");
-        let mut outcome = Box::pin(self.feed(early)).await;
+        let mut outcome = self.feed(&early).await;
+        drop(early);
         while outcome.is_ok() {
             outcome = match self.connection.take_start() {
                 // Boxed: rare and large, where the task's size is paid by every idle connection.
@@ -102,8 +100,14 @@ impl Session {
                 None => self.turn().await,
             };
         }
-        self.event("disconnect", "disconnected");
-        self.follower.leave().await;
+        self.leave().await;
+    }
+
+    async fn leave(&mut self) {
+        if !std::mem::replace(&mut self.left, true) {
+            self.event("disconnect", "disconnected");
+            self.follower.leave().await;
+        }
     }
 
     /// Writes what can be written, then waits for whatever comes first.
@@ -114,6 +118,7 @@ impl Session {
             .map_err(|_| Gone)?;
         match connection.phase() {
             Phase::Closing if all_written => return Box::pin(self.linger()).await,
+            Phase::Closing => return Box::pin(self.part()).await,
             Phase::Behind if all_written => return Box::pin(self.catch_up()).await,
             _ => {}
         }
@@ -123,51 +128,44 @@ impl Session {
             (false, false) => Interest::READABLE | Interest::WRITABLE,
             (false, true) => Interest::WRITABLE,
         };
-        let ready = if connection.phase() == Phase::Closing {
-            // A peer that does not even take our close frame is not waited for.
-            let ready = tokio::time::timeout(CLOSE_PATIENCE, next_turn(&connection, interest));
-            Box::pin(ready).await.map_err(|_| Gone)?
-        } else {
-            next_turn(&connection, interest).await
-        };
-        if congested || !ready.map_err(|_| Gone)?.is_readable() {
-            return Ok(());
+        tokio::select! {
+            ready = connection.stream().ready(interest) => {
+                if ready.map_err(|_| Gone)?.is_readable() && !congested {
+                    return self.read().await;
+                }
+                Ok(())
+            }
+            () = connection.wake.notified() => Ok(()),
         }
-        let (messages, outcome) = self.read()?;
-        if !messages.is_empty() {
-            // Boxed: an idle connection pays for every byte of its task, a message hardly for this.
-            Box::pin(self.take(messages)).await?;
-        }
-        self.check(outcome);
-        Ok(())
     }
 
-    /// What one read of the socket brings, and whether it keeps to the protocol.
-    fn read(&mut self) -> Result<(Vec<Message>, Result<(), Violation>), Gone> {
+    async fn read(&mut self) -> Result<(), Gone> {
         let mut messages = Vec::new();
         let max = self.rooms.config.max_frame();
         let (connection, reader) = (&self.follower.connection, &mut self.reader);
         let read = read_some(connection.stream(), |bytes| {
             reader.feed(bytes, max, &mut messages)
         });
-        match read {
-            Ok(Some(outcome)) => Ok((messages, outcome)),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok((messages, Ok(()))),
-            Ok(None) | Err(_) => Err(Gone),
-        }
-    }
-
-    async fn feed(&mut self, bytes: Bytes) -> Result<(), Gone> {
-        let mut messages = Vec::new();
-        let max = self.rooms.config.max_frame();
-        let outcome = self.reader.feed(&bytes, max, &mut messages);
-        drop(bytes);
+        let outcome = match read {
+            Ok(Some(outcome)) => outcome,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
+            Ok(None) | Err(_) => return Err(Gone),
+        };
         self.take(messages).await?;
         self.check(outcome);
         Ok(())
     }
 
-    fn check(&mut self, outcome: Result<(), Violation>) {
+    async fn feed(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        let mut messages = Vec::new();
+        let max = self.rooms.config.max_frame();
+        let outcome = self.reader.feed(bytes, max, &mut messages);
+        self.take(messages).await?;
+        self.check(outcome);
+        Ok(())
+    }
+
+    fn check(&mut self, outcome: Result<(), super::websocket::Violation>) {
         let Err(violation) = outcome else { return };
         self.reader = Reader::default();
         self.violated = true;
@@ -364,6 +362,28 @@ impl Session {
             principal,
         })
         .await
+    }
+
+    /// It is closed and has yet to read what went before: the others are told at once, the socket waits for a while.
+    async fn part(&mut self) -> Result<(), Gone> {
+        self.leave().await;
+        let connection = self.connection.clone();
+        let patience = if self.rooms.is_draining() {
+            CLOSE_PATIENCE
+        } else {
+            LATE_READER_PATIENCE
+        };
+        let deadline = Instant::now() + patience;
+        while !connection
+            .drain(&self.handle.shared.feed)
+            .map_err(|_| Gone)?
+        {
+            match tokio::time::timeout_at(deadline, connection.stream().writable()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(Gone),
+            }
+        }
+        self.linger().await
     }
 
     /// Our close frame is out: reads on until the peer's, then the server closes first (RFC 6455, 7.1.1).
