@@ -5,7 +5,6 @@
 //! `target/tmp/stories/<name>`.
 
 mod archive;
-mod authorisation;
 mod backups;
 mod boards;
 mod cleanup;
@@ -28,6 +27,7 @@ mod logins;
 mod losses;
 mod messages;
 mod metrics;
+mod names;
 mod operations;
 mod people;
 mod places;
@@ -55,7 +55,6 @@ fn main() {
     job_callbacks::stories(&mut stories);
     idempotency::stories(&mut stories);
     archive::stories(&mut stories);
-    authorisation::stories(&mut stories);
     boards::stories(&mut stories);
     backups::stories(&mut stories);
     starting::stories(&mut stories);
@@ -78,6 +77,7 @@ fn main() {
     limits::stories(&mut stories);
     cleanup::stories(&mut stories);
     metrics::stories(&mut stories);
+    names::stories(&mut stories);
     third_party::stories(&mut stories);
     let told = libtest_mimic::run(&args, stories.trials());
     let ended = harness::story::end_all();

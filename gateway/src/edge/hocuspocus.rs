@@ -87,6 +87,7 @@ impl Door {
             role,
             name: principal.name.clone(),
             name_is_exclusive: false,
+            claims_name: false,
             principal,
             client_id: None,
             color: None,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, RoomId, Seq};
 use atelier_shared::domain::names;
 use atelier_shared::domain::presence::{Member, Status};
 use atelier_shared::domain::room::{Role, Room};
@@ -25,11 +25,11 @@ use super::shared_socket::SharedSocket;
 use crate::identity::Principal;
 
 /// How long the holder of a client id has to show that it is alive.
-const CHALLENGE: Duration = Duration::from_secs(2);
+pub const CHALLENGE: Duration = Duration::from_secs(2);
 
 /// Looks at who else bears a name, and the pause between them.
-const NAME_LOOKS: usize = 10;
-const NAME_PAUSE: Duration = Duration::from_millis(50);
+pub const NAME_LOOKS: usize = 10;
+pub const NAME_PAUSE: Duration = Duration::from_millis(50);
 
 /// Colours for people who bring none.
 const PALETTE: [&str; 10] = [
@@ -48,8 +48,10 @@ pub struct Newcomer {
     pub name: Option<String>,
     pub color: Option<String>,
     pub avatar_url: Option<String>,
-    /// One person at a time bears this name in the room (the address of PROTOCOL.md that says so).
+    /// One person at a time bears a name (the address of PROTOCOL.md that says so): a later `join` can't take somebody's.
     pub name_is_exclusive: bool,
+    /// Came by a name of its own choice there, which is to be its alone from the start.
+    pub claims_name: bool,
     pub resume: Option<(Epoch, Seq)>,
     pub speaks: Speaks,
 }
@@ -59,7 +61,7 @@ pub struct Newcomer {
 pub enum AdmissionError {
     #[error("this client id is connected under another identity")]
     ClientIdHeld,
-    #[error("this name is taken in this room")]
+    #[error("this name is somebody else's")]
     NameHeld,
     #[error("this server is going away")]
     Draining,
@@ -102,14 +104,14 @@ impl Rooms {
             ..
         } = &newcomer;
         let handle = self.open(room).await?;
-        if newcomer.name_is_exclusive
+        if newcomer.claims_name
             && let Some(name) = &newcomer.name
         {
-            self.claim_name(&room.id, name, principal).await?;
+            self.claim_name(&handle, &room.id, name, principal).await?;
         }
         let mut member = self.member_of(&newcomer, *role);
         self.claim(&handle, room, &mut member).await?;
-        if newcomer.name_is_exclusive {
+        if newcomer.claims_name {
             self.settle_name(room, &member).await?;
         }
         Ok(Admission {
@@ -219,10 +221,12 @@ impl Rooms {
         Err(AdmissionError::NameHeld)
     }
 
-    /// The same principal's earlier connection under this name makes way; somebody else's keeps it.
+    /// The same principal's earlier connection under this name makes way, and so does somebody's who shows no sign of life
+    /// (2 s); anybody else's keeps it.
     async fn claim_name(
         &self,
-        room: &atelier_shared::domain::ids::RoomId,
+        handle: &Handle,
+        room: &RoomId,
         name: &str,
         principal: &Principal,
     ) -> Result<(), AdmissionError> {
@@ -231,26 +235,29 @@ impl Rooms {
             if !member.joined || names::key(&member.name) != key {
                 continue;
             }
-            if member.user_id != principal.user_id {
+            if member.user_id != principal.user_id && self.is_alive(handle, member.connection).await
+            {
                 return Err(AdmissionError::NameHeld);
             }
-            let connection = member.connection;
-            if self
-                .backends
-                .presence
-                .leave(room, &member.client_id, connection)
-                .await?
-            {
-                let log = &self.backends.log;
-                log.publish(room, &Signal::Replaced { connection }).await?;
-                let left = Signal::Left {
-                    client_id: member.client_id,
-                    connection,
-                    reason: Some("replaced".into()),
-                };
-                log.publish(room, &left).await?;
-            }
+            self.make_way(room, &member).await?;
         }
+        self.claim_name_everywhere(name, principal.user_id).await
+    }
+
+    /// Takes a member out whose place or name is somebody's now.
+    pub async fn make_way(&self, room: &RoomId, member: &Member) -> Result<(), PortError> {
+        let connection = member.connection;
+        let (presence, log) = (&self.backends.presence, &self.backends.log);
+        if presence.leave(room, &member.client_id, connection).await? {
+            log.publish(room, &Signal::Replaced { connection }).await?;
+            let left = Signal::Left {
+                client_id: member.client_id.clone(),
+                connection,
+                reason: Some("replaced".into()),
+            };
+            log.publish(room, &left).await?;
+        }
+        self.release_name(member).await;
         Ok(())
     }
 }

@@ -1,18 +1,36 @@
-//! The names that people without an account go by in rooms: held while they are there, and for a while afterwards.
+//! The names that people go by in rooms. Those of people without an account are held while they are there, and for a while
+//! afterwards. Where a name is one person's at a time, it is claimed besides, in whichever room.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use atelier_shared::domain::ids::{ConnectionId, UserId};
 use atelier_shared::domain::names;
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::user::UserKind;
 use chrono::Utc;
+use futures::FutureExt;
+use tokio::sync::oneshot;
 
-use super::actor::{Actor, Local};
+use super::actor::{Actor, Done, Local};
+use super::admission::{AdmissionError, CHALLENGE, NAME_LOOKS, NAME_PAUSE};
+use super::json::incoming::Join;
+use super::json::outgoing::ErrorFrame;
 use super::registry::Rooms;
 
 /// Most beats between two renewals; a third of a hold where that is shorter.
 const HOLD_EVERY_MAX: u64 = 10;
+/// A claim that is not renewed ends: its pod died.
+const CLAIM: Duration = Duration::from_secs(30);
+
+/// A join that wants the name of somebody who is here.
+pub struct NameAsked {
+    pub connection: ConnectionId,
+    pub join: Join,
+    pub bearer: Member,
+    /// The one who bears it showed a sign of life.
+    pub kept: bool,
+}
 
 impl Actor {
     /// Renews the holds of everybody here. What an account is called nobody else can be anyway.
@@ -25,7 +43,16 @@ impl Actor {
             return;
         }
         let held: Vec<(Member, i64)> = self.locals.values().filter_map(holds).collect();
-        if held.is_empty() {
+        let live_ms = i64::from(self.rooms.config.heartbeat_ms) * 2;
+        let now_ms = Utc::now().timestamp_millis();
+        let lives = |heard_ms: i64| now_ms - heard_ms < live_ms;
+        let claimed: Vec<Member> = self
+            .locals
+            .values()
+            .filter(|local| lives(local.connection.heard_ms.load(Ordering::Relaxed)))
+            .filter_map(claims)
+            .collect();
+        if held.is_empty() && claimed.is_empty() {
             return;
         }
         let rooms = self.rooms.clone();
@@ -33,29 +60,136 @@ impl Actor {
             for (member, heard_ms) in held {
                 hold(&rooms, &member, heard_ms).await;
             }
+            for member in claimed {
+                let key = claim_key(&member.name);
+                tell(&rooms, &key, member.user_id, CLAIM).await;
+            }
         });
     }
 
     /// A hold that begins with a name, or counts from the last heartbeat of somebody who leaves.
     pub fn hold_name_of(&self, local: &Local) {
-        if let Some((member, heard_ms)) = holds(local) {
+        let (held, claimed) = (holds(local), claims(local));
+        if held.is_none() && claimed.is_none() {
+            return;
+        }
+        let rooms = self.rooms.clone();
+        self.rooms.tasks.spawn(async move {
+            if let Some((member, heard_ms)) = held {
+                hold(&rooms, &member, heard_ms).await;
+            }
+            if let Some(member) = claimed {
+                let key = claim_key(&member.name);
+                tell(&rooms, &key, member.user_id, CLAIM).await;
+            }
+        });
+    }
+
+    /// A claim ends with who made it, and a made-up name is anybody's at once; other names are held for a while.
+    pub fn let_go_of_name(&self, local: &Local) {
+        let held = holds(local);
+        let (rooms, member) = (self.rooms.clone(), local.member.clone());
+        self.rooms.tasks.spawn(async move {
+            rooms.release_name(&member).await;
+            let key = names::key(&member.name);
+            if names::is_made_up(&member.name) {
+                tell(&rooms, &key, member.user_id, Duration::ZERO).await;
+            } else if let Some((member, heard_ms)) = held {
+                hold(&rooms, &member, heard_ms).await;
+            }
+        });
+    }
+
+    /// Goes by another name now: the earlier one is not claimed any more.
+    pub fn renamed(&self, before: Member, now: &str) {
+        if names::key(&before.name) != names::key(now) {
             let rooms = self.rooms.clone();
             self.rooms
                 .tasks
-                .spawn(async move { hold(&rooms, &member, heard_ms).await });
+                .spawn(async move { rooms.release_name(&before).await });
         }
     }
 
-    /// A made-up name is anybody's at once.
-    pub fn let_go_of_name(&self, local: &Local) {
-        if !names::is_made_up(&local.member.name) {
-            return self.hold_name_of(local);
+    /// Where a name is one person's at a time: somebody else who bears it.
+    pub fn bearer(&self, id: ConnectionId, name: &str) -> Option<Member> {
+        let local = self.locals.get(&id)?;
+        if !local.member.name_is_exclusive {
+            return None;
         }
-        let (rooms, member) = (self.rooms.clone(), local.member.clone());
-        self.rooms.tasks.spawn(async move {
-            tell(&rooms, &member, Duration::ZERO).await;
-        });
+        let key = names::key(name);
+        let others = |m: &&Member| m.user_id != local.member.user_id && names::key(&m.name) == key;
+        self.members.values().find(others).cloned()
     }
+
+    /// A join under somebody's name: theirs, if they show a sign of life within 2 s.
+    pub fn ask_bearer(&mut self, connection: ConnectionId, join: Join, bearer: Member) {
+        let (reply, answer) = oneshot::channel();
+        self.challenge(bearer.connection, reply);
+        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        let ask = async move {
+            let kept = matches!(tokio::time::timeout(CHALLENGE, answer).await, Ok(Ok(())));
+            if !kept && let Err(error) = rooms.make_way(&room, &bearer).await {
+                tracing::debug!(%room, %error, "a silent bearer of a name is left to its lease");
+            }
+            Done::NameAsked(Box::new(NameAsked {
+                connection,
+                join,
+                bearer,
+                kept,
+            }))
+        };
+        self.work.push(ask.boxed());
+    }
+
+    pub fn name_asked(&mut self, asked: NameAsked) {
+        if asked.kept {
+            let error = ErrorFrame::new("conflict", "name: this name is somebody else's");
+            return self.answer(asked.connection, error.field("name").bytes());
+        }
+        let (client_id, connection) = (&asked.bearer.client_id, asked.bearer.connection);
+        self.gone(client_id, connection, Some("replaced"));
+        self.join(asked.connection, asked.join);
+    }
+}
+
+impl Rooms {
+    /// Nobody else goes by a claimed name, in whichever room. Somebody who is just leaving is waited for.
+    pub async fn claim_name_everywhere(
+        &self,
+        name: &str,
+        person: UserId,
+    ) -> Result<(), AdmissionError> {
+        let key = claim_key(name);
+        let presence = &self.backends.presence;
+        for _ in 0..NAME_LOOKS {
+            // First the claim, then the look: of two at the same moment, not both can get it.
+            presence.hold_name(&key, person, CLAIM).await?;
+            if !presence.is_name_held(&key, Some(person)).await? {
+                return Ok(());
+            }
+            presence.hold_name(&key, person, Duration::ZERO).await?;
+            tokio::time::sleep(NAME_PAUSE).await;
+        }
+        Err(AdmissionError::NameHeld)
+    }
+
+    /// What a member who goes had claimed.
+    pub async fn release_name(&self, member: &Member) {
+        if member.name_is_exclusive && member.joined {
+            let key = claim_key(&member.name);
+            tell(self, &key, member.user_id, Duration::ZERO).await;
+        }
+    }
+}
+
+/// No name is spelled like this: they hold no control characters.
+fn claim_key(name: &str) -> String {
+    format!("\n{}", names::key(name))
+}
+
+fn claims(local: &Local) -> Option<Member> {
+    let member = &local.member;
+    (member.joined && member.name_is_exclusive).then(|| member.clone())
 }
 
 fn holds(local: &Local) -> Option<(Member, i64)> {
@@ -69,14 +203,13 @@ async fn hold(rooms: &Rooms, member: &Member, heard_ms: i64) {
     let silent = Duration::from_millis(u64::try_from(silent_ms).unwrap_or(0));
     let left = rooms.config.user_release_delay().saturating_sub(silent);
     if !left.is_zero() {
-        tell(rooms, member, left).await;
+        tell(rooms, &names::key(&member.name), member.user_id, left).await;
     }
 }
 
-async fn tell(rooms: &Rooms, member: &Member, ttl: Duration) {
-    let key = names::key(&member.name);
+async fn tell(rooms: &Rooms, key: &str, person: UserId, ttl: Duration) {
     let presence = &rooms.backends.presence;
-    if let Err(error) = presence.hold_name(&key, member.user_id, ttl).await {
+    if let Err(error) = presence.hold_name(key, person, ttl).await {
         tracing::debug!(%error, "a name is held with the next beat");
     }
 }

@@ -1,0 +1,98 @@
+//! `/ws/{room}`: a name is one person's at a time, and nobody is locked out by a connection that is dead.
+
+use anyhow::ensure;
+use serde_json::json;
+
+use crate::harness::{Address, Stories, Story, Told, fresh};
+
+pub fn stories(all: &mut Stories) {
+    all.both(a_name_is_one_persons_in_every_room);
+    all.both(a_name_is_not_taken_by_joining_under_it);
+    all.both(a_silent_bearer_of_a_name_makes_way);
+}
+
+async fn a_name_is_one_persons_in_every_room(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let (name, here, elsewhere) = (fresh("Ana"), fresh("board"), fresh("board"));
+    let there = cluster
+        .door(Address::Named, &elsewhere)
+        .at(cluster.there().address())
+        .query("username", &name);
+    let ana = cluster.door(Address::Named, &here);
+    let ana = ana.query("username", &name).enter().await?;
+    ana.answered().await?;
+    let refused = there.clone().query("username", name.to_uppercase());
+    let refused = refused.refused(409, "conflict").await?;
+    ensure!(refused.body["field"] == "username", "{}", refused.body);
+    // She herself may be in several rooms.
+    let token = ana.resume_token.clone();
+    let again = there.clone().query("resume_token", token).enter().await?;
+    again.close().await?;
+    // Where names are labels it is nobody's.
+    let label = cluster.door(Address::Plain, &elsewhere).enter().await?;
+    label.join(&name).await?;
+    label.close().await?;
+    // She leaves, and the name is free at once: a page that goes from room to room has no other.
+    ana.close().await?;
+    let next = there.enter().await?;
+    next.close().await
+}
+
+async fn a_name_is_not_taken_by_joining_under_it(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let (name, room) = (fresh("Ana"), fresh("board"));
+    let door = cluster.door(Address::Named, &room);
+    let ana = door.clone().query("username", &name).enter().await?;
+    let ben = door.at(cluster.there().address()).enter().await?;
+    ana.expect("users").await?;
+    let join = |name: &str| json!({"type": "join", "name": name, "color": "teal"});
+    ben.send(join(&name)).await?;
+    let error = ben.expect("error").await?;
+    ensure!(
+        error["code"] == "conflict" && error["field"] == "name",
+        "{error}"
+    );
+    ben.send(join(&fresh("Ben"))).await?;
+    ben.expect("users_list").await?;
+    let joined = ana.expect("user_joined").await?;
+    ensure!(
+        joined["userId"] == ben.client_id.as_str() && joined["color"] == "teal",
+        "{joined}"
+    );
+    // She goes by another name now: the old one is his.
+    ana.send(join(&fresh("Anna"))).await?;
+    ben.expect("user_updated").await?;
+    ben.send(join(&name)).await?;
+    let renamed = ana.expect("user_updated").await?;
+    ensure!(renamed["name"] == name.as_str(), "{renamed}");
+    Ok(())
+}
+
+/// The network took her, her page came back and knows nothing of who it was.
+async fn a_silent_bearer_of_a_name_makes_way(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let (name, room) = (fresh("Ana"), fresh("board"));
+    let door = cluster.door(Address::Named, &room);
+    let there = door.clone().at(cluster.there().address());
+    let ben = there.enter().await?;
+    ben.expect("users").await?;
+    let lost = door.clone().query("username", &name).enter().await?;
+    ben.expect("user_joined").await?;
+    lost.read_on(false);
+    let back = there.clone().query("username", &name).enter().await?;
+    ben.expect_where("user_left", |m| m["userId"] == lost.client_id.as_str())
+        .await?;
+    ben.expect_where("user_joined", |m| m["userId"] == back.client_id.as_str())
+        .await?;
+    // By a join it is the same.
+    back.read_on(false);
+    let again = door.enter().await?;
+    again.join(&name).await?;
+    ben.expect_where("user_left", |m| m["userId"] == back.client_id.as_str())
+        .await?;
+    let joined = ben
+        .expect_where("user_joined", |m| m["userId"] == again.client_id.as_str())
+        .await?;
+    ensure!(joined["name"] == name.as_str(), "{joined}");
+    Ok(())
+}
