@@ -1,19 +1,24 @@
 //! What each command does, and how it ends: SIGTERM and Ctrl-C drain.
 
 use std::io::Write;
+use std::net::SocketAddr;
 
 use anyhow::{Context, bail};
 use atelier_shared::config::StoreConfig;
 use atelier_shared::domain::job::QUEUE_CODE;
 use atelier_shared::{Backends, Mode};
 use atelier_worker::{Worker, WorkerConfig, WorkerError};
-use tokio::net::TcpListener;
+use rustix::process::{Resource, Rlimit};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Command};
 use crate::telemetry::Telemetry;
 use crate::{admin, banner};
+
+/// Connections that wait to be accepted: a crowd that comes back at once (the system may allow fewer).
+const BACKLOG: u32 = 8_192;
 
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let telemetry = Telemetry::start(&cli.process)?;
@@ -64,9 +69,9 @@ async fn serve(mut cli: Cli) -> anyhow::Result<()> {
     if cli.command != Command::Worker {
         cli.gateway.prepare(mode, &cli.stores.data_dir)?;
     }
+    raise_open_files();
     // Bound before the stores are opened: a port that is taken is told at once.
-    let listener = TcpListener::bind(cli.process.listen)
-        .await
+    let listener = listen(cli.process.listen)
         .with_context(|| format!("ATELIER_LISTEN: cannot listen on {}", cli.process.listen))?;
     let address = listener.local_addr()?;
     let backends = open(&cli.stores).await?;
@@ -106,6 +111,30 @@ async fn serve(mut cli: Cli) -> anyhow::Result<()> {
     };
     ended.cancel();
     outcome
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // As the standard library binds; only the backlog is longer.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// A connection is an open file, and most shells begin with 1,024 of them: takes as many as the system lets it have.
+fn raise_open_files() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = ?limit.current, "the limit of open files stays as it is");
+    }
 }
 
 /// Where this machine gives no sandbox that may run code, everything else still works; jobs say that nobody takes them.

@@ -26,6 +26,7 @@ use crate::adapters::embedded::presence::MemoryPresence;
 use crate::adapters::embedded::queue::SqliteQueue;
 use crate::adapters::embedded::records::SqliteRecords;
 use crate::adapters::embedded::room_log::SqliteRoomLog;
+use crate::adapters::embedded::sqlite::Commits;
 use crate::adapters::embedded::vault::SqliteVault;
 use crate::config::StoreConfig;
 use crate::domain::backup::Keep;
@@ -236,6 +237,12 @@ async fn open_embedded(config: &StoreConfig) -> Result<Backends, OpenError> {
     make_folder(folder)?;
     let lock = lock_folder(folder)?;
     let failed = at_start("SQLite");
+    // What Redis holds in distributed mode.
+    let commits = if config.sync_log {
+        Commits::Synced
+    } else {
+        Commits::Written
+    };
     let files = match config.files_url()? {
         Some(url) => distributed::files::open(&url).await,
         None => embedded::files::open(folder).await,
@@ -243,7 +250,7 @@ async fn open_embedded(config: &StoreConfig) -> Result<Backends, OpenError> {
     Ok(Backends {
         mode: Mode::Embedded,
         log: Arc::new(
-            SqliteRoomLog::open(folder, config.room_tail_max)
+            SqliteRoomLog::open(folder, commits, config.room_tail_max)
                 .await
                 .map_err(&failed)?,
         ),
@@ -251,7 +258,7 @@ async fn open_embedded(config: &StoreConfig) -> Result<Backends, OpenError> {
         records: Arc::new(SqliteRecords::open(folder).await.map_err(&failed)?),
         archive: Arc::new(SqliteArchive::open(folder).await.map_err(&failed)?),
         backup_keep: config.backup_keep(),
-        queue: Arc::new(SqliteQueue::open(folder).await.map_err(&failed)?),
+        queue: Arc::new(SqliteQueue::open(folder, commits).await.map_err(&failed)?),
         output: Arc::new(MemoryLiveOutput::default()),
         vault: Arc::new(SqliteVault::open(folder).await.map_err(&failed)?),
         files: Arc::new(files.map_err(at_start("files"))?),

@@ -51,6 +51,10 @@ pub struct StoreConfig {
     /// Entries a room's hot log may hold unarchived before appends are refused with archive_behind
     #[arg(long, env = "ROOM_TAIL_MAX", default_value_t = ROOM_TAIL_MAX)]
     pub room_tail_max: u64,
+    /// Embedded mode: sync the disk with every commit of the room log and the queue, so that `logged` outlives a power failure
+    /// too; without it it outlives the process's end in any way, and `archived` (a second later) a power failure
+    #[arg(long, env = "SYNC_LOG", default_value_t = false, action = clap::ArgAction::Set)]
+    pub sync_log: bool,
     /// Backups of a room that are kept: the last of each of so many minutes in which one was made
     #[arg(long, env = "BACKUP_MINUTES", default_value_t = Keep::DEFAULT.minutes, value_parser = clap::value_parser!(u16).range(1..=1_440))]
     pub backup_minutes: u16,
@@ -92,6 +96,7 @@ impl Default for StoreConfig {
             data_dir: DATA_DIR.into(),
             database_pool: DATABASE_POOL,
             room_tail_max: ROOM_TAIL_MAX,
+            sync_log: false,
             backup_minutes: Keep::DEFAULT.minutes,
             backup_hours: Keep::DEFAULT.hours,
             backup_days: Keep::DEFAULT.days,
@@ -115,6 +120,7 @@ impl fmt::Debug for StoreConfig {
             .field("data_dir", &self.data_dir)
             .field("database_pool", &self.database_pool)
             .field("room_tail_max", &self.room_tail_max)
+            .field("sync_log", &self.sync_log)
             .field("backup_keep", &self.backup_keep())
             .finish()
     }

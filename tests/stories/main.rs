@@ -5,6 +5,7 @@
 //! `target/tmp/stories/<name>`.
 
 mod archive;
+mod authorisation;
 mod backups;
 mod boards;
 mod cleanup;
@@ -55,6 +56,7 @@ fn main() {
     job_callbacks::stories(&mut stories);
     idempotency::stories(&mut stories);
     archive::stories(&mut stories);
+    authorisation::stories(&mut stories);
     boards::stories(&mut stories);
     backups::stories(&mut stories);
     starting::stories(&mut stories);

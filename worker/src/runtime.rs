@@ -16,7 +16,7 @@ use atelier_shared::domain::job::{
 };
 use atelier_shared::outbox::{CallBack, ExecuteJob};
 use atelier_shared::ports::WorkerInfo;
-use atelier_shared::recovery::ArchiveRoom;
+use atelier_shared::recovery::ArchiveWork;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -148,7 +148,7 @@ impl Worker {
                 config.lane(QUEUE_ARCHIVE),
                 stop.clone(),
             );
-            monitor = bridge::register::<ArchiveRoom>(monitor, lane.clone(), archiver.clone());
+            monitor = bridge::register::<ArchiveWork>(monitor, lane.clone(), archiver.clone());
             lanes.push(lane);
             upkeep.spawn(archive::sweep(archiver, stop.clone()));
         }

@@ -31,7 +31,7 @@ pub struct Register {
     #[schema(example = "ana")]
     username: String,
     /// At least 8 characters
-    #[schema(example = "correct horse battery staple", format = Password)]
+    #[schema(min_length = 8, example = "correct horse battery staple", format = Password)]
     password: String,
     #[schema(example = "ana@example.com")]
     email: Option<String>,

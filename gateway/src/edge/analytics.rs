@@ -23,6 +23,7 @@ use super::places::known;
 use super::problem::Problem;
 use super::refusals::{BadQuery, Failures, Missing, NeedsRight};
 use super::state::App;
+use super::words::BucketWord;
 
 /// What is shown where the asker names no beginning.
 const DEFAULT_DAYS: i64 = 7;
@@ -36,7 +37,7 @@ pub struct TeamAnalyticsFilter {
     /// Not itself; now where absent
     to: Option<DateTime<Utc>>,
     /// `hour`, `day` (where absent) or `week` (from Monday)
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<BucketWord>)]
     bucket: Option<Bucket>,
     /// Name of the time zone whose clock the buckets follow; UTC where absent
     #[param(example = "Europe/Berlin")]

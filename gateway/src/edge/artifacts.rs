@@ -5,12 +5,13 @@ use atelier_shared::domain::job::{artifact_folder, artifact_key};
 use atelier_shared::domain::room::Role;
 use atelier_shared::ports::PortError;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 
 use super::client::Authenticated;
+use super::extract::Ids;
 use super::jobs::find;
 use super::problem::Problem;
 use super::refusals::{Failures, Missing, NeedsToken};
@@ -29,10 +30,9 @@ const FILES_MAX: usize = 1_000;
 pub async fn get(
     State(app): State<App>,
     Authenticated(principal): Authenticated,
-    Path((id, path)): Path<(String, String)>,
+    Ids(id, path): Ids<JobId, String>,
 ) -> Result<Response, Problem> {
     let missing = || Problem::not_found("file");
-    let id: JobId = id.parse().map_err(|_| Problem::not_found("job"))?;
     find(&app, id, &principal, Role::Viewer).await?;
     let result = app.backends.archive.result(id, Utc::now()).await?;
     let result = result.ok_or_else(missing)?;

@@ -16,13 +16,14 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::board::{self, Format};
-use super::client::{MaybePrincipal, may, may_enter};
+use super::client::{Authenticated, MaybePrincipal, may, may_enter};
 use super::extract::{Id, Ids, Query};
 use super::health::rfc3339;
 use super::page::{Page, PageParams, cursor};
 use super::problem::Problem;
 use super::refusals::{BadQuery, Failures, Missing, NeedsRight};
 use super::state::App;
+use super::words::FormatWord;
 use crate::identity::Principal;
 
 /// A backup in a list.
@@ -68,7 +69,7 @@ pub struct Restored {
 #[into_params(parameter_in = Query)]
 pub struct ExportParams {
     /// `svg` or `json`
-    #[param(value_type = Option<String>, default = "json")]
+    #[param(value_type = Option<FormatWord>, default = "json")]
     format: Option<Format>,
 }
 
@@ -142,11 +143,10 @@ async fn take(
 ))]
 pub async fn restore(
     State(app): State<App>,
-    MaybePrincipal(principal): MaybePrincipal,
+    Authenticated(principal): Authenticated,
     Ids(id, backup_id): Ids<RoomId, BackupId>,
 ) -> Result<Json<Restored>, Problem> {
-    let (room, _) = may(&app, &id, principal.as_ref(), Role::Host).await?;
-    let principal = principal.ok_or_else(Problem::unauthenticated)?;
+    let (room, _) = may(&app, &id, Some(&principal), Role::Host).await?;
     let _turn = board::turn(&app).await?;
     let (backup, then) = read(&app, &id, backup_id).await?;
     let (before, now) = take(&app, &room, BackupReason::Restore).await?;

@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use chrono::{Duration, SubsecRound, Utc};
 
+use super::extract::only;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use crate::config::GatewayConfig;
@@ -74,19 +75,26 @@ impl FromRequestParts<App> for ClientAddress {
 
 /// The token of `Authorization: Bearer`, if there is that header. Another scheme is refused.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else {
+    if !headers.contains_key(header::AUTHORIZATION) {
         return Ok(None);
-    };
-    let token = value.to_str().ok().and_then(|text| {
-        let (scheme, token) = text.split_once(' ')?;
-        scheme
-            .eq_ignore_ascii_case("bearer")
-            .then(|| token.trim())
-            .filter(|token| !token.is_empty())
-    });
-    token
-        .map(Some)
-        .ok_or_else(|| Problem::new(Kind::TokenInvalid, "Authorization must be: Bearer <token>"))
+    }
+    // Of two, nobody could say which one counts.
+    let value = only(headers, &header::AUTHORIZATION);
+    let token = value
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| {
+            let (scheme, token) = text.split_once(' ')?;
+            scheme
+                .eq_ignore_ascii_case("bearer")
+                .then(|| token.trim())
+                .filter(|token| !token.is_empty())
+        });
+    token.map(Some).ok_or_else(|| {
+        Problem::new(
+            Kind::TokenInvalid,
+            "Authorization must be, once: Bearer <token>",
+        )
+    })
 }
 
 /// Somebody with a token. As `Option` by [`MaybePrincipal`].
@@ -147,6 +155,22 @@ pub async fn may_enter(
         (None, false) => Err(Problem::unauthenticated()),
         (None, true) => Err(Problem::forbidden("You are not a member of this room.")),
     }
+}
+
+/// [`may_enter`], for members only: that the room is open to all is not enough.
+pub async fn may_take_part(
+    app: &App,
+    room: &RoomId,
+    principal: Option<&Principal>,
+) -> Result<(Room, Role), Problem> {
+    let principal = principal.ok_or_else(Problem::unauthenticated)?;
+    let (room, role) = may_enter(app, room, Some(principal)).await?;
+    let given = app.backends.records.role(&room.id, principal.user_id);
+    let given = given.await?;
+    if principal.is_admin || given.is_some() {
+        return Ok((room, role));
+    }
+    Err(Problem::forbidden("You are not a member of this room."))
 }
 
 /// [`may_enter`], with at least this role.
@@ -306,5 +330,9 @@ mod tests {
         assert_eq!(with("bearer abc").unwrap().as_deref(), Some("abc"));
         assert!(with("Basic abc").is_err() && with("Bearer ").is_err() && with("x").is_err());
         assert_eq!(bearer(&HeaderMap::new()).unwrap(), None);
+        let mut twice = HeaderMap::new();
+        twice.append("authorization", HeaderValue::from_static("Bearer a"));
+        twice.append("authorization", HeaderValue::from_static("Bearer b"));
+        assert_eq!(bearer(&twice).unwrap_err().kind, Kind::TokenInvalid);
     }
 }

@@ -9,12 +9,14 @@ use utoipa::openapi::Required;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::{Modify, OpenApi};
+use utoipa::{IntoResponses, Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::layers::CSP_PAGE;
 use super::problem::ProblemBody;
+use super::refusals::Keyed;
 use super::state::App;
+use super::words::{BucketWord, FormatWord, JobStateWord, KindWord};
 
 /// What no handler says.
 #[derive(OpenApi)]
@@ -43,8 +45,10 @@ use super::state::App;
         (name = "jobs", description = "Code, run in a sandbox"),
         (name = "health", description = "Is it alive, is it ready"),
         (name = "metrics", description = "Figures"),
+        (name = "sockets", description = "Where WebSockets come in"),
     ),
-    components(schemas(ProblemBody)),
+    // Schemas of parameters are not found by themselves.
+    components(schemas(ProblemBody, BucketWord, FormatWord, JobStateWord, KindWord)),
     modifiers(&Bearer),
 )]
 pub struct Base;
@@ -83,6 +87,11 @@ pub fn name_operations(document: &mut Document) {
 
 /// Every POST outside `/auth` heeds `Idempotency-Key`.
 pub fn document_idempotency(document: &mut Document) {
+    let text = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(255))
+        .pattern(Some("^[!-~]([ -~]*[!-~])?$"));
     let header = ParameterBuilder::new()
         .name("Idempotency-Key")
         .parameter_in(ParameterIn::Header)
@@ -91,15 +100,28 @@ pub fn document_idempotency(document: &mut Document) {
             "Up to 255 characters of your own choice. The same request with the same key within 24 h gets the first one's \
              answer and makes nothing anew; 409 while that is under way, 422 with another body.",
         ))
-        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .schema(Some(text))
         .build();
     for (path, item) in &mut document.paths.paths {
-        if let Some(post) = item.post.as_mut().filter(|_| !path.contains("/auth/")) {
-            post.parameters
-                .get_or_insert_default()
-                .push(header.clone().into());
+        let Some(post) = item.post.as_mut().filter(|_| !path.contains("/auth/")) else {
+            continue;
+        };
+        post.parameters
+            .get_or_insert_default()
+            .push(header.clone().into());
+        for (status, response) in Keyed::responses() {
+            post.responses.responses.entry(status).or_insert(response);
         }
     }
+}
+
+/// The router's way to say "and all that follows" is not OpenAPI's.
+pub fn name_wildcards(document: &mut Document) {
+    let paths = std::mem::take(&mut document.paths.paths);
+    let plain = paths
+        .into_iter()
+        .map(|(path, item)| (path.replace("{*", "{"), item));
+    document.paths.paths = plain.collect();
 }
 
 /// `/openapi.json`, `/docs`, `/api/docs`, `/redoc` and their files.
@@ -205,7 +227,7 @@ mod tests {
         for (path, verb, operation) in operations(&document) {
             for (status, response) in operation["responses"].as_object().unwrap() {
                 // What /health answers is its body, whatever the status.
-                if status.as_str() < "400" || path == "/health" {
+                if status.as_str() < "400" || path.ends_with("/health") {
                     continue;
                 }
                 let schema = &response["content"]["application/problem+json"]["schema"]["$ref"];

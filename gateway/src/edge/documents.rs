@@ -72,7 +72,7 @@ pub struct DocumentText {
 /// Keeps a room and its document: waits until all of it is archived; a room that would go when empty stays from now on.
 /// Editors only. Where there is no room or no document, it says so with 200.
 #[utoipa::path(post, path = "/rooms/{room_id}/persist", tag = "document", params(("room_id" = String, Path)), security((), ("bearer" = [])), responses(
-    (status = 200, description = "Kept, or nothing to keep", body = Outcome), NeedsRight, Failures,
+    (status = 200, description = "Kept, or nothing to keep", body = Outcome), NeedsRight, Missing, Failures,
 ))]
 pub async fn persist(
     State(app): State<App>,
@@ -96,7 +96,7 @@ pub async fn persist(
 /// Brings a room's document back from where it is kept, if the room is not open already, and says how large it is. Where
 /// there is no room or no document, it says so with 200.
 #[utoipa::path(get, path = "/rooms/{room_id}/load", tag = "document", params(("room_id" = String, Path)), security((), ("bearer" = [])), responses(
-    (status = 200, description = "Loaded, or nothing to load", body = Outcome), NeedsRight, Failures,
+    (status = 200, description = "Loaded, or nothing to load", body = Outcome), NeedsRight, Missing, Failures,
 ))]
 pub async fn load(
     State(app): State<App>,
@@ -178,7 +178,7 @@ async fn wait_for_archive(app: &App, room: &RoomId) -> Result<(), Problem> {
     let mut woken = false;
     while b.archive.head(room).await?.seq < log.seq {
         if !woken {
-            recovery::wake_archive(&*b.queue, room).await?;
+            recovery::wake_archive(&*b.log, &*b.queue, room).await?;
             woken = true;
         }
         if Instant::now() >= deadline {

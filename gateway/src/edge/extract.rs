@@ -6,11 +6,13 @@ use std::str::FromStr;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::de::DeserializeOwned;
 
 use super::problem::{Kind, Problem};
 use super::state::App;
+
+const NO_OBJECT: &str = "must be an object";
 
 /// A JSON body of at most `MAX_BODY` bytes.
 #[derive(Debug)]
@@ -52,8 +54,15 @@ async fn read_body(request: Request, limit: u32) -> Result<Bytes, Problem> {
         .map_err(|error| unreadable(&error, limit))
 }
 
+/// The header's value, if it is there once.
+pub fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+    // Two of them are none: who reads the other one would see another body.
+    let Some(value) = only(headers, &header::CONTENT_TYPE) else {
         return false;
     };
     let essence = value
@@ -83,6 +92,15 @@ fn unreadable(error: &axum::Error, limit: usize) -> Problem {
 }
 
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // Serde would take an array for an object whose fields stand in order.
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first == Some(&b'[') {
+        let whole: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(bytes);
+        return Err(match whole {
+            Ok(_) => Problem::new(Kind::Invalid, NO_OBJECT),
+            Err(error) => Problem::new(Kind::Malformed, format!("Not JSON: {error}")),
+        });
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
@@ -101,6 +119,9 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 
 /// A part of a body that was read already.
 pub fn parse_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Problem> {
+    if value.is_array() {
+        return Err(Problem::new(Kind::Invalid, NO_OBJECT));
+    }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         invalid(&path, &error.into_inner())
@@ -237,6 +258,8 @@ mod tests {
             invalid("limits.walls")
         );
         assert_eq!(refusal("[]").0, Kind::Invalid);
+        assert_eq!(refusal(r#" ["a"]"#).0, Kind::Invalid, "fields have names");
+        assert_eq!(refusal("[").0, Kind::Malformed);
         assert_eq!(refusal("{").0, Kind::Malformed);
         assert_eq!(refusal(r#"{"name":"a"} x"#).0, Kind::Malformed);
     }

@@ -35,6 +35,7 @@ pub(super) const STRANGER: UserId = UserId(Uuid::max());
 #[into_params(parameter_in = Query)]
 pub struct LogFilter {
     /// Only entries after this seq
+    #[param(maximum = 9_223_372_036_854_775_807_u64)]
     since: Option<u64>,
     /// Most items to answer with, 1 to 200
     #[param(default = 50, minimum = 1, maximum = 200)]
@@ -119,7 +120,7 @@ pub async fn events(
     may_enter(&app, &room, principal.as_ref()).await?;
     let wanted = Wanted {
         reader: principal.map_or(STRANGER, |principal| principal.user_id),
-        before: page.after()?,
+        before: place("cursor", page.after()?)?,
         limit: page.limit()?,
     };
     backwards(&app, &room, wanted).await.map(Json)
@@ -142,7 +143,9 @@ pub async fn log(
         cursor: filter.cursor,
     };
     let most = limit(page.limit)?;
-    let mut after = page.after()?.unwrap_or(Seq(filter.since.unwrap_or(0)));
+    let since = place("since", filter.since)?;
+    let after = place("cursor", page.after()?)?.or(since);
+    let mut after = after.unwrap_or(Seq(0));
     let b = &app.backends;
     let now_ms = Utc::now().timestamp_millis();
     let head =
@@ -177,6 +180,17 @@ pub async fn log(
         items,
         next_cursor,
     }))
+}
+
+/// A place in a log; stores keep them as signed numbers.
+pub(super) fn place(field: &'static str, asked: Option<u64>) -> Result<Option<Seq>, Problem> {
+    match asked {
+        Some(seq) if i64::try_from(seq).is_err() => Err(Problem::invalid(
+            field,
+            format!("must be at most {}", i64::MAX),
+        )),
+        seq => Ok(seq.map(Seq)),
+    }
 }
 
 fn moved_on(epoch: Epoch) -> PortError {

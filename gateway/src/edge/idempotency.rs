@@ -27,6 +27,7 @@ use sha2::{Digest, Sha256};
 use tracing::Instrument;
 
 use super::client::{ClientAddress, MaybePrincipal};
+use super::extract::only;
 use super::layers;
 use super::problem::{Kind, Problem};
 use super::state::App;
@@ -110,12 +111,13 @@ async fn once(app: App, request: Request, next: Next) -> Result<Response, Proble
 }
 
 async fn key_of(app: &App, parts: &mut axum::http::request::Parts) -> Result<OnceKey, Problem> {
-    let value = parts.headers.get(HEADER).and_then(|v| v.to_str().ok());
+    let value = only(&parts.headers, &HEADER).and_then(|v| v.to_str().ok());
     let value = value.map(str::trim).unwrap_or_default().to_owned();
-    if value.is_empty() || value.len() > KEY_MAX_CHARS {
+    let visible = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if value.is_empty() || value.len() > KEY_MAX_CHARS || !visible {
         return Err(Problem::new(
             Kind::Invalid,
-            format!("must have 1 to {KEY_MAX_CHARS} visible ASCII characters"),
+            format!("must stand once and have 1 to {KEY_MAX_CHARS} visible ASCII characters"),
         )
         .at("Idempotency-Key"));
     }

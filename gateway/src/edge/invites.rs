@@ -8,7 +8,7 @@ use atelier_shared::domain::invite::Invite;
 use atelier_shared::domain::room::Role;
 use atelier_shared::ports::{Acceptance, Throttle};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use base64::Engine;
@@ -19,15 +19,16 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::client::{Authenticated, ClientAddress, MaybePrincipal, may};
+use super::client::{Authenticated, ClientAddress, may};
 use super::extract::{Body, Id, Ids};
 use super::health::rfc3339;
 use super::members::{actor, problem};
 use super::page::Page;
 use super::problem::{Kind, Problem};
-use super::refusals::{BadBody, Failures, Missing, NeedsRight, NeedsToken, Over};
+use super::refusals::{BadBody, Failures, Missing, NeedsRight, Over};
 use super::room_view::{RoomView, view};
 use super::state::App;
+use super::words::RoleWord;
 use crate::room::standing::{self, Change};
 
 const CODE_BYTES: usize = 16;
@@ -41,11 +42,13 @@ const LOOK_WINDOW: Duration = Duration::from_secs(60);
 #[schema(example = json!({"role": "editor", "expires_in_s": 86400, "max_uses": 5}))]
 pub struct NewInvite {
     /// At most your own; `editor` where absent
-    #[schema(value_type = Option<String>, example = "editor")]
+    #[schema(value_type = Option<RoleWord>, example = "editor")]
     role: Option<Role>,
     /// Seconds, at most a year; never where absent
+    #[schema(minimum = 1, maximum = 31_536_000)]
     expires_in_s: Option<u32>,
     /// Any number where absent
+    #[schema(minimum = 1, maximum = 1_000_000)]
     max_uses: Option<u32>,
 }
 
@@ -116,12 +119,11 @@ pub struct AcceptedView {
 ))]
 pub async fn create(
     State(app): State<App>,
-    MaybePrincipal(principal): MaybePrincipal,
+    Authenticated(by): Authenticated,
     Id(room): Id<RoomId>,
     Body(asked): Body<NewInvite>,
 ) -> Result<impl IntoResponse, Problem> {
-    let (room, own) = may(&app, &room, principal.as_ref(), Role::Host).await?;
-    let by = principal.ok_or_else(Problem::unauthenticated)?;
+    let (room, own) = may(&app, &room, Some(&by), Role::Host).await?;
     let role = asked.role.unwrap_or(Role::Editor);
     if role > own {
         let text = format!("must be at most your own: {}", own.as_str());
@@ -167,10 +169,10 @@ pub async fn create(
 ))]
 pub async fn list(
     State(app): State<App>,
-    MaybePrincipal(principal): MaybePrincipal,
+    Authenticated(principal): Authenticated,
     Id(room): Id<RoomId>,
 ) -> Result<Json<Page<InviteView>>, Problem> {
-    may(&app, &room, principal.as_ref(), Role::Host).await?;
+    may(&app, &room, Some(&principal), Role::Host).await?;
     let invites = app.backends.records.invites(&room).await?;
     let items = invites.iter().map(|invite| InviteView::new(invite, None));
     Ok(Json(Page::whole(items.collect())))
@@ -182,10 +184,10 @@ pub async fn list(
 ))]
 pub async fn revoke(
     State(app): State<App>,
-    MaybePrincipal(principal): MaybePrincipal,
+    Authenticated(principal): Authenticated,
     Ids(room, id): Ids<RoomId, Uuid>,
 ) -> Result<StatusCode, Problem> {
-    may(&app, &room, principal.as_ref(), Role::Host).await?;
+    may(&app, &room, Some(&principal), Role::Host).await?;
     if app.backends.records.revoke_invite(&room, id).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
@@ -199,7 +201,7 @@ pub async fn revoke(
 pub async fn look(
     State(app): State<App>,
     address: ClientAddress,
-    Path(code): Path<String>,
+    Id(code): Id<String>,
 ) -> Result<Json<InvitationView>, Problem> {
     throttle(&app, &address).await?;
     let invite = app.backends.records.invite_by_code(hash(&code)).await?;
@@ -223,13 +225,13 @@ pub async fn look(
 
 /// Takes an invitation: you have its role in the room from now on. One who has as much already uses nothing up. Guests may.
 #[utoipa::path(post, path = "/invites/{code}/accept", tag = "invites", params(("code" = String, Path)), security(("bearer" = [])), responses(
-    (status = 200, description = "The room, and what you are in it", body = AcceptedView), NeedsToken, Missing, Over, Failures,
+    (status = 200, description = "The room, and what you are in it", body = AcceptedView), NeedsRight, Missing, Over, Failures,
 ))]
 pub async fn accept(
     State(app): State<App>,
     address: ClientAddress,
     Authenticated(principal): Authenticated,
-    Path(code): Path<String>,
+    Id(code): Id<String>,
 ) -> Result<Json<AcceptedView>, Problem> {
     throttle(&app, &address).await?;
     let user = principal

@@ -22,6 +22,7 @@ use futures::{Stream, stream};
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
+use utoipa::ToSchema;
 
 use super::client::Authenticated;
 use super::extract::Id;
@@ -44,13 +45,27 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How soon a client that lost the stream comes again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// One event of the stream, its `data` JSON: `{stream, chunk, offset}`, `{status}` or `{status, result}`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only described")]
+pub struct OutputEvent {
+    /// `output`, `status` or `end`
+    #[schema(example = "output")]
+    event: String,
+    /// Send it as `Last-Event-ID` to go on behind it
+    id: String,
+    data: String,
+    /// Milliseconds until a lost stream should be asked for again
+    retry: Option<u32>,
+}
+
 /// What a program says, live and to its end, as server-sent events: `output {stream, chunk, offset}`, `status {status}`,
 /// `end {status, result}`; then the stream closes. `offset` counts the bytes of text before `chunk` in its stream.
 /// Send `Last-Event-ID` to go on where you were.
 #[utoipa::path(get, path = "/jobs/{job_id}/output", tag = "jobs", security(("bearer" = [])),
     params(("job_id" = Uuid, Path), ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event you got")),
     responses(
-        (status = 200, description = "Events", content_type = "text/event-stream", body = String), NeedsToken, Missing, Failures,
+        (status = 200, description = "Events", content_type = "text/event-stream", body = OutputEvent), NeedsToken, Missing, Failures,
     ))]
 pub async fn output(
     State(app): State<App>,

@@ -26,6 +26,7 @@ use super::problem::Problem;
 use super::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, NeedsToken, Taken};
 use super::state::App;
 use super::trace;
+use super::words::JobStateWord;
 use crate::identity::Principal;
 use crate::runs::spec::NewJob;
 use crate::runs::{self, Accepted, SUBMIT_WINDOW};
@@ -197,6 +198,7 @@ async fn throttle(app: &App, principal: &Principal) -> Result<(), Problem> {
 #[into_params(parameter_in = Query)]
 pub struct JobParams {
     /// Only those that stand so
+    #[param(value_type = Option<JobStateWord>)]
     status: Option<String>,
     /// Only those of this room
     room_id: Option<String>,

@@ -6,9 +6,8 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::idempotency;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use crate::config::GatewayConfig;
@@ -142,15 +141,8 @@ pub fn cors(config: &GatewayConfig) -> Option<CorsLayer> {
             Method::PATCH,
             Method::DELETE,
         ])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            header::RANGE,
-            idempotency::HEADER,
-            HeaderName::from_static("last-event-id"),
-            HeaderName::from_static("traceparent"),
-            HeaderName::from_static("tracestate"),
-        ])
+        // Whatever a page sends along: none of it lets anybody in that a token does not.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([
             header::LOCATION,
             header::RETRY_AFTER,

@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::client::{MaybePrincipal, may, may_enter};
+use super::client::{Authenticated, MaybePrincipal, may, may_enter};
 use super::extract::{Body, Id, Ids};
 use super::page::Page;
 use super::problem::Problem;
 use super::refusals::{BadBody, Failures, Missing, NeedsRight, Taken};
 use super::state::App;
+use super::words::RoleWord;
 use crate::identity::Principal;
 use crate::room::standing::{self, Change, StandingError};
 
@@ -24,14 +25,14 @@ use crate::room::standing::{self, Change, StandingError};
 #[serde(deny_unknown_fields)]
 pub struct NewMember {
     user_id: Uuid,
-    #[schema(value_type = String, example = "editor")]
+    #[schema(value_type = RoleWord, example = "editor")]
     role: Role,
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemberPatch {
-    #[schema(value_type = String, example = "viewer")]
+    #[schema(value_type = RoleWord, example = "viewer")]
     role: Role,
 }
 
@@ -55,7 +56,7 @@ impl From<Membership> for MemberView {
 }
 
 /// The members of a room, for those who may enter it.
-#[utoipa::path(get, path = "/rooms/{room_id}/members", operation_id = "members_list", tag = "rooms", params(("room_id" = String, Path)), security(("bearer" = [])), responses(
+#[utoipa::path(get, path = "/rooms/{room_id}/members", operation_id = "members_list", tag = "rooms", params(("room_id" = String, Path)), security((), ("bearer" = [])), responses(
     (status = 200, description = "Everybody with a role, by user id", body = Page<MemberView>), NeedsRight, Missing, Failures,
 ))]
 pub async fn list(
@@ -75,11 +76,11 @@ pub async fn list(
 ))]
 pub async fn add(
     State(app): State<App>,
-    MaybePrincipal(principal): MaybePrincipal,
+    Authenticated(by): Authenticated,
     Id(room): Id<RoomId>,
     Body(asked): Body<NewMember>,
 ) -> Result<(StatusCode, Json<MemberView>), Problem> {
-    let by = host(&app, &room, principal).await?;
+    may(&app, &room, Some(&by), Role::Host).await?;
     let user_id = UserId(asked.user_id);
     let user = app.backends.records.user(user_id).await?;
     let user = user.ok_or_else(|| Problem::invalid("user_id", "there is no such person"))?;
@@ -101,11 +102,11 @@ pub async fn add(
 ))]
 pub async fn change(
     State(app): State<App>,
-    MaybePrincipal(principal): MaybePrincipal,
+    Authenticated(by): Authenticated,
     Ids(room, user_id): Ids<RoomId, UserId>,
     Body(asked): Body<MemberPatch>,
 ) -> Result<Json<MemberView>, Problem> {
-    let by = host(&app, &room, principal).await?;
+    may(&app, &room, Some(&by), Role::Host).await?;
     let member = member(&app, &room, user_id).await?;
     change_role(&app, &room, &by, user_id, Some(asked.role)).await?;
     Ok(Json(MemberView {
@@ -121,28 +122,17 @@ pub async fn change(
 ))]
 pub async fn remove(
     State(app): State<App>,
-    MaybePrincipal(principal): MaybePrincipal,
+    Authenticated(by): Authenticated,
     Ids(room, user_id): Ids<RoomId, UserId>,
 ) -> Result<StatusCode, Problem> {
-    let by = match principal {
-        Some(principal) if principal.user_id == user_id => {
-            may_enter(&app, &room, Some(&principal)).await?;
-            principal
-        }
-        other => host(&app, &room, other).await?,
-    };
+    if by.user_id == user_id {
+        may_enter(&app, &room, Some(&by)).await?;
+    } else {
+        may(&app, &room, Some(&by), Role::Host).await?;
+    }
     member(&app, &room, user_id).await?;
     change_role(&app, &room, &by, user_id, None).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-async fn host(
-    app: &App,
-    room: &RoomId,
-    principal: Option<Principal>,
-) -> Result<Principal, Problem> {
-    may(app, room, principal.as_ref(), Role::Host).await?;
-    principal.ok_or_else(Problem::unauthenticated)
 }
 
 async fn member(app: &App, room: &RoomId, user: UserId) -> Result<Membership, Problem> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atelier_shared::domain::ids::{MessageId, RoomId, Seq, UserId};
+use atelier_shared::domain::ids::{MessageId, RoomId, UserId};
 use atelier_shared::domain::message::MessageKind;
 use atelier_shared::domain::search;
 use atelier_shared::ports::MessageQuery;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::client::{MaybePrincipal, may_enter};
 use super::extract::{Id, Query};
-use super::history::{STRANGER, WireEntry};
+use super::history::{STRANGER, WireEntry, place};
 use super::page::{Page, PageParams, cursor};
 use super::problem::Problem;
 use super::refusals::{BadQuery, Failures, Missing, NeedsRight};
@@ -32,6 +32,7 @@ const PEOPLE_SHOWN_MAX: usize = 100;
 #[into_params(parameter_in = Query)]
 pub struct MessageFilter {
     /// Only messages before this seq
+    #[param(maximum = 9_223_372_036_854_775_807_u64)]
     before: Option<u64>,
     /// Only messages in which each of these words begins a word, in any case
     q: Option<String>,
@@ -62,7 +63,7 @@ pub async fn list(
     };
     let reader = reader(principal.as_ref());
     let query = MessageQuery {
-        before: page.after()?.or(filter.before.map(Seq)),
+        before: place("cursor", page.after()?)?.or(place("before", filter.before)?),
         reader,
         words: asked_words(filter.q.as_deref().unwrap_or(""))?,
         thread: thread(&app, &room, reader, filter.thread).await?,

@@ -1,6 +1,7 @@
 //! All that knows axum: routes, one file per resource, and what stands before them.
 
 mod accounts;
+mod aliases;
 mod analytics;
 mod artifacts;
 mod auth;
@@ -43,11 +44,13 @@ mod routes;
 mod server;
 mod sessions;
 mod simulate;
+mod socket_docs;
 pub mod state;
 #[cfg(test)]
 mod tests;
 pub mod trace;
 mod users;
+mod words;
 mod ws;
 
 use tokio::net::TcpListener;

@@ -31,6 +31,8 @@ pub enum Kind {
     /// It was there, and is over.
     Gone,
     TooLarge,
+    /// Bytes that the file does not have.
+    NoSuchRange,
     UnsupportedMediaType,
     /// This address is a WebSocket.
     UpgradeRequired,
@@ -99,6 +101,11 @@ impl Kind {
             ),
             Self::Gone => (StatusCode::GONE, "gone", "Over"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
+            Self::NoSuchRange => (
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "no-such-range",
+                "There are no such bytes",
+            ),
             Self::UnsupportedMediaType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",

@@ -38,6 +38,8 @@ documented! {
     BadQuery: "422" "A parameter breaks a rule; `field` names it";
     /// It was there.
     Over: "410" "It has expired or was used up";
+    /// A request with an `Idempotency-Key`.
+    Keyed: "409" "The same request is under way", "422" "The key was used for another request, or can't be one";
     Taken: "409" "Somebody else has it, or it is over";
     Unready: "503" "The gateway is stopping, or a store is away";
 }

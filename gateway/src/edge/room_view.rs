@@ -48,8 +48,8 @@ impl From<Member> for UserInRoom {
             name: member.name,
             color: member.color,
             avatar_url: member.avatar_url,
-            cursor_position: member.cursor_position,
-            selection: member.selection,
+            cursor_position: member.cursor_position.map(|value| *value),
+            selection: member.selection.map(|value| *value),
             status: member.status.as_str(),
             role: member.role.as_str(),
             simulated: member.simulated,
@@ -195,7 +195,7 @@ pub struct Viewer {
 pub async fn viewers(app: &App, room: &RoomId, file: Option<&str>) -> Result<Vec<Viewer>, Problem> {
     let members = app.backends.presence.members(room).await?;
     let viewers = members.into_iter().filter_map(|mut member| {
-        let viewing = member.viewing.take().filter(|_| member.joined)?;
+        let viewing = *member.viewing.take().filter(|_| member.joined)?;
         let wanted = file.is_none_or(|file| viewing.file == file);
         wanted.then(|| Viewer {
             user: member.into(),

@@ -27,6 +27,7 @@ use super::room_view::{
     ActiveRoom, RoomSummary, RoomView, UserInRoom, users_in, users_in_all, view,
 };
 use super::state::App;
+use super::words::{AccessWord, ActivityWord, FormatWord, KindWord, RetentionWord};
 use crate::identity::Principal;
 
 /// Rooms that the bare list of active rooms shows.
@@ -45,14 +46,14 @@ pub struct NewRoom {
     #[schema(example = "Design review")]
     name: Option<String>,
     /// Sets the defaults of the rest
-    #[schema(value_type = Option<String>, example = "open")]
+    #[schema(value_type = Option<KindWord>, example = "open")]
     kind: Option<RoomKind>,
-    #[schema(value_type = Option<String>, example = "open")]
+    #[schema(value_type = Option<AccessWord>, example = "open")]
     access: Option<Access>,
     listed: Option<bool>,
-    #[schema(value_type = Option<String>, example = "keep")]
+    #[schema(value_type = Option<RetentionWord>, example = "keep")]
     retention: Option<Retention>,
-    #[schema(value_type = Option<Vec<String>>, example = json!(["draw", "chat"]))]
+    #[schema(value_type = Option<Vec<ActivityWord>>, min_items = 1, example = json!(["draw", "chat"]))]
     allows: Option<Vec<Activity>>,
     /// The project whose people may enter: its role is theirs here
     project_id: Option<Uuid>,
@@ -64,12 +65,15 @@ pub struct NewRoom {
 #[schema(example = json!({"name": "Design review, second round"}))]
 pub struct RoomPatch {
     name: Option<String>,
-    #[schema(value_type = Option<String>, example = "members")]
+    /// Only what it is called: what a kind would set is changed by the fields below
+    #[schema(value_type = Option<KindWord>)]
+    kind: Option<RoomKind>,
+    #[schema(value_type = Option<AccessWord>, example = "members")]
     access: Option<Access>,
     listed: Option<bool>,
-    #[schema(value_type = Option<String>, example = "keep")]
+    #[schema(value_type = Option<RetentionWord>, example = "keep")]
     retention: Option<Retention>,
-    #[schema(value_type = Option<Vec<String>>, example = json!(["draw", "chat"]))]
+    #[schema(value_type = Option<Vec<ActivityWord>>, min_items = 1, example = json!(["draw", "chat"]))]
     allows: Option<Vec<Activity>>,
 }
 
@@ -89,12 +93,12 @@ pub struct RoomFilter {
 #[into_params(parameter_in = Query)]
 pub struct Creation {
     /// The body is a drawing, `svg` or `json`, whose strokes the room begins with; the room is then described here
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<FormatWord>)]
     import: Option<board::Format>,
     /// With `import`: a label, 1 to 32 characters
     name: Option<String>,
     /// With `import`: `open` or `whiteboard`
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<KindWord>)]
     kind: Option<RoomKind>,
 }
 
@@ -368,16 +372,23 @@ pub async fn users(
 ))]
 pub async fn patch(
     State(app): State<App>,
-    MaybePrincipal(principal): MaybePrincipal,
+    Authenticated(principal): Authenticated,
     Id(id): Id<RoomId>,
     Body(asked): Body<RoomPatch>,
 ) -> Result<Json<RoomView>, Problem> {
-    let (mut room, role) = may(&app, &id, principal.as_ref(), Role::Host).await?;
+    let (mut room, role) = may(&app, &id, Some(&principal), Role::Host).await?;
     if let Some(name) = &asked.name {
         room.name = names::name("name", name)?;
     }
     if let Some(allows) = asked.allows {
         room.allows = check_allows(allows)?;
+    }
+    if let Some(kind) = asked.kind {
+        if (kind == RoomKind::Project) != room.project_id.is_some() {
+            let text = "is `project` for the rooms of projects, and for them alone";
+            return Err(Problem::invalid("kind", text));
+        }
+        room.kind = kind;
     }
     room.access = asked.access.unwrap_or(room.access);
     room.listed = asked.listed.unwrap_or(room.listed);
@@ -396,10 +407,10 @@ pub async fn patch(
 ))]
 pub async fn delete(
     State(app): State<App>,
-    MaybePrincipal(principal): MaybePrincipal,
+    Authenticated(principal): Authenticated,
     Id(id): Id<RoomId>,
 ) -> Result<StatusCode, Problem> {
-    may(&app, &id, principal.as_ref(), Role::Host).await?;
+    may(&app, &id, Some(&principal), Role::Host).await?;
     delete_room(&app, &id).await
 }
 

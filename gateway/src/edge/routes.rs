@@ -3,7 +3,6 @@
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
@@ -15,10 +14,10 @@ use super::places::{projects, teams, workspaces};
 use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
-    accounts, analytics, artifacts, auth, backups, board, cleanup, docs, documents, figures, files,
-    health, history, hocuspocus, idempotency, index, insights, invites, job_batch, job_output,
-    jobs, languages, layers, limits, members, messages, prometheus, queues, rooms, sessions,
-    simulate, trace, users, ws,
+    accounts, aliases, analytics, artifacts, auth, backups, board, cleanup, docs, documents,
+    figures, files, health, history, hocuspocus, idempotency, index, insights, invites, job_batch,
+    job_output, jobs, languages, layers, limits, members, messages, prometheus, queues, rooms,
+    sessions, simulate, socket_docs, trace, users, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -135,6 +134,9 @@ fn documented() -> (Router<App>, Document) {
         .split_for_parts();
     docs::name_operations(&mut document);
     docs::document_idempotency(&mut document);
+    docs::name_wildcards(&mut document);
+    aliases::document(&mut document);
+    socket_docs::document(&mut document);
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
     (router, document)
 }
@@ -144,38 +146,17 @@ pub fn document() -> Document {
     documented().1
 }
 
-/// Paths that lead to handlers documented elsewhere.
-fn aliases() -> Router<App> {
+/// What answers under `/api` as it does under `/api/v1`.
+fn short() -> Router<App> {
     let (resources, _) = resources().split_for_parts();
-    Router::new()
-        .nest("/api", resources)
-        .route("/api", get(index::api))
-        .route("/api/v1", get(index::api))
-        .route("/api/v1/", get(index::api))
-        .route("/api/health", get(health::health))
-        .route("/api/v1/health", get(health::health))
-        .route("/api/v1/metrics", get(figures::figures))
-        .route("/api/v1/metrics/events", get(figures::events))
-        .route("/cleanup", post(cleanup::connections))
-        .route("/cleanup/auto-users", post(cleanup::auto_users))
-        .route("/cleanup/room/{room_id}", post(cleanup::room))
-        .route("/cleanup/orphaned-files", post(cleanup::orphaned_files))
-        .route("/cleanup/comprehensive", post(cleanup::comprehensive))
-        .route(
-            "/cleanup/force-stuck-users",
-            post(cleanup::force_stuck_users),
-        )
-        .route("/cleanup/status", get(cleanup::status))
-        .route("/upload", post(files::upload))
-        .route("/ws/stats", get(figures::figures))
-        .route("/rooms/{room_id}/users", get(rooms::users))
-        .route("/users/check", post(users::check))
+    Router::new().nest("/api", resources)
 }
 
 pub fn router(app: App) -> Router {
     let (router, document) = documented();
     router
-        .merge(aliases())
+        .merge(short())
+        .merge(aliases::routes())
         .merge(docs::router(&document))
         .merge(ws::routes())
         .merge(hocuspocus::routes())

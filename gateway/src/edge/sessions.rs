@@ -74,7 +74,7 @@ pub async fn list(
 }
 
 /// One session and the people in it.
-#[utoipa::path(get, path = "/sessions/{session_id}", tag = "sessions", params(("session_id" = String, Path)), security(("bearer" = [])), responses(
+#[utoipa::path(get, path = "/sessions/{session_id}", tag = "sessions", params(("session_id" = String, Path)), security((), ("bearer" = [])), responses(
     (status = 200, description = "The session", body = RoomView), NeedsRight, Missing, Failures,
 ))]
 pub async fn get(
@@ -95,7 +95,7 @@ pub async fn get(
 ))]
 pub async fn patch(
     State(app): State<App>,
-    principal: MaybePrincipal,
+    principal: Authenticated,
     Id(id): Id<RoomId>,
     body: Body<RoomPatch>,
 ) -> Result<Json<RoomView>, Problem> {
@@ -109,7 +109,7 @@ pub async fn patch(
 ))]
 pub async fn delete(
     State(app): State<App>,
-    principal: MaybePrincipal,
+    principal: Authenticated,
     Id(id): Id<RoomId>,
 ) -> Result<StatusCode, Problem> {
     is_session(&app, &id).await?;
@@ -117,7 +117,7 @@ pub async fn delete(
 }
 
 /// Who takes part.
-#[utoipa::path(get, path = "/sessions/{session_id}/participants", tag = "sessions", params(("session_id" = String, Path)), security(("bearer" = [])), responses(
+#[utoipa::path(get, path = "/sessions/{session_id}/participants", tag = "sessions", params(("session_id" = String, Path)), security((), ("bearer" = [])), responses(
     (status = 200, description = "Everybody with a role, by user id", body = Page<MemberView>), NeedsRight, Missing, Failures,
 ))]
 pub async fn participants(
@@ -135,7 +135,7 @@ pub async fn participants(
 ))]
 pub async fn add_participant(
     State(app): State<App>,
-    principal: MaybePrincipal,
+    principal: Authenticated,
     Id(id): Id<RoomId>,
     body: Body<NewMember>,
 ) -> Result<(StatusCode, Json<MemberView>), Problem> {
@@ -149,7 +149,7 @@ pub async fn add_participant(
 ))]
 pub async fn change_participant(
     State(app): State<App>,
-    principal: MaybePrincipal,
+    principal: Authenticated,
     Ids(id, user): Ids<RoomId, UserId>,
     body: Body<MemberPatch>,
 ) -> Result<Json<MemberView>, Problem> {
@@ -163,7 +163,7 @@ pub async fn change_participant(
 ))]
 pub async fn remove_participant(
     State(app): State<App>,
-    principal: MaybePrincipal,
+    principal: Authenticated,
     Ids(id, user): Ids<RoomId, UserId>,
 ) -> Result<StatusCode, Problem> {
     is_session(&app, &id).await?;
@@ -171,7 +171,7 @@ pub async fn remove_participant(
 }
 
 /// The session's messages and comments, newest first.
-#[utoipa::path(get, path = "/sessions/{session_id}/messages", tag = "sessions", params(("session_id" = String, Path), MessageFilter), security(("bearer" = [])), responses(
+#[utoipa::path(get, path = "/sessions/{session_id}/messages", tag = "sessions", params(("session_id" = String, Path), MessageFilter), security((), ("bearer" = [])), responses(
     (status = 200, description = "A page of messages", body = Page<WireEntry>), NeedsRight, Missing, BadQuery, Failures,
 ))]
 pub async fn messages(
@@ -185,7 +185,7 @@ pub async fn messages(
 }
 
 /// Figures of the session's messages.
-#[utoipa::path(get, path = "/sessions/{session_id}/messages/stats", tag = "sessions", params(("session_id" = String, Path)), security(("bearer" = [])), responses(
+#[utoipa::path(get, path = "/sessions/{session_id}/messages/stats", tag = "sessions", params(("session_id" = String, Path)), security((), ("bearer" = [])), responses(
     (status = 200, description = "The figures", body = MessageStats), NeedsRight, Missing, Failures,
 ))]
 pub async fn message_stats(
@@ -207,7 +207,7 @@ pub struct FileFilter {
 }
 
 /// Who views which file, by connection: the last one that a cursor or viewport named.
-#[utoipa::path(get, path = "/sessions/{session_id}/files", tag = "sessions", params(("session_id" = String, Path), FileFilter), security(("bearer" = [])), responses(
+#[utoipa::path(get, path = "/sessions/{session_id}/files", tag = "sessions", params(("session_id" = String, Path), FileFilter), security((), ("bearer" = [])), responses(
     (status = 200, description = "Everybody who views it now, on any pod", body = Page<Viewer>), NeedsRight, Missing, BadQuery, Failures,
 ))]
 pub async fn files(
@@ -224,7 +224,7 @@ pub async fn files(
 }
 
 /// Everything durable that happened in the session, newest first.
-#[utoipa::path(get, path = "/sessions/{session_id}/events", tag = "sessions", params(("session_id" = String, Path), PageParams), security(("bearer" = [])), responses(
+#[utoipa::path(get, path = "/sessions/{session_id}/events", tag = "sessions", params(("session_id" = String, Path), PageParams), security((), ("bearer" = [])), responses(
     (status = 200, description = "A page of events", body = Page<WireEntry>), NeedsRight, Missing, BadQuery, Failures,
 ))]
 pub async fn events(

@@ -11,7 +11,7 @@ use atelier_shared::domain::names;
 use atelier_shared::domain::room::{Activity, Role, Room};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -21,7 +21,8 @@ use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 use tungstenite::handshake::derive_accept_key;
 
-use super::client::{ClientAddress, bearer, make_room_by_connecting, may_enter};
+use super::client::{ClientAddress, bearer, make_room_by_connecting, may_enter, may_take_part};
+use super::extract::{Id, Query};
 use super::problem::{Kind, Problem};
 use super::state::App;
 use crate::identity::Principal;
@@ -47,7 +48,7 @@ pub fn routes() -> Router<App> {
     let route = |address: Address| {
         get(
             move |State(app): State<App>,
-                  Path(room): Path<String>,
+                  Id(room): Id<String>,
                   Query(query): Query<HashMap<String, String>>,
                   from: ClientAddress,
                   request: Request| enter(app, address, room, query, from, request),
@@ -232,10 +233,12 @@ async fn find_room(
         Address::Plain | Address::Named | Address::Yjs => {
             make_room_by_connecting(app, id, from, principal).await?;
         }
-        Address::Session if principal.is_none() => return Err(Problem::unauthenticated()),
         Address::Session | Address::Rooms => {}
     }
-    let (room, role) = may_enter(app, id, principal).await?;
+    let (room, role) = match address {
+        Address::Session => may_take_part(app, id, principal).await?,
+        _ => may_enter(app, id, principal).await?,
+    };
     if address == Address::Yjs {
         allows_document(&room)?;
     }

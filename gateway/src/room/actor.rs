@@ -148,7 +148,7 @@ pub struct Actor {
     /// What the connections here speak.
     pub spoken: Spoken,
     /// Everybody who has joined, on any pod.
-    pub members: BTreeMap<ClientId, Member>,
+    pub members: BTreeMap<ClientId, Box<Member>>,
     pub locals: HashMap<ConnectionId, Local>,
     /// Simulated people of this pod.
     pub simulated: BTreeMap<ConnectionId, Member>,
@@ -180,8 +180,12 @@ pub struct Actor {
     pub challenges: Vec<(ConnectionId, oneshot::Sender<()>)>,
     /// The ring's end and the latest version at the last fan-out.
     pub told: (u64, u64),
+    /// The ring's end behind the last frame that does not wait for company.
+    pub urgent_end: u64,
     /// No fan-out before this: the room is hot.
     pub next_fan_out: Instant,
+    /// No fan-out before this only to tell who came and went.
+    pub people_due: Instant,
     pub next_housekeeping: Instant,
     pub beats: u64,
     pub empty_since: Option<Instant>,
@@ -217,7 +221,7 @@ impl Actor {
             members: members
                 .into_iter()
                 .filter(|m| m.joined)
-                .map(|m| (m.client_id.clone(), m))
+                .map(|m| (m.client_id.clone(), Box::new(m)))
                 .collect(),
             locals: HashMap::new(),
             simulated: BTreeMap::new(),
@@ -242,7 +246,9 @@ impl Actor {
             publishing: false,
             challenges: Vec::new(),
             told: (0, 0),
+            urgent_end: 0,
             next_fan_out: now,
+            people_due: now,
             next_housekeeping: now + HOUSEKEEPING,
             beats: 0,
             empty_since: Some(now),
@@ -372,7 +378,8 @@ impl Actor {
                 let _ = reply.send(self.document_now());
             }
             Command::Members { reply } => {
-                let _ = reply.send(self.members.values().cloned().collect());
+                let members = self.members.values().map(|m| (**m).clone());
+                let _ = reply.send(members.collect());
             }
             Command::Challenge { connection, reply } => self.challenge(connection, reply),
             Command::Alive { connection } => self.signals.push_back(Signal::Alive { connection }),
@@ -433,8 +440,8 @@ impl Actor {
     /// When the task must wake although nothing comes in.
     fn next_due(&self) -> Instant {
         let mut due = self.next_housekeeping;
-        if self.has_news() {
-            due = due.min(self.next_fan_out);
+        if let Some(news) = self.news_due() {
+            due = due.min(news);
         }
         if !self.draws.is_empty() {
             due = due.min(self.draw_window_until);

@@ -403,7 +403,18 @@ impl Connection {
             if joined.is_empty() {
                 return Written::Nothing;
             }
-            out.push(joined.clone());
+            if let Transport::Own(stream) = &self.transport
+                && let Ok(written) = stream.try_write(joined)
+                && written > 0
+            {
+                // Nearly always all of it: nothing has to be kept.
+                if written == joined.len() {
+                    return Written::All;
+                }
+                out.push(joined.slice(written..));
+            } else {
+                out.push(joined.clone());
+            }
         } else if !out.pull(feed, &self.reader(), usize::MAX) {
             out.phase = Phase::Behind;
             out.block();

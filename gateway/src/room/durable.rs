@@ -207,7 +207,8 @@ impl Actor {
     fn wake_archive(&self) {
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
         self.rooms.tasks.spawn(async move {
-            if let Err(error) = recovery::wake_archive(&*rooms.backends.queue, &room).await {
+            let b = &rooms.backends;
+            if let Err(error) = rooms.wakes.wake(&*b.log, &*b.queue, &room).await {
                 tracing::warn!(room = %room, %error, "the archive sweep will find this room");
             }
         });

@@ -16,17 +16,43 @@ const HOT_WINDOW_MAX: Duration = Duration::from_millis(2);
 /// A fan-out as short as this (a small room) is never delayed: joining would save nothing, and the timer counts in
 /// milliseconds.
 const ALWAYS_AT_ONCE: Duration = Duration::from_micros(150);
+/// Of who comes and goes a room tells the first at once; those behind it wait for so many times as long as telling took, and
+/// leave together. A crowd that comes in costs each of its members a few writes then, and not one for each of the others.
+const PEOPLE_WAIT: u32 = 20;
+const PEOPLE_WAIT_MAX: Duration = Duration::from_millis(100);
 /// Sockets written before other tasks of this thread get a turn.
 const SOCKETS_AT_ONCE: usize = 512;
 
 impl Actor {
     /// Is there anything that sockets must be told and were not yet?
     pub fn has_news(&self) -> bool {
-        let feed = self.shared.feed.read();
-        feed.ring.end() != self.told.0 || feed.latest.urgent() > self.told.1
+        let (end, urgent) = {
+            let feed = self.shared.feed.read();
+            (feed.ring.end(), feed.latest.urgent())
+        };
+        urgent > self.told.1
+            || self.urgent_end > self.told.0
+            || (end != self.told.0 && Instant::now() >= self.people_due)
+    }
+
+    /// When sockets are to be told what they were not yet; `None`: they know all.
+    pub fn news_due(&self) -> Option<Instant> {
+        if self.has_news() {
+            return Some(self.next_fan_out);
+        }
+        let waits = self.shared.feed.read().ring.end() != self.told.0;
+        waits.then(|| self.people_due.max(self.next_fan_out))
     }
 
     pub fn push(&mut self, frame: Frame) {
+        let mut feed = self.shared.feed.write();
+        feed.ring.push(frame);
+        self.urgent_end = feed.ring.end();
+    }
+
+    /// Tells of somebody's coming, changing or going. It leaves with whatever comes next, in its place before it.
+    pub fn tell_of_people(&mut self, bytes: Bytes, origin: Option<ConnectionId>) {
+        let frame = Frame::to_others(bytes, origin);
         self.shared.feed.write().ring.push(frame);
     }
 
@@ -73,6 +99,7 @@ impl Actor {
             cost.min(HOT_WINDOW_MAX)
         };
         self.next_fan_out = now + pause;
+        self.people_due = now + (cost * PEOPLE_WAIT).min(PEOPLE_WAIT_MAX);
     }
 }
 

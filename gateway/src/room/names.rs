@@ -118,7 +118,7 @@ impl Actor {
         }
         let key = names::key(name);
         let others = |m: &&Member| m.user_id != local.member.user_id && names::key(&m.name) == key;
-        self.members.values().find(others).cloned()
+        self.members.values().map(|m| &**m).find(others).cloned()
     }
 
     /// A join under somebody's name: theirs, if they show a sign of life within 2 s.

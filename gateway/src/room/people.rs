@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
 use atelier_shared::domain::presence::{Member, Status};
 use atelier_shared::domain::signal::Signal;
-use serde_json::Value;
 
 use super::actor::{Actor, AheadOfUs, Enter, Local};
 use super::connection::Start;
 use super::dialect::Dialect;
+use super::json::faces::{self, Connected, Users};
 use super::json::incoming::Join;
-use super::json::outgoing::{self, Connected};
+use super::json::outgoing;
 
 impl Actor {
     pub fn enter(&mut self, enter: Enter) {
@@ -40,7 +40,7 @@ impl Actor {
                     connection: member.connection,
                     pod: member.pod,
                     role: member.role,
-                    ..before.clone()
+                    ..(**before).clone()
                 };
             }
             let same_socket_here = self.locals.get(&before.connection).map(|l| l.connection.id);
@@ -136,14 +136,14 @@ impl Actor {
     /// What a connection is told first, and where in the feed it goes on.
     fn start_of(&mut self, id: ConnectionId, resume: Option<(Epoch, Seq)>) -> Start {
         let mut first = Vec::new();
+        let users = Users::of(self.members.values().map(|m| &**m));
         if let Some(local) = self.locals.get(&id) {
             let identity = &self.rooms.identity;
             let resume_token = identity.resume_token(&local.principal, &local.member.client_id);
-            let participants = self.members.values().map(outgoing::user).collect();
-            first.push(outgoing::connected(&Connected {
+            first.push(faces::connected(&Connected {
                 member: &local.member,
                 room: &self.room,
-                participants,
+                participants: &users,
                 epoch: self.head.epoch,
                 seq: self.applied,
                 archived: self.head.archived,
@@ -153,7 +153,6 @@ impl Actor {
                 metadata: &self.state.metadata,
             }));
         }
-        let users: Vec<Value> = self.members.values().map(outgoing::user).collect();
         let (cursor, latest_seen) = {
             let feed = self.shared.feed.read();
             (feed.ring.end(), feed.latest.version())
@@ -163,7 +162,7 @@ impl Actor {
             board: None,
             document: None,
             replay: None,
-            last: vec![outgoing::users("users", &users)],
+            last: vec![faces::users("users", &users)],
             cursor,
             latest_seen,
             delivered: self.applied,
@@ -291,14 +290,10 @@ impl Actor {
         if let Some(before) = before {
             self.renamed(before, &member.name);
         }
-        let others: Vec<Value> = self
-            .members
-            .values()
-            .filter(|m| m.client_id != member.client_id)
-            .map(outgoing::user)
-            .collect();
+        let others = self.members.values().map(|m| &**m);
+        let others = Users::of(others.filter(|m| m.client_id != member.client_id));
         self.present(member, Some(id));
-        connection.send(outgoing::users("users_list", &others));
+        connection.send(faces::users("users_list", &others));
     }
 
     /// Somebody here, or on another pod, has joined or looks different: told once, and only if it is news.
@@ -308,7 +303,7 @@ impl Actor {
             None => Some("user_joined"),
             Some(old) if old.user_id != member.user_id => {
                 let left = outgoing::user_left(&member.client_id, Some("replaced"));
-                self.tell_others(left, origin);
+                self.tell_of_people(left, origin);
                 Some("user_joined")
             }
             Some(old) => {
@@ -324,7 +319,7 @@ impl Actor {
             }
         };
         if let Some(kind) = kind {
-            self.tell_others(outgoing::user_event(kind, &member), origin);
+            self.tell_of_people(faces::user_event(kind, &member), origin);
             if origin.is_some() && kind == "user_joined" {
                 let details = format!("User {} joined", member.name);
                 let traffic = &self.rooms.metrics.traffic;
@@ -334,7 +329,8 @@ impl Actor {
         if origin.is_some() {
             self.announce(&member);
         }
-        self.members.insert(member.client_id.clone(), member);
+        self.members
+            .insert(member.client_id.clone(), Box::new(member));
     }
 
     /// Writes what others see of a member of this pod to presence, and tells the other pods.
@@ -362,14 +358,14 @@ impl Actor {
         if held {
             self.members.remove(client_id);
             self.shared.feed.write().latest.forget(client_id);
-            self.tell_others(outgoing::user_left(client_id, reason), Some(connection));
+            self.tell_of_people(outgoing::user_left(client_id, reason), Some(connection));
         }
     }
 
     pub fn send_users(&mut self, id: ConnectionId) {
         if let Some(local) = self.locals.get(&id) {
-            let users: Vec<Value> = self.members.values().map(outgoing::user).collect();
-            local.connection.send(outgoing::users("users", &users));
+            let users = Users::of(self.members.values().map(|m| &**m));
+            local.connection.send(faces::users("users", &users));
         }
     }
 

@@ -11,6 +11,7 @@ use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::{PortError, Result, Revoked};
+use atelier_shared::recovery::ArchiveWakes;
 use dashmap::DashMap;
 use parking_lot::RwLock;
 use rand::Rng;
@@ -93,6 +94,7 @@ pub struct Inner {
     /// Ends the pod's own beats, after the last connection is gone.
     pub stop: CancellationToken,
     pub sockets: DashMap<ConnectionId, OpenSocket>,
+    pub wakes: ArchiveWakes,
     live: DashMap<RoomId, Arc<OnceCell<Handle>>>,
     draining: AtomicBool,
 }
@@ -119,6 +121,7 @@ impl Rooms {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             sockets: DashMap::new(),
+            wakes: ArchiveWakes::default(),
             live: DashMap::new(),
             draining: AtomicBool::new(false),
             backends,

@@ -11,7 +11,7 @@ use atelier_shared::domain::entry::Body;
 use atelier_shared::domain::ids::Ref;
 use bytes::Bytes;
 use chrono::Utc;
-use tokio::io::Interest;
+use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -24,7 +24,7 @@ use super::json::incoming::{self, Request};
 use super::json::outgoing::{self, ErrorFrame};
 use super::pace::{Rate, Refusals};
 use super::registry::{Handle, Rooms};
-use super::websocket::{Message, Reader};
+use super::websocket::{Message, Reader, Violation};
 use super::yjs::{Heard, message};
 
 /// What one read takes at most; one buffer for each thread, not for each connection.
@@ -63,6 +63,14 @@ pub struct Session {
     refusals: Refusals,
 }
 
+/// What the socket is ready for; nothing, where the room wants something of the task.
+async fn next_turn(connection: &Connection, interest: Interest) -> std::io::Result<Ready> {
+    tokio::select! {
+        ready = connection.stream().ready(interest) => ready,
+        () = connection.wake.notified() => Ok(Ready::EMPTY),
+    }
+}
+
 impl std::ops::Deref for Session {
     type Target = Follower;
 
@@ -91,8 +99,7 @@ impl Session {
     /// Runs until the socket ends, then leaves the room. `early` is what came behind the handshake.
     pub async fn run(mut self, early: Bytes) {
         self.event("connect", "connected");
-        let mut outcome = self.feed(&early).await;
-        drop(early);
+        let mut outcome = Box::pin(self.feed(early)).await;
         while outcome.is_ok() {
             outcome = match self.connection.take_start() {
                 // Boxed: rare and large, where the task's size is paid by every idle connection.
@@ -128,44 +135,45 @@ impl Session {
             (false, false) => Interest::READABLE | Interest::WRITABLE,
             (false, true) => Interest::WRITABLE,
         };
-        tokio::select! {
-            ready = connection.stream().ready(interest) => {
-                if ready.map_err(|_| Gone)?.is_readable() && !congested {
-                    return self.read().await;
-                }
-                Ok(())
-            }
-            () = connection.wake.notified() => Ok(()),
+        let ready = next_turn(&connection, interest).await;
+        if congested || !ready.map_err(|_| Gone)?.is_readable() {
+            return Ok(());
         }
+        let (messages, outcome) = self.read()?;
+        if !messages.is_empty() {
+            // Boxed: an idle connection pays for every byte of its task, a message hardly for this.
+            Box::pin(self.take(messages)).await?;
+        }
+        self.check(outcome);
+        Ok(())
     }
 
-    async fn read(&mut self) -> Result<(), Gone> {
+    /// What one read of the socket brings, and whether it keeps to the protocol.
+    fn read(&mut self) -> Result<(Vec<Message>, Result<(), Violation>), Gone> {
         let mut messages = Vec::new();
         let max = self.rooms.config.max_frame();
         let (connection, reader) = (&self.follower.connection, &mut self.reader);
         let read = read_some(connection.stream(), |bytes| {
             reader.feed(bytes, max, &mut messages)
         });
-        let outcome = match read {
-            Ok(Some(outcome)) => outcome,
-            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
-            Ok(None) | Err(_) => return Err(Gone),
-        };
-        self.take(messages).await?;
-        self.check(outcome);
-        Ok(())
+        match read {
+            Ok(Some(outcome)) => Ok((messages, outcome)),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok((messages, Ok(()))),
+            Ok(None) | Err(_) => Err(Gone),
+        }
     }
 
-    async fn feed(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+    async fn feed(&mut self, bytes: Bytes) -> Result<(), Gone> {
         let mut messages = Vec::new();
         let max = self.rooms.config.max_frame();
-        let outcome = self.reader.feed(bytes, max, &mut messages);
+        let outcome = self.reader.feed(&bytes, max, &mut messages);
+        drop(bytes);
         self.take(messages).await?;
         self.check(outcome);
         Ok(())
     }
 
-    fn check(&mut self, outcome: Result<(), super::websocket::Violation>) {
+    fn check(&mut self, outcome: Result<(), Violation>) {
         let Err(violation) = outcome else { return };
         self.reader = Reader::default();
         self.violated = true;

@@ -55,7 +55,7 @@ impl Actor {
     ) {
         let client_id = member.client_id.clone();
         if let Some(seen) = self.members.get_mut(&client_id) {
-            seen.clone_from(member);
+            (**seen).clone_from(member);
         }
         self.show_latest(&client_id, kind, &message, origin);
         self.signal_others(Signal::Ephemeral {
@@ -242,12 +242,12 @@ pub fn show(member: &mut Member, value: Ephemeral) -> String {
             let message = json!({
                 "type": "cursor", "userId": id, "name": name, "color": color, "position": position,
             });
-            member.cursor_position = Some(position);
+            member.cursor_position = Some(position.into());
             message
         }
         Ephemeral::Selection(selection) => {
             let message = json!({"type": "selection", "userId": id, "selection": selection});
-            member.selection = Some(selection);
+            member.selection = Some(selection.into());
             message
         }
         Ephemeral::CursorUpdate(data) => {
@@ -277,8 +277,10 @@ fn remember(member: &mut Member, kind: EphemeralKind, frame: &str) {
         return;
     };
     match kind {
-        EphemeralKind::Cursor => member.cursor_position = Some(message["position"].take()),
-        EphemeralKind::Selection => member.selection = Some(message["selection"].take()),
+        EphemeralKind::Cursor => {
+            member.cursor_position = Some(message["position"].take().into());
+        }
+        EphemeralKind::Selection => member.selection = Some(message["selection"].take().into()),
         EphemeralKind::PresenceUpdate => {
             let status = message["data"]["status"]
                 .as_str()
@@ -301,12 +303,14 @@ fn view(member: &mut Member, data: &Value) {
         .viewing
         .take()
         .filter(|viewing| viewing.file == file)
-        .unwrap_or_else(|| Viewing {
-            file: file.to_owned(),
-            line: None,
-            column: None,
-            start_line: None,
-            end_line: None,
+        .unwrap_or_else(|| {
+            Box::new(Viewing {
+                file: file.to_owned(),
+                line: None,
+                column: None,
+                start_line: None,
+                end_line: None,
+            })
         });
     let number = |name: &str, before: Option<u64>| data[name].as_u64().or(before);
     viewing.line = number("line", viewing.line);

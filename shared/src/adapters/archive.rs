@@ -7,7 +7,7 @@
 
 mod folding;
 
-pub use self::folding::{Folded, spoken_of};
+pub use self::folding::{Change, Folded, spoken_of};
 
 use crate::domain::entry::{Body, Entry, Record};
 use crate::domain::ids::{Epoch, MessageId, Seq};

@@ -29,14 +29,14 @@ pub struct Member {
     pub simulated: bool,
     /// Has it joined (has a name that others were told)? A connection that only watches is not announced.
     pub joined: bool,
-    /// The last `cursor` position, for those who come later.
+    /// The last `cursor` position, for those who come later. (Boxes: most people are idle, and each is kept several times.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cursor_position: Option<Value>,
+    pub cursor_position: Option<Box<Value>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub selection: Option<Value>,
+    pub selection: Option<Box<Value>>,
     /// The file that its last `cursor_update` or `viewport_update` named, with what that said of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub viewing: Option<Viewing>,
+    pub viewing: Option<Box<Viewing>>,
     /// Came where a name is one person's at a time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub name_is_exclusive: bool,

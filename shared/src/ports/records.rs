@@ -127,7 +127,7 @@ pub trait RoomRecords: Send + Sync {
         limit: usize,
     ) -> Result<Page<Room>>;
 
-    /// Overwrites name, access, listed, retention and allows. False: no such room.
+    /// Overwrites name, kind, access, listed, retention and allows. False: no such room.
     async fn update_room(&self, room: &Room) -> Result<bool>;
 
     /// Something happened in the room; never moves `last_activity_at` back.

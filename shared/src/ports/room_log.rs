@@ -171,8 +171,17 @@ pub trait RoomLog: Send + Sync {
     /// Raises the role version that appends are fenced by; never lowers it. Nothing happens where no log is loaded.
     async fn set_role_version(&self, room: &RoomId, role_version: u64) -> Result<()>;
 
-    /// Rooms with entries that wait for the archive, any order, at most `limit`.
-    async fn dirty_rooms(&self, limit: usize) -> Result<Vec<RoomId>>;
+    /// In how many groups rooms are archived, each group by one job at a time: as many as shall be at work together. A
+    /// divisor of [`PARTITIONS`](crate::domain::ids::PARTITIONS).
+    fn archive_groups(&self) -> u16;
+
+    /// The group that a room is archived with.
+    fn archive_group_of(&self, room: &RoomId) -> u16 {
+        room.partition() % self.archive_groups()
+    }
+
+    /// Rooms with entries that wait for the archive (of one group, or of all), any order, at most `limit`.
+    async fn dirty_rooms(&self, group: Option<u16>, limit: usize) -> Result<Vec<RoomId>>;
 
     /// The archive holds all up to `seq` durably: remembers it, tells subscribers (`Signal::Archived`), drops tail
     /// entries up to `trim_to` (never beyond `seq`), and clears the room's dirty mark if nothing came meanwhile.

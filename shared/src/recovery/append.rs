@@ -1,7 +1,9 @@
 //! Writing to a room from outside its actor, and waking the archive after a write.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::activate;
@@ -12,9 +14,12 @@ use crate::ports::{
     Append, Archive, Enqueue, Enqueued, LogHead, PortError, Queue, Refusal, Result, RoomLog,
 };
 
-/// How long a room's first unarchived entry waits for company before the archive moves them: a move costs several
-/// commits however much it moves.
+/// How long the first unarchived entry of a group of rooms waits for company before the archive moves them: a move costs
+/// several commits however much it moves.
 pub const ARCHIVE_DELAY: Duration = Duration::from_millis(700);
+
+/// Before its job is due a group counts as not woken any more: clocks run at different speeds.
+const WAKE_MARGIN: Duration = Duration::from_millis(100);
 
 /// How long nothing must have happened in a room before it is looked at for unloading.
 pub const IDLE_AFTER: Duration = Duration::from_secs(5 * 60);
@@ -31,9 +36,19 @@ const TRIES: usize = 5;
 
 /// The payload of a job in [`QUEUE_ARCHIVE`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ArchiveWork {
+    /// Move the tails of all rooms of a group ([`RoomLog::archive_group_of`]).
+    Group { group: u16 },
+    /// What one room needs for itself.
+    Room(ArchiveRoom),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArchiveRoom {
     pub room: RoomId,
-    /// False: move the room's tail to the archive. True: let it leave the hot store if nobody needs it there.
+    /// False: move the room's tail to the archive, and bring its checkpoint up to date. True: let it leave the hot store if
+    /// nobody needs it there.
     #[serde(default)]
     pub unload: bool,
 }
@@ -140,7 +155,7 @@ pub async fn append_all(
         match log.append(append).await {
             Ok((appended, newly_dirty)) => {
                 if newly_dirty {
-                    wake(queue, room).await;
+                    wake(log, queue, room).await;
                 }
                 let mut appended = appended.into_iter().map(crate::ports::Appended::seq);
                 let seqs = seqs.into_iter().map(|seq| seq.or_else(|| appended.next()));
@@ -168,39 +183,86 @@ pub async fn append_all(
 }
 
 /// The entry is stored whether or not the archive hears of it; the sweep finds the room within its beat.
-async fn wake(queue: &dyn Queue, room: &RoomId) {
-    if let Err(error) = wake_archive(queue, room).await {
+async fn wake(log: &dyn RoomLog, queue: &dyn Queue, room: &RoomId) {
+    if let Err(error) = wake_archive(log, queue, room).await {
         tracing::warn!(%room, %error, "could not wake the archive; the sweep will");
     }
 }
 
-/// Queues the job that moves this room's tail to the archive; one at a time for each room. Called after an append
-/// that made the room dirty.
-pub async fn wake_archive(queue: &dyn Queue, room: &RoomId) -> Result<Enqueued> {
-    enqueue(queue, room, false, ARCHIVE_DELAY).await
+/// Queues the job that moves the tails of this room and of those that are archived with it; one at a time for each group.
+/// Called after an append that made the room dirty.
+pub async fn wake_archive(log: &dyn RoomLog, queue: &dyn Queue, room: &RoomId) -> Result<Enqueued> {
+    wake_archive_group(queue, log.archive_group_of(room), ARCHIVE_DELAY).await
+}
+
+/// [`wake_archive`] for a group, in so long.
+pub async fn wake_archive_group(
+    queue: &dyn Queue,
+    group: u16,
+    delay: Duration,
+) -> Result<Enqueued> {
+    let id = format!("archive-group:{group}");
+    let tenant = format!("archive-group-{group}");
+    let work = ArchiveWork::Group { group };
+    enqueue(queue, id, tenant, &work, delay).await
+}
+
+/// Spares a process waking the archive again while the job it queued for the same group can't have begun.
+#[derive(Debug, Default)]
+pub struct ArchiveWakes {
+    /// When each group's job was queued by this process, at the earliest.
+    queued: Mutex<HashMap<u16, Instant>>,
+}
+
+impl ArchiveWakes {
+    /// [`wake_archive`], unless the job waits already.
+    pub async fn wake(&self, log: &dyn RoomLog, queue: &dyn Queue, room: &RoomId) -> Result<()> {
+        let group = log.archive_group_of(room);
+        let now = Instant::now();
+        let waits = |queued: &Instant| now.duration_since(*queued) < ARCHIVE_DELAY - WAKE_MARGIN;
+        if self.queued.lock().get(&group).is_some_and(waits) {
+            return Ok(());
+        }
+        if wake_archive_group(queue, group, ARCHIVE_DELAY).await? == Enqueued::Added {
+            self.queued.lock().insert(group, now);
+        }
+        Ok(())
+    }
+}
+
+/// Queues what a room needs for itself: its checkpoint, or another look at a tail that could not be moved with the others.
+pub async fn archive_room(queue: &dyn Queue, room: &RoomId) -> Result<Enqueued> {
+    let work = ArchiveWork::Room(ArchiveRoom {
+        room: room.clone(),
+        unload: false,
+    });
+    let id = format!("archive:{room}");
+    enqueue(queue, id, room.to_string(), &work, Duration::ZERO).await
 }
 
 /// Queues the job that unloads this room if it is idle by then (with [`IDLE_AFTER`]: at the earliest); it queues itself
 /// again while the room is in use. Called when a room was opened, or emptied.
 pub async fn watch_idle(queue: &dyn Queue, room: &RoomId, after: Duration) -> Result<Enqueued> {
-    enqueue(queue, room, true, after).await
+    let work = ArchiveWork::Room(ArchiveRoom {
+        room: room.clone(),
+        unload: true,
+    });
+    let id = format!("unload:{room}");
+    enqueue(queue, id, room.to_string(), &work, after).await
 }
 
 async fn enqueue(
     queue: &dyn Queue,
-    room: &RoomId,
-    unload: bool,
+    id: String,
+    tenant: String,
+    work: &ArchiveWork,
     delay: Duration,
 ) -> Result<Enqueued> {
-    let work = ArchiveRoom {
-        room: room.clone(),
-        unload,
-    };
     let job = Enqueue {
-        id: format!("{}:{room}", if unload { "unload" } else { "archive" }),
-        payload: serde_json::to_string(&work)
+        id,
+        payload: serde_json::to_string(work)
             .map_err(|e| PortError::fatal("encode archive job", e))?,
-        tenant: room.to_string(),
+        tenant,
         priority: 0,
         delay,
         max_attempts: ARCHIVE_ATTEMPTS,

@@ -13,8 +13,8 @@ mod read;
 
 pub use activate::activate;
 pub use append::{
-    ARCHIVE_DELAY, ArchiveRoom, IDLE_AFTER, append, append_all, known_refs, refs_need_archive,
-    wake_archive, watch_idle,
+    ARCHIVE_DELAY, ArchiveRoom, ArchiveWakes, ArchiveWork, IDLE_AFTER, append, append_all,
+    archive_room, known_refs, refs_need_archive, wake_archive, wake_archive_group, watch_idle,
 };
 pub use documents::merge_if_due;
 pub use messages::{as_shown, message_counts, messages, messages_by_id};

@@ -75,7 +75,9 @@ fn member(client: &str, pod: PodId) -> Member {
         status: Status::Active,
         simulated: false,
         joined: true,
-        cursor_position: Some(serde_json::json!({"x": 1.5, "deep": [null, {"connection": "x"}]})),
+        cursor_position: Some(Box::new(
+            serde_json::json!({"x": 1.5, "deep": [null, {"connection": "x"}]}),
+        )),
         selection: None,
         viewing: None,
         name_is_exclusive: false,

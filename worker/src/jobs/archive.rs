@@ -1,11 +1,13 @@
-//! Archiving: moves each room's hot tail to the archive, keeps its checkpoint fresh, and lets idle rooms leave the
-//! hot store.
+//! Archiving: moves rooms' hot tails to the archive, keeps their checkpoints fresh, and lets idle rooms leave the hot store.
 //!
-//! A room has at most one of these jobs at work, but nothing rests on that: the archive compares epoch and place, and
-//! what was written by a job that is thought dead is skipped.
+//! Tails are moved by groups of rooms, as a move costs several commits whatever it moves; what takes longer (a checkpoint,
+//! a tail that can't be moved) is a job of the room's own. Of each kind a room has at most one job at work, but nothing
+//! rests on that: the archive compares epoch and place, and what was written by a job that is thought dead is skipped.
 
 mod checkpoint;
+mod group;
 mod idle;
+mod known;
 mod sweep;
 mod tail;
 #[cfg(test)]
@@ -18,11 +20,12 @@ use atelier_shared::Backends;
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::domain::job::QUEUE_ARCHIVE;
 use atelier_shared::ports::{Archive, Presence, Queue, Result, RoomLog};
-use atelier_shared::recovery::{self, ArchiveRoom, IDLE_AFTER};
+use atelier_shared::recovery::{self, ArchiveWork, IDLE_AFTER};
 
 pub use self::sweep::sweep;
 
 use self::checkpoint::Saved;
+use self::known::Known;
 use self::tail::Tail;
 use super::{Attempt, Failure, Job};
 use crate::bridge::Backoff;
@@ -32,7 +35,7 @@ use crate::bridge::Backoff;
 pub struct Policy {
     /// Entries moved at a time.
     pub batch: usize,
-    /// A room that is written to all the while is left after so long, for the others' sake, and queued again.
+    /// A job that has moved tails for so long leaves the rest to the next.
     pub slice: Duration,
     /// Archived entries younger than this stay in the log: those who reconnect are served from there.
     pub trim_grace: Duration,
@@ -40,6 +43,8 @@ pub struct Policy {
     pub trim_keep: u64,
     /// Nothing is trimmed for less than this.
     pub trim_step: u64,
+    /// A room that was looked at for trimming is left alone for so long.
+    pub trim_pause: Duration,
     /// A checkpoint is due so many entries after the last, and at most once in `checkpoint_pause`: a large board that
     /// is drawn on fast is not written out all the time.
     pub checkpoint_every: u64,
@@ -58,6 +63,7 @@ impl Default for Policy {
             trim_grace: Duration::from_secs(60),
             trim_keep: 1_000,
             trim_step: 256,
+            trim_pause: Duration::from_secs(5),
             checkpoint_every: 500,
             checkpoint_pause: Duration::from_secs(5),
             checkpoint_quiet: Duration::from_secs(60),
@@ -74,6 +80,7 @@ pub struct Archiver {
     presence: Arc<dyn Presence>,
     policy: Policy,
     saved: Saved,
+    known: Known,
 }
 
 impl Archiver {
@@ -85,10 +92,11 @@ impl Archiver {
             presence: backends.presence.clone(),
             policy,
             saved: Saved::default(),
+            known: Known::default(),
         }
     }
 
-    /// Moves what waits, then sees to the checkpoint and to what comes next.
+    /// Moves what waits in one room, then sees to its checkpoint and to what comes next.
     async fn archive(&self, room: &RoomId) -> Result<()> {
         let tail = self
             .move_tail(room, Instant::now() + self.policy.slice)
@@ -103,15 +111,26 @@ impl Archiver {
             tracing::warn!(%room, %error, "no checkpoint this time");
         }
         if clean {
-            recovery::watch_idle(&*self.queue, room, self.policy.idle_after).await?;
+            self.watch_idle(room).await?;
         } else {
-            recovery::wake_archive(&*self.queue, room).await?;
+            recovery::wake_archive(&*self.log, &*self.queue, room).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the room looked at when it has been idle for long enough. Known already, nearly always: then nobody is asked.
+    async fn watch_idle(&self, room: &RoomId) -> Result<()> {
+        let after = self.policy.idle_after;
+        // Shorter than any room lives unwatched, so that one that left and came back is watched anew.
+        if !self.known.is_watched(room, after / 2) {
+            recovery::watch_idle(&*self.queue, room, after).await?;
+            self.known.watched(room);
         }
         Ok(())
     }
 }
 
-impl Job for ArchiveRoom {
+impl Job for ArchiveWork {
     type Services = Arc<Archiver>;
 
     const QUEUE: &'static str = QUEUE_ARCHIVE;
@@ -123,10 +142,10 @@ impl Job for ArchiveRoom {
     };
 
     async fn run(self, _: Attempt, archiver: Arc<Archiver>) -> std::result::Result<(), Failure> {
-        if self.unload {
-            archiver.unload_if_idle(&self.room).await?;
-        } else {
-            archiver.archive(&self.room).await?;
+        match self {
+            Self::Group { group } => archiver.archive_group(group).await?,
+            Self::Room(work) if work.unload => archiver.unload_if_idle(&work.room).await?,
+            Self::Room(work) => archiver.archive(&work.room).await?,
         }
         Ok(())
     }

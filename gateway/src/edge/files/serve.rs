@@ -12,7 +12,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::super::extract::{Id, Query};
-use super::super::problem::Problem;
+use super::super::problem::{Kind, Problem};
 use super::super::refusals::{BadLink, BadQuery, BadRange, Failures, Missing};
 use super::super::state::App;
 use super::kinds;
@@ -56,6 +56,9 @@ pub async fn get(
     let file = app.backends.records.file(id).await?;
     let file = file.ok_or_else(|| Problem::not_found("file"))?;
     let mut response = answer(&app, &file, &method, &headers).await?;
+    if response.status().is_client_error() {
+        return Ok(response);
+    }
     describe(
         response.headers_mut(),
         &file,
@@ -85,12 +88,11 @@ async fn answer(
         Asked::Whole => None,
         Asked::Part(range) => Some(range),
         Asked::Nothing => {
+            let text = format!("The file has {} bytes.", file.size);
+            let mut refused = Problem::new(Kind::NoSuchRange, text).into_response();
             let size = format!("bytes */{}", file.size);
-            let refused = (
-                StatusCode::RANGE_NOT_SATISFIABLE,
-                [(header::CONTENT_RANGE, size)],
-            );
-            return Ok(refused.into_response());
+            put(refused.headers_mut(), header::CONTENT_RANGE, &size);
+            return Ok(refused);
         }
     };
     let (status, length) = match &range {

@@ -16,6 +16,7 @@ use crate::edge::members::{actor, problem as standing_problem};
 use crate::edge::page::{Page, PageParams, cursor};
 use crate::edge::problem::Problem;
 use crate::edge::state::App;
+use crate::edge::words::PlaceRoleWord;
 use crate::identity::Principal;
 use crate::room::standing::{self, Change};
 
@@ -26,14 +27,14 @@ const ROOMS_AT_ONCE: usize = 32;
 #[serde(deny_unknown_fields)]
 pub struct NewPlaceMember {
     user_id: Uuid,
-    #[schema(value_type = String, example = "member")]
+    #[schema(value_type = PlaceRoleWord, example = "member")]
     role: PlaceRole,
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlaceMemberPatch {
-    #[schema(value_type = String, example = "admin")]
+    #[schema(value_type = PlaceRoleWord, example = "admin")]
     role: PlaceRole,
 }
 

@@ -9,6 +9,7 @@ use atelier_shared::domain::signal::EphemeralKind;
 use serde_json::{Map, Value};
 
 use super::fields::{CursorFields, DataFields, ReceiptFields, SelectionFields, bounded, fields};
+use super::incoming::unknown_type;
 use super::outgoing::ErrorFrame;
 
 /// The latest value of one kind.
@@ -104,10 +105,7 @@ pub fn ephemeral(kind: &str, text: &str) -> Result<Ephemeral, ErrorFrame> {
             let m: ReceiptFields = fields(text)?;
             Ok(Ephemeral::Receipt(m.seq))
         }
-        other => {
-            let shown: String = other.chars().take(40).collect();
-            Err(ErrorFrame::new("unknown_type", format!("unknown type \"{shown}\"")).field("type"))
-        }
+        other => Err(unknown_type(other)),
     }
 }
 

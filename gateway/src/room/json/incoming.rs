@@ -24,6 +24,35 @@ use crate::runs::spec::NewJob;
 
 const PATH_MAX_BYTES: usize = 1_024;
 
+/// Every type that a client may send; a message of another is refused before it is looked at.
+const TYPES: [&str; 25] = [
+    "join",
+    "resume",
+    "ping",
+    "heartbeat",
+    "auth",
+    "receipt",
+    "sync_request",
+    "update",
+    "cursor",
+    "selection",
+    "cursor_update",
+    "viewport_update",
+    "presence_update",
+    "typing",
+    "chat_message",
+    "direct_message",
+    "chat_edit",
+    "chat_delete",
+    "code_comment",
+    "reaction",
+    "draw",
+    "session_update",
+    "set_role",
+    "kick",
+    "run",
+];
+
 /// A request that is well-formed; whether it is allowed is the room's to say.
 #[derive(Debug)]
 pub enum Request {
@@ -194,7 +223,17 @@ impl Envelope {
     }
 }
 
+/// Names the types there are, so that who builds a client sees them.
+pub(super) fn unknown_type(kind: &str) -> ErrorFrame {
+    let shown: String = kind.chars().take(40).collect();
+    let text = format!("unknown type \"{shown}\"; known are {}", TYPES.join(", "));
+    ErrorFrame::new("unknown_type", text).field("type")
+}
+
 fn body(kind: &str, text: &str, envelope: Envelope, now_ms: i64) -> Result<Request, ErrorFrame> {
+    if !TYPES.contains(&kind) {
+        return Err(unknown_type(kind));
+    }
     match kind {
         "join" => Ok(Request::Join(join(fields(text)?)?)),
         "resume" => {

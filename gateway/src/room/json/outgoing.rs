@@ -7,8 +7,7 @@ use atelier_shared::domain::board::{DrawBatch, Erase, Stroke};
 use atelier_shared::domain::entry::{Author, Body, Entry};
 use atelier_shared::domain::ids::{ClientId, Epoch, FileId, MessageId, Ref, Seq};
 use atelier_shared::domain::message::{Message, Reactor};
-use atelier_shared::domain::presence::Member;
-use atelier_shared::domain::room::{Role, Room};
+use atelier_shared::domain::room::Role;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
@@ -36,22 +35,6 @@ pub fn rfc3339(ts_ms: i64) -> String {
         .to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// A person as others see them: `{id, user_id, name, color, avatar_url, cursorPosition, selection, status, role, simulated}`.
-pub fn user(member: &Member) -> Value {
-    json!({
-        "id": member.client_id,
-        "user_id": member.user_id,
-        "name": member.name,
-        "color": member.color,
-        "avatar_url": member.avatar_url,
-        "cursorPosition": member.cursor_position,
-        "selection": member.selection,
-        "status": member.status,
-        "role": member.role,
-        "simulated": member.simulated,
-    })
-}
-
 fn author(author: &Author) -> Value {
     json!({
         "id": author.client_id,
@@ -60,46 +43,6 @@ fn author(author: &Author) -> Value {
         "color": author.color,
         "avatar_url": author.avatar_url,
     })
-}
-
-/// What `connected` says of the room and the newcomer.
-pub struct Connected<'a> {
-    pub member: &'a Member,
-    pub room: &'a Room,
-    pub participants: Vec<Value>,
-    pub epoch: Epoch,
-    pub seq: Seq,
-    pub archived: Seq,
-    pub resume_token: &'a str,
-    pub heartbeat_ms: u64,
-    pub max_frame: usize,
-    pub metadata: &'a serde_json::Map<String, Value>,
-}
-
-pub fn connected(c: &Connected<'_>) -> Bytes {
-    frame(&json!({
-        "type": "connected",
-        "client_id": c.member.client_id,
-        "user": user(c.member),
-        "role": c.member.role,
-        "room": {
-            "id": c.room.id,
-            "name": c.room.name,
-            "kind": c.room.kind,
-            "access": c.room.access,
-            "allows": c.room.allows,
-            "listed": c.room.listed,
-            "retention": c.room.retention,
-            "metadata": c.metadata,
-        },
-        "participants": c.participants,
-        "epoch": c.epoch,
-        "seq": c.seq,
-        "archived_seq": c.archived,
-        "resume_token": c.resume_token,
-        "heartbeat_ms": c.heartbeat_ms,
-        "max_frame": c.max_frame,
-    }))
 }
 
 pub fn resumed(from: Seq, to: Seq) -> Bytes {
@@ -138,29 +81,6 @@ pub fn reload(reason: &str, epoch: Epoch, seq: Seq, archived: Seq) -> Bytes {
         "seq": seq,
         "archived_seq": archived,
     }))
-}
-
-/// `users` (everybody) or `users_list` (everybody but the receiver).
-pub fn users(kind: &'static str, users: &[Value]) -> Bytes {
-    frame(&json!({"type": kind, "users": users}))
-}
-
-/// `user_joined` or `user_updated`.
-pub fn user_event(kind: &'static str, member: &Member) -> Bytes {
-    let mut message = json!({
-        "type": kind,
-        "userId": member.client_id,
-        "user_id": member.user_id,
-        "name": member.name,
-        "color": member.color,
-        "role": member.role,
-        "simulated": member.simulated,
-        "user": user(member),
-    });
-    if let (Some(url), Some(fields)) = (&member.avatar_url, message.as_object_mut()) {
-        fields.insert("avatar_url".into(), url.clone().into());
-    }
-    frame(&message)
 }
 
 pub fn user_left(client: &ClientId, reason: Option<&str>) -> Bytes {

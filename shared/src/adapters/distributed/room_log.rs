@@ -30,6 +30,8 @@ const CLOCK_SKEW_MS: i64 = 5 * 60 * 1_000;
 const DIRTY_MAX: usize = 100_000;
 /// Partitions asked at a time when all are looked through.
 const SCAN_WIDTH: usize = 64;
+/// Rooms are archived in so many groups: what the workers of a cluster share.
+const ARCHIVE_GROUPS: u16 = 16;
 
 /// See [`RoomLog`].
 pub struct RedisRoomLog {
@@ -276,13 +278,20 @@ impl RoomLog for RedisRoomLog {
         Ok(())
     }
 
-    /// Every partition's set, asked for in turns of [`SCAN_WIDTH`] from a random one on, so that no room waits for
-    /// ever behind a limit.
-    async fn dirty_rooms(&self, limit: usize) -> Result<Vec<RoomId>> {
+    fn archive_groups(&self) -> u16 {
+        ARCHIVE_GROUPS
+    }
+
+    /// Every partition's set (a group is every sixteenth), asked for in turns of [`SCAN_WIDTH`] from a random one on, so
+    /// that no room waits for ever behind a limit.
+    async fn dirty_rooms(&self, group: Option<u16>, limit: usize) -> Result<Vec<RoomId>> {
         const DOING: &str = "list rooms to archive";
         let limit = limit.min(DIRTY_MAX);
         let start = rand::random_range(0..PARTITIONS);
-        let mut partitions = stream::iter((0..PARTITIONS).map(|n| (start + n) % PARTITIONS))
+        let asked = (0..PARTITIONS)
+            .map(|n| (start + n) % PARTITIONS)
+            .filter(|partition| group.is_none_or(|group| partition % ARCHIVE_GROUPS == group));
+        let mut partitions = stream::iter(asked)
             .map(|partition| async move {
                 let key = keys::dirty(&self.redis.namespace, partition);
                 self.redis

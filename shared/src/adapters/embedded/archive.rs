@@ -1,6 +1,7 @@
 //! The archive in `archive.db`: one SQLite file, every change one synced transaction.
 
 mod activity;
+mod append;
 mod backups;
 mod messages;
 
@@ -13,12 +14,11 @@ use futures::TryStreamExt;
 use sqlx::pool::PoolConnection;
 use sqlx::{QueryBuilder, Row, Sqlite as Db, SqliteConnection};
 
-use super::sqlite::{Sqlite, port_error};
-use crate::adapters::archive::{
-    Answer, REFS_PER_QUERY, decode_state, encode, from_db, holds_words_of, to_db, unwritten,
-};
+use self::append::Appends;
+use super::sqlite::{Commits, Sqlite, port_error};
+use crate::adapters::archive::{Answer, REFS_PER_QUERY, decode_state, from_db, to_db};
 use crate::domain::entry::{Entry, RefKey};
-use crate::domain::ids::{Epoch, JobId, MessageId, Ref, RoomId, Seq, UserId};
+use crate::domain::ids::{Epoch, JobId, MessageId, RoomId, Seq, UserId};
 use crate::domain::job::JobResult;
 use crate::domain::message::{Message, MessageCounts};
 use crate::domain::state::Checkpoint;
@@ -52,14 +52,16 @@ const MIGRATIONS: &[(&str, &str)] = &[
 
 pub struct SqliteArchive {
     file: Sqlite,
+    appends: Appends,
 }
 
 impl SqliteArchive {
     /// Opens or makes `folder/archive.db` and brings its tables up to date.
     pub async fn open(folder: &Path) -> Result<Self> {
-        let file = Sqlite::open(folder, "archive.db").await?;
+        let file = Sqlite::open(folder, "archive.db", Commits::Synced).await?;
         file.migrate(MIGRATIONS).await?;
-        Ok(Self { file })
+        let appends = Appends::start(file.write.clone());
+        Ok(Self { file, appends })
     }
 
     async fn reader(&self, operation: &'static str) -> Result<PoolConnection<Db>> {
@@ -81,48 +83,6 @@ async fn head(connection: &mut SqliteConnection, room: &RoomId) -> Result<Archiv
         seq: Seq(from_db(seq)?),
         opened,
     })
-}
-
-/// Inserts one entry. An entry whose ref is stored already, under another seq, is kept without it, so that the log
-/// stays gapless and the ref unique.
-async fn insert(connection: &mut SqliteConnection, room: &RoomId, entry: &Entry) -> Result<()> {
-    let mut record = std::borrow::Cow::Borrowed(&entry.record);
-    loop {
-        let audience = record
-            .audience
-            .as_ref()
-            .map(serde_json::to_string)
-            .transpose()
-            .map_err(|e| PortError::fatal("encode audience", e))?;
-        let done = sqlx::query(
-            "INSERT INTO entries (room, seq, kind, ts_ms, user_id, client_id, ref, audience, record, message)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-             ON CONFLICT (room, user_id, client_id, ref) WHERE ref IS NOT NULL DO NOTHING",
-        )
-        .bind(room.as_str())
-        .bind(to_db(entry.seq.0)?)
-        .bind(record.body.kind())
-        .bind(record.ts_ms)
-        .bind(record.author.user_id.0)
-        .bind(record.author.client_id.as_str())
-        .bind(record.reference.as_ref().map(Ref::as_str))
-        .bind(audience)
-        .bind(encode(&record)?)
-        .bind(holds_words_of(&record).map(|id| id.0))
-        .execute(&mut *connection)
-        .await
-        .map_err(|e| port_error("append to archive", e))?;
-        if done.rows_affected() == 1 {
-            return Ok(());
-        }
-        if record.to_mut().reference.take().is_none() {
-            return Err(PortError::fatal(
-                "append to archive",
-                "an entry was not inserted",
-            ));
-        }
-        tracing::warn!(%room, seq = %entry.seq, "a ref was archived before under another seq; this entry loses it");
-    }
 }
 
 #[async_trait]
@@ -190,35 +150,7 @@ impl Archive for SqliteArchive {
         epoch: Epoch,
         entries: &[Entry],
     ) -> Result<ArchiveHead, StaleEpoch> {
-        let failed = |e| port_error("append to archive", e);
-        let mut transaction = self
-            .file
-            .write
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
-        let before = head(&mut transaction, room).await?;
-        let unwritten = unwritten(before, epoch, entries)?;
-        let Some(last) = unwritten.last() else {
-            return Ok(before);
-        };
-        let folded = messages::fold(&mut transaction, room, unwritten).await?;
-        for entry in unwritten {
-            insert(&mut transaction, room, &folded.kept(entry)).await?;
-        }
-        messages::write(&mut transaction, room, &folded).await?;
-        activity::count(&mut transaction, room, unwritten).await?;
-        sqlx::query("UPDATE room_heads SET seq = $2, unbacked = 1 WHERE room = $1")
-            .bind(room.as_str())
-            .bind(to_db(last.seq.0)?)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
-        Ok(ArchiveHead {
-            seq: last.seq,
-            ..before
-        })
+        self.appends.append(room, epoch, entries).await
     }
 
     async fn read(&self, room: &RoomId, after: Seq, limit: usize) -> Result<Vec<Entry>> {

@@ -22,16 +22,19 @@ pub struct MemoryPresence {
 /// Names that lapsed are forgotten whenever so many more are held.
 const NAMES_SWEPT_EVERY: usize = 1_024;
 
+/// Who holds one name, until when: nearly always one person.
+type Holders = Vec<(UserId, Instant)>;
+
 /// Who holds which name until when.
 #[derive(Default)]
 struct Names {
-    holders: HashMap<String, HashMap<UserId, Instant>>,
+    holders: HashMap<Box<str>, Holders>,
     sweep_at: usize,
 }
 
 #[derive(Default)]
 struct State {
-    rooms: BTreeMap<RoomId, BTreeMap<ClientId, Member>>,
+    rooms: BTreeMap<RoomId, BTreeMap<ClientId, Box<Member>>>,
     pods: HashMap<PodId, Lease>,
     reports: HashMap<PodId, (Instant, String)>,
     totals: BTreeMap<String, u64>,
@@ -62,7 +65,7 @@ impl Lease {
 }
 
 impl State {
-    fn remove(&mut self, room: &RoomId, client_id: &ClientId) -> Option<Member> {
+    fn remove(&mut self, room: &RoomId, client_id: &ClientId) -> Option<Box<Member>> {
         let members = self.rooms.get_mut(room)?;
         let removed = members.remove(client_id);
         if members.is_empty() {
@@ -87,18 +90,18 @@ impl Presence for MemoryPresence {
         let mut state = self.state.lock();
         let members = state.rooms.entry(room.clone()).or_default();
         let Some(holder) = members.get_mut(&member.client_id) else {
-            members.insert(member.client_id.clone(), member.clone());
+            members.insert(member.client_id.clone(), Box::new(member.clone()));
             return Ok(Claim::Entered);
         };
         let again = holder.connection == member.connection;
         if !again && holder.user_id != member.user_id && take_over != Some(holder.connection) {
-            return Ok(Claim::Held(Box::new(holder.clone())));
+            return Ok(Claim::Held(holder.clone()));
         }
-        let before = std::mem::replace(holder, member.clone());
+        let before = std::mem::replace(holder, Box::new(member.clone()));
         if again {
             return Ok(Claim::Entered);
         }
-        Ok(Claim::Replaced(Box::new(before)))
+        Ok(Claim::Replaced(before))
     }
 
     async fn update(&self, room: &RoomId, member: &Member) -> Result<bool> {
@@ -108,7 +111,7 @@ impl Presence for MemoryPresence {
             .get_mut(room)
             .and_then(|members| members.get_mut(&member.client_id))
             .filter(|held| held.connection == member.connection && held.pod == member.pod);
-        Ok(held.map(|held| *held = member.clone()).is_some())
+        Ok(held.map(|held| (**held).clone_from(member)).is_some())
     }
 
     async fn leave(
@@ -133,7 +136,7 @@ impl Presence for MemoryPresence {
         Ok(state
             .rooms
             .get(room)
-            .map(|members| members.values().cloned().collect())
+            .map(|members| members.values().map(|m| (**m).clone()).collect())
             .unwrap_or_default())
     }
 
@@ -197,7 +200,7 @@ impl Presence for MemoryPresence {
         let all = dead.len() < limit;
         let reaped = dead
             .into_iter()
-            .filter_map(|(room, client_id)| Some((room.clone(), state.remove(&room, &client_id)?)))
+            .filter_map(|(room, client_id)| Some((room.clone(), *state.remove(&room, &client_id)?)))
             .collect();
         if all {
             state.pods.retain(|_, lease| !lease.has_lapsed(now));
@@ -228,24 +231,25 @@ impl Presence for MemoryPresence {
         if names.holders.len() >= names.sweep_at {
             names
                 .holders
-                .retain(|_, holders| holders.values().any(|until| *until > now));
+                .retain(|_, holders| holders.iter().any(|(_, until)| *until > now));
             names.sweep_at = names.holders.len() + NAMES_SWEPT_EVERY;
         }
-        let holders = names.holders.entry(key.to_owned()).or_default();
-        holders.retain(|_, until| *until > now);
-        if ttl.is_zero() {
-            holders.remove(&person);
-        } else {
-            let until = holders.entry(person).or_insert(now);
-            *until = (*until).max(now + ttl);
+        let holders = match names.holders.get_mut(key) {
+            Some(holders) => holders,
+            None => names.holders.entry(key.into()).or_default(),
+        };
+        let held = holders.iter().find(|(holder, _)| *holder == person);
+        let until = held.map_or(now, |(_, until)| *until).max(now + ttl);
+        holders.retain(|(holder, until)| *until > now && *holder != person);
+        if !ttl.is_zero() {
+            // Nearly always the only one.
+            holders.reserve_exact(1);
+            holders.push((person, until));
         }
         if holders.len() > NAME_HOLDERS_MAX
-            && let Some(first) = holders
-                .iter()
-                .min_by_key(|(_, until)| **until)
-                .map(|(id, _)| *id)
+            && let Some(first) = (0..holders.len()).min_by_key(|at| holders[*at].1)
         {
-            holders.remove(&first);
+            holders.swap_remove(first);
         }
         if holders.is_empty() {
             names.holders.remove(key);
@@ -271,9 +275,7 @@ impl Presence for MemoryPresence {
         let now = Instant::now();
         let names = self.names.lock();
         Ok(names.holders.get(key).is_some_and(|holders| {
-            let mut others = holders
-                .iter()
-                .filter(|(holder, _)| Some(**holder) != person);
+            let mut others = holders.iter().filter(|(holder, _)| Some(*holder) != person);
             others.any(|(_, until)| *until > now)
         }))
     }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use self::steps::Settling;
 use self::writer::{Writer, now_ms};
-use super::sqlite::{Sqlite, port_error};
+use super::sqlite::{Commits, Sqlite, port_error};
 use crate::ports::queue::cut_reason;
 use crate::ports::{
     Claimed, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, Lease, PortError, Queue,
@@ -46,8 +46,8 @@ pub struct SqliteQueue {
 
 impl SqliteQueue {
     /// Opens or makes `folder/queue.db`. One process at a time: others would not be woken.
-    pub async fn open(folder: &Path) -> Result<Self> {
-        let file = Sqlite::open(folder, FILE).await?;
+    pub async fn open(folder: &Path, commits: Commits) -> Result<Self> {
+        let file = Sqlite::open(folder, FILE, commits).await?;
         file.migrate(&MIGRATIONS).await?;
         let watches = Watches::default();
         Ok(Self {

@@ -7,7 +7,7 @@ use sqlx::query::{Query, QueryAs};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{FromRow, Sqlite as Db, Transaction};
 
-use super::sqlite::{Sqlite, port_error as failed};
+use super::sqlite::{Commits, Sqlite, port_error as failed};
 use crate::adapters::queries::cleanup::cleanup_records;
 use crate::adapters::queries::files::file_records;
 use crate::adapters::queries::insights::insight_records;
@@ -66,7 +66,7 @@ pub struct SqliteRecords {
 impl SqliteRecords {
     /// Opens or makes `records.db` in `folder` and brings its schema up to date.
     pub async fn open(folder: &Path) -> Result<Self> {
-        let file = Sqlite::open(folder, "records.db").await?;
+        let file = Sqlite::open(folder, "records.db", Commits::Synced).await?;
         file.migrate(MIGRATIONS).await?;
         Ok(Self { file })
     }

@@ -1,5 +1,6 @@
 //! The room log of a single process: `log.db`, written in groups by one task, and fan-out in memory.
 
+mod group;
 mod store;
 mod writer;
 
@@ -9,8 +10,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
-use self::writer::{Command, Write};
-use super::sqlite::{Sqlite, port_error};
+use self::store::RoomKey;
+use self::writer::{Command, Write, Writing};
+use super::sqlite::{Commits, Sqlite, port_error};
 use crate::adapters::fanout::{Fanout, Place};
 use crate::adapters::migrations::migrator;
 use crate::domain::entry::{Entry, RefKey};
@@ -53,8 +55,8 @@ impl Drop for Guard {
 
 impl SqliteRoomLog {
     /// Opens or makes `folder/log.db`. `room_tail_max`: entries a room may hold unarchived.
-    pub async fn open(folder: &Path, room_tail_max: u64) -> Result<Self> {
-        let file = Sqlite::open(folder, "log.db").await?;
+    pub async fn open(folder: &Path, commits: Commits, room_tail_max: u64) -> Result<Self> {
+        let file = Sqlite::open(folder, "log.db", commits).await?;
         migrator(&MIGRATIONS)
             .run(&file.write)
             .await
@@ -143,24 +145,27 @@ impl RoomLog for SqliteRoomLog {
             return Err(too_large(format!("{count} records at once, at most {APPEND_MAX}")).into());
         }
         // Encoded here and not by the writer, which has every room's work to do.
-        let texts = records
-            .iter()
-            .map(serde_json::to_string)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| too_large(e.to_string()))?;
-        let bytes: usize = texts.iter().map(String::len).sum();
+        let (mut writings, mut bytes) = (Vec::with_capacity(records.len()), 0);
+        for record in records {
+            let json = serde_json::to_string(record).map_err(|e| too_large(e.to_string()))?;
+            bytes += json.len();
+            writings.push(Writing {
+                record: record.clone(),
+                json,
+                reference: record.ref_key().map(|key| store::ref_name(&key)),
+            });
+        }
         if bytes > APPEND_MAX_BYTES {
             return Err(
                 too_large(format!("{bytes} bytes at once, at most {APPEND_MAX_BYTES}")).into(),
             );
         }
-        let records = records.iter().cloned().zip(texts).collect();
         self.write(DOING, room, |answer| Command::Append {
             epoch: append.epoch,
             seen: append.seen,
             role_version: append.role_version,
             now_ms: append.now_ms,
-            records,
+            records: writings,
             answer,
         })
         .await?
@@ -173,23 +178,8 @@ impl RoomLog for SqliteRoomLog {
         after: Seq,
         limit: usize,
     ) -> Result<Option<Vec<Entry>>> {
-        const DOING: &str = "read a room log";
-        // One transaction: head and entries are of one moment, and so of one epoch.
-        let mut snapshot = self
-            .file
-            .read
-            .begin()
-            .await
-            .map_err(|e| port_error(DOING, e))?;
-        let Some((key, head)) = store::head(&mut snapshot, room).await? else {
-            return Ok(None);
-        };
-        if head.epoch != epoch {
-            return Ok(None);
-        }
-        store::entries(&mut snapshot, room, key, after, limit)
-            .await
-            .map(Some)
+        let mut connection = self.connection("read a room log").await?;
+        store::entries(&mut connection, room, epoch, after, limit).await
     }
 
     async fn seqs_of_refs(&self, room: &RoomId, refs: &[RefKey]) -> Result<Vec<Option<Seq>>> {
@@ -198,9 +188,14 @@ impl RoomLog for SqliteRoomLog {
             return Ok(vec![None; refs.len()]);
         };
         let names: Vec<String> = refs.iter().map(store::ref_name).collect();
+        let asked: Vec<(RoomKey, &str)> = names.iter().map(|name| (key, name.as_str())).collect();
         let now_ms = chrono::Utc::now().timestamp_millis();
-        let known = store::known_refs(&mut connection, key, &names, now_ms).await?;
-        Ok(names.iter().map(|name| known.get(name).copied()).collect())
+        let known = store::known_refs(&mut connection, &asked).await?;
+        let seq_of = |name: String| {
+            let (seq, until_ms) = known.get(&(key, name))?;
+            (*until_ms > now_ms).then_some(*seq)
+        };
+        Ok(names.into_iter().map(seq_of).collect())
     }
 
     async fn subscribe(&self, room: &RoomId) -> Result<Subscription> {
@@ -231,7 +226,12 @@ impl RoomLog for SqliteRoomLog {
         .await?
     }
 
-    async fn dirty_rooms(&self, limit: usize) -> Result<Vec<RoomId>> {
+    /// All together: what they come to in the archive is one transaction, and one sync of the disk.
+    fn archive_groups(&self) -> u16 {
+        1
+    }
+
+    async fn dirty_rooms(&self, _group: Option<u16>, limit: usize) -> Result<Vec<RoomId>> {
         let mut connection = self.connection("list rooms to archive").await?;
         store::dirty_rooms(&mut connection, limit).await
     }

@@ -1,4 +1,4 @@
-//! Opens one SQLite file: write-ahead log, synced commits, one writer and a few readers.
+//! Opens one SQLite file: write-ahead log, one writer and a few readers.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,23 +22,46 @@ pub struct Sqlite {
 /// Readers of one file at a time.
 const READERS: u32 = 4;
 
+/// Pages (of 4 KiB) that the write-ahead log gathers before they are copied into the file, which costs two syncs and holds
+/// up whoever writes: pages that change again and again are then copied once.
+const CHECKPOINT_PAGES: &str = "8000";
+/// What the writing connection keeps of the file in memory, KiB (negative, as SQLite tells them from pages).
+const WRITER_CACHE: &str = "-8000";
+
+/// What a commit outlives, once it is answered. Both outlive kill -9.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commits {
+    /// The machine's death too: each is synced to the disk (`synchronous=FULL`). For what is kept for ever.
+    Synced,
+    /// The process's death only: the system writes it to the disk in its own time (`synchronous=NORMAL`; the file stays
+    /// sound whatever happens). For what stands in Redis in distributed mode, and is made good from the synced files when it
+    /// is lost.
+    Written,
+}
+
 impl Sqlite {
-    /// Opens or makes `folder/name`. Commits are synced (`synchronous=FULL`): what was acknowledged survives kill -9 and power loss.
-    pub async fn open(folder: &Path, name: &str) -> Result<Self> {
+    /// Opens or makes `folder/name`.
+    pub async fn open(folder: &Path, name: &str, commits: Commits) -> Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(folder.join(name))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
+            .synchronous(match commits {
+                Commits::Synced => SqliteSynchronous::Full,
+                Commits::Written => SqliteSynchronous::Normal,
+            })
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10));
         let failed = |e: sqlx::Error| PortError::fatal("open SQLite file", e);
-        let write = SqlitePoolOptions::new()
+        // A connection to a file does not go stale: a question to its thread before each use would only cost.
+        let pool = || SqlitePoolOptions::new().test_before_acquire(false);
+        let write = pool()
             .max_connections(1)
-            .connect_with(options.clone())
+            .connect_with(options.clone().pragma("cache_size", WRITER_CACHE))
             .await
             .map_err(failed)?;
-        let read = SqlitePoolOptions::new()
+        let read = pool()
             .max_connections(READERS)
             .connect_with(options.read_only(true))
             .await

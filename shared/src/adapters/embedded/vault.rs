@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::once;
-use super::sqlite::{Sqlite, port_error as failed};
+use super::sqlite::{Commits, Sqlite, port_error as failed};
 use super::vault_memory::{Spending, Tickets, Tries};
 use crate::adapters::announcements::Announcements;
 use crate::domain::ids::{FamilyId, UserId};
@@ -51,7 +51,7 @@ pub struct SqliteVault {
 impl SqliteVault {
     /// Opens or makes `vault.db` in `folder`.
     pub async fn open(folder: &Path) -> Result<Self> {
-        let file = Sqlite::open(folder, "vault.db").await?;
+        let file = Sqlite::open(folder, "vault.db", Commits::Synced).await?;
         file.migrate(&MIGRATIONS).await?;
         let rows: Vec<(Uuid, DateTime<Utc>)> =
             sqlx::query_as("SELECT id, until FROM revoked_families WHERE until > $1")

@@ -276,7 +276,7 @@ macro_rules! room_records {
                 let updated = async {
                     let mut tx = self.write().await?;
                     let done = statement(
-                        "UPDATE rooms SET name = $2, access = $3, listed = $4, retention = $5, allows = $6
+                        "UPDATE rooms SET name = $2, access = $3, listed = $4, retention = $5, allows = $6, kind = $7
                          WHERE id = $1",
                     )
                     .bind(room.id.as_str())
@@ -285,6 +285,7 @@ macro_rules! room_records {
                     .bind(room.listed)
                     .bind(room.retention.as_str())
                     .bind(sqlx::types::Json(&room.allows))
+                    .bind(room.kind.as_str())
                     .execute(&mut *tx)
                     .await?;
                     tx.commit().await?;

@@ -164,7 +164,7 @@ pub async fn an_update_is_seen_by_all(mode: Mode) -> Outcome {
     here.enter(&room, &ada, None).await?;
     ada.status = Status::Away;
     ada.cursor_position = None;
-    ada.selection = Some(serde_json::json!({"start": 1, "end": 1e20}));
+    ada.selection = Some(Box::new(serde_json::json!({"start": 1, "end": 1e20})));
     assert!(here.update(&room, &ada).await?);
     assert_eq!(there.members(&room).await?, [ada]);
     DONE

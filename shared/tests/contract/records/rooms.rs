@@ -212,13 +212,13 @@ async fn update(mode: Mode) -> Outcome {
     records.create_room(&made).await?;
     let mut asked = made.clone();
     asked.name = "renamed".into();
+    asked.kind = RoomKind::Whiteboard;
     asked.access = Access::Invite;
     asked.listed = false;
     asked.retention = Retention::Ephemeral;
     asked.allows = vec![];
     made = asked.clone();
     // Not for a host to change.
-    asked.kind = RoomKind::Whiteboard;
     asked.created_by = None;
     asked.role_version = 99;
     asked.created_at = DateTime::UNIX_EPOCH;

@@ -3,7 +3,7 @@
 use atelier_shared::Mode;
 use atelier_shared::domain::ids::Seq;
 use atelier_shared::domain::job::QUEUE_ARCHIVE;
-use atelier_shared::recovery::{self, ArchiveRoom};
+use atelier_shared::recovery::{self, ArchiveWork};
 use std::time::Duration;
 
 use super::{Stage, now_ms};
@@ -67,8 +67,9 @@ pub async fn a_server_entry_is_stored_once_and_wakes_the_archive(mode: Mode) -> 
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    let work: ArchiveRoom = serde_json::from_str(&job.payload)?;
-    assert_eq!((work.room, work.unload), (stage.room.clone(), false));
+    let work: ArchiveWork = serde_json::from_str(&job.payload)?;
+    let group = stage.log().archive_group_of(&stage.room);
+    assert_eq!(work, ArchiveWork::Group { group });
 
     // The log is lost after the first was archived: that one is known, the other is stored anew.
     stage.move_to(1).await;

@@ -230,7 +230,7 @@ pub async fn no_log_refuses(mode: Mode) -> Outcome {
     assert!(matches!(refused, Err(Refusal::NotSeeded)), "{refused:?}");
     assert_eq!(logs.here.head(&room).await?, None);
     assert_eq!(logs.here.read(&room, FIRST, Seq(0), 10).await?, None);
-    assert_eq!(logs.here.dirty_rooms(10).await?, []);
+    assert_eq!(logs.here.dirty_rooms(None, 10).await?, []);
     DONE
 }
 
@@ -270,7 +270,7 @@ async fn refused(
     assert_eq!(seqs(&read_all(&*logs.there, &room).await?), [1, 2, 3]);
     let key = batch[0].ref_key().expect("a ref");
     assert_eq!(logs.there.seqs_of_refs(&room, &[key]).await?, [None]);
-    assert_eq!(logs.there.dirty_rooms(10).await?, []);
+    assert_eq!(logs.there.dirty_rooms(None, 10).await?, []);
     let append = Append {
         role_version,
         ..to(&room, &batch[..1])
@@ -417,7 +417,7 @@ pub async fn too_many_records_at_once_are_refused(mode: Mode) -> Outcome {
 pub async fn nothing_appended_is_nothing_written(mode: Mode) -> Outcome {
     let (logs, room) = opened(mode).await?;
     assert_eq!(logs.here.append(to(&room, &[])).await?, (vec![], false));
-    assert_eq!(logs.here.dirty_rooms(10).await?, []);
+    assert_eq!(logs.here.dirty_rooms(None, 10).await?, []);
     DONE
 }
 

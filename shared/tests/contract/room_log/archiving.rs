@@ -70,7 +70,7 @@ pub async fn an_entry_meanwhile_keeps_the_room_dirty(mode: Mode) -> Outcome {
             .await?
     );
     assert_eq!(
-        logs.here.dirty_rooms(10).await?,
+        logs.here.dirty_rooms(None, 10).await?,
         std::slice::from_ref(&room)
     );
     assert!(
@@ -78,7 +78,7 @@ pub async fn an_entry_meanwhile_keeps_the_room_dirty(mode: Mode) -> Outcome {
             .confirm_archived(&room, FIRST, Seq(4), Seq(3))
             .await?
     );
-    assert_eq!(logs.here.dirty_rooms(10).await?, []);
+    assert_eq!(logs.here.dirty_rooms(None, 10).await?, []);
     DONE
 }
 
@@ -95,7 +95,7 @@ pub async fn confirming_another_epoch_changes_nothing(mode: Mode) -> Outcome {
         assert_eq!(head(&*logs.here, &room).await?, before);
     }
     assert_eq!(
-        logs.here.dirty_rooms(10).await?,
+        logs.here.dirty_rooms(None, 10).await?,
         std::slice::from_ref(&room)
     );
     assert!(
@@ -141,7 +141,7 @@ pub async fn a_room_becomes_dirty_once(mode: Mode) -> Outcome {
             .await?
             .1
     );
-    assert_eq!(logs.here.dirty_rooms(10).await?, []);
+    assert_eq!(logs.here.dirty_rooms(None, 10).await?, []);
     assert!(logs.there.append(to(&room, &messages(1))).await?.1);
     DONE
 }
@@ -157,16 +157,16 @@ pub async fn dirty_rooms_are_listed_up_to_the_limit(mode: Mode) -> Outcome {
             expected.push(room);
         }
     }
-    let mut listed = logs.there.dirty_rooms(100).await?;
+    let mut listed = logs.there.dirty_rooms(None, 100).await?;
     listed.sort();
     expected.sort();
     assert_eq!(listed, expected);
-    let mut some = logs.there.dirty_rooms(7).await?;
+    let mut some = logs.there.dirty_rooms(None, 7).await?;
     some.sort();
     some.dedup();
     assert_eq!(some.len(), 7);
     assert!(some.iter().all(|room| expected.contains(room)));
-    assert_eq!(logs.there.dirty_rooms(0).await?, []);
+    assert_eq!(logs.there.dirty_rooms(None, 0).await?, []);
     DONE
 }
 
@@ -185,7 +185,7 @@ pub async fn appends_and_confirmations_at_once_agree_in_the_end(mode: Mode) -> O
     loop {
         let finished = appending.is_finished();
         let read = head(&*logs.there, &room).await?.seq;
-        let was_dirty = !logs.there.dirty_rooms(10).await?.is_empty();
+        let was_dirty = !logs.there.dirty_rooms(None, 10).await?.is_empty();
         if logs
             .there
             .confirm_archived(&room, FIRST, read, read)
@@ -204,7 +204,7 @@ pub async fn appends_and_confirmations_at_once_agree_in_the_end(mode: Mode) -> O
         (head.seq, head.archived, head.trimmed),
         (Seq(300), Seq(300), Seq(300))
     );
-    assert_eq!(logs.here.dirty_rooms(10).await?, []);
+    assert_eq!(logs.here.dirty_rooms(None, 10).await?, []);
     // Every time it became dirty it was cleaned, at the latest by the last round.
     assert!(
         woken >= 1 && cleaned <= woken,
@@ -271,7 +271,7 @@ pub async fn unloading_races_with_appending_and_one_wins(mode: Mode) -> Outcome 
             Err(Refusal::NotSeeded) => {
                 assert!(unloaded?);
                 assert_eq!(head, None);
-                assert!(!logs.here.dirty_rooms(100).await?.contains(&room));
+                assert!(!logs.here.dirty_rooms(None, 100).await?.contains(&room));
             }
             Err(other) => return Err(other.into()),
         }

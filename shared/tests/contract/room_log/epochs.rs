@@ -26,7 +26,7 @@ pub async fn a_seeded_log_starts_where_it_was_told(mode: Mode) -> Outcome {
         logs.there.read(&room, Epoch(3), Seq(0), 10).await?,
         Some(vec![])
     );
-    assert_eq!(logs.there.dirty_rooms(10).await?, []);
+    assert_eq!(logs.there.dirty_rooms(None, 10).await?, []);
     DONE
 }
 
@@ -77,7 +77,7 @@ pub async fn seeding_again_leaves_the_log_be(mode: Mode) -> Outcome {
         [11]
     );
     assert_eq!(
-        logs.here.dirty_rooms(10).await?,
+        logs.here.dirty_rooms(None, 10).await?,
         std::slice::from_ref(&room)
     );
     assert_eq!(live.entry().await.seq, Seq(11), "a signal was published");
@@ -109,7 +109,7 @@ pub async fn a_higher_epoch_drops_the_tail_and_tells_subscribers(mode: Mode) -> 
         logs.there.read(&room, Epoch(2), Seq(0), 10).await?,
         Some(vec![])
     );
-    assert_eq!(logs.there.dirty_rooms(10).await?, []);
+    assert_eq!(logs.there.dirty_rooms(None, 10).await?, []);
     let refusal = logs
         .there
         .append(Append {

@@ -160,7 +160,7 @@ pub async fn a_malformed_name_does_not_keep_others_from_the_archive(_: Mode) -> 
     server
         .command(&["SADD", &dirty, "", "stats", "no room!"])
         .await;
-    let listed = logs.there.dirty_rooms(10).await?;
+    let listed = logs.there.dirty_rooms(None, 10).await?;
     assert_eq!(listed, std::slice::from_ref(&room));
     DONE
 }
@@ -283,7 +283,7 @@ pub async fn a_cluster_serves_the_rooms_of_all_its_nodes(_: Mode) -> Outcome {
         );
         dirty.push(room);
     }
-    let mut listed = logs.there.dirty_rooms(100).await?;
+    let mut listed = logs.there.dirty_rooms(None, 100).await?;
     listed.sort();
     dirty.sort();
     assert_eq!(listed, dirty);
@@ -295,7 +295,7 @@ pub async fn a_cluster_serves_the_rooms_of_all_its_nodes(_: Mode) -> Outcome {
         );
         assert!(logs.there.unload(room, FIRST, Seq(2)).await?);
     }
-    assert_eq!(logs.there.dirty_rooms(100).await?, []);
+    assert_eq!(logs.there.dirty_rooms(None, 100).await?, []);
     DONE
 }
 

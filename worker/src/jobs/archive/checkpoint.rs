@@ -87,19 +87,23 @@ impl Archiver {
         }
     }
 
+    /// `quiet`: nothing waits in the room any more.
+    pub(super) fn is_checkpoint_due(&self, room: &RoomId, head: ArchiveHead, quiet: bool) -> bool {
+        self.saved.last(room).is_none_or(|(seq, at)| {
+            let (many, age) = (head.seq.0.saturating_sub(seq.0), at.elapsed());
+            let policy = &self.policy;
+            (many >= policy.checkpoint_every && age >= policy.checkpoint_pause)
+                || (quiet && many > 0 && age >= policy.checkpoint_quiet)
+        })
+    }
+
     pub(super) async fn checkpoint_if_due(
         &self,
         room: &RoomId,
         head: ArchiveHead,
         quiet: bool,
     ) -> Result<()> {
-        let due = self.saved.last(room).is_none_or(|(seq, at)| {
-            let (many, age) = (head.seq.0.saturating_sub(seq.0), at.elapsed());
-            let policy = &self.policy;
-            (many >= policy.checkpoint_every && age >= policy.checkpoint_pause)
-                || (quiet && many > 0 && age >= policy.checkpoint_quiet)
-        });
-        if due {
+        if self.is_checkpoint_due(room, head, quiet) {
             self.checkpoint(room, head).await?;
         }
         Ok(())

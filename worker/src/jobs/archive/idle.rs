@@ -36,6 +36,7 @@ impl Archiver {
         self.checkpoint(room, archived).await?;
         if self.log.unload(room, head.epoch, head.seq).await? {
             self.saved.forget(room);
+            self.known.forget(room);
             tracing::debug!(%room, seq = %head.seq, "idle room unloaded");
         } else {
             again_after(self.policy.idle_after).await?;

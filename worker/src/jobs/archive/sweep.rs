@@ -1,10 +1,11 @@
-//! The sweep: finds rooms whose wake-up was lost (a pod died between its append and the queue) and queues them.
+//! The sweep: finds rooms whose wake-up was lost (a pod died between its append and the queue) and queues their groups.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atelier_shared::ports::Result;
-use atelier_shared::recovery;
+use atelier_shared::recovery::{self, ARCHIVE_DELAY};
 use tokio_util::sync::CancellationToken;
 
 use super::Archiver;
@@ -13,7 +14,7 @@ use super::Archiver;
 const BEAT: Duration = Duration::from_secs(30);
 /// How long it is remembered who took a beat: longer than clocks differ.
 const BEAT_KEPT: Duration = Duration::from_secs(10 * 60);
-/// Rooms queued in one beat; the rest come with the next.
+/// Rooms looked at in one beat; the rest come with the next.
 const ROOMS_PER_BEAT: usize = 10_000;
 
 /// Runs until `stop`.
@@ -44,10 +45,14 @@ impl Archiver {
         {
             return Ok(());
         }
-        let rooms = self.log.dirty_rooms(ROOMS_PER_BEAT).await?;
-        for room in &rooms {
+        let rooms = self.log.dirty_rooms(None, ROOMS_PER_BEAT).await?;
+        let groups: BTreeSet<u16> = rooms
+            .iter()
+            .map(|room| self.log.archive_group_of(room))
+            .collect();
+        for group in groups {
             // Known already, nearly always: then this changes nothing.
-            recovery::wake_archive(&*self.queue, room).await?;
+            recovery::wake_archive_group(&*self.queue, group, ARCHIVE_DELAY).await?;
         }
         if !rooms.is_empty() {
             tracing::debug!(rooms = rooms.len(), "rooms wait for the archive");

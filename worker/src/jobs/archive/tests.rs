@@ -14,6 +14,7 @@ use atelier_shared::recovery::{self, ArchiveRoom};
 use serde_json::json;
 
 use super::checkpoint::Saved;
+use super::known::Known;
 use super::tail::Tail;
 use super::{Archiver, Policy};
 
@@ -34,6 +35,7 @@ fn eager() -> Policy {
     Policy {
         trim_keep: 10,
         trim_step: 1,
+        trim_pause: Duration::ZERO,
         checkpoint_every: 1,
         checkpoint_pause: Duration::ZERO,
         idle_after: Duration::from_secs(60),
@@ -61,6 +63,7 @@ impl Stage {
             presence: stores.presence,
             policy,
             saved: Saved::default(),
+            known: Known::default(),
         };
         let stage = Self {
             archiver,
@@ -159,8 +162,12 @@ impl Stage {
     /// What is queued for this room, in any order.
     async fn queued(&self) -> Vec<String> {
         let mut found = Vec::new();
-        for kind in ["archive", "unload"] {
-            let id = format!("{kind}:{}", self.room);
+        let room = self.room.as_str();
+        for (kind, id) in [
+            ("archive", "archive-group:0".to_owned()),
+            ("alone", format!("archive:{room}")),
+            ("unload", format!("unload:{room}")),
+        ] {
             if self
                 .archiver
                 .queue
@@ -180,7 +187,7 @@ impl Stage {
     }
 
     async fn is_dirty(&self) -> bool {
-        let dirty = self.archiver.log.dirty_rooms(10).await.unwrap();
+        let dirty = self.archiver.log.dirty_rooms(None, 10).await.unwrap();
         dirty.contains(&self.room)
     }
 }

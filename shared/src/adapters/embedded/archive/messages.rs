@@ -3,8 +3,11 @@
 use futures::TryStreamExt;
 use sqlx::{QueryBuilder, Row, Sqlite as Db, SqliteConnection};
 
+use super::append::ROWS_REMEMBERED;
 use super::port_error;
-use crate::adapters::archive::{Folded, decode_message, encode, encode_message, spoken_of, to_db};
+use crate::adapters::archive::{
+    Change, Folded, decode_message, encode, encode_message, spoken_of, to_db,
+};
 use crate::domain::entry::{Entry, Record};
 use crate::domain::ids::{MessageId, RoomId, UserId};
 use crate::domain::message::{Message, MessageCounts};
@@ -13,6 +16,9 @@ use crate::ports::{MESSAGE_AUTHORS_MAX, MessagePage, MessageQuery, PortError, Re
 
 /// Ids looked up by one query.
 const IDS_PER_QUERY: usize = 500;
+/// Messages, and words, of one statement; SQLite takes 32,766 variables.
+const ROWS_PER_STATEMENT: usize = 500;
+const WORDS_PER_STATEMENT: usize = 5_000;
 
 /// What the batch comes to, with the archived messages it speaks about.
 pub async fn fold(
@@ -25,71 +31,99 @@ pub async fn fold(
     Ok(Folded::new(entries, known))
 }
 
-/// Writes the messages that the batch made or changed, and takes away the words of those it deleted.
+/// Writes the messages that the batch made or changed, and takes away the words of those it deleted. Rows go in by many.
 pub async fn write(
     connection: &mut SqliteConnection,
     room: &RoomId,
     folded: &Folded,
 ) -> Result<()> {
     let failed = |e| port_error("archive messages", e);
-    for (id, change) in &folded.changes {
-        let after = &change.after;
-        let Some(counts) = MessageCounts::of(after) else {
-            continue;
-        };
-        let audience = after.record.audience.as_ref();
-        let audience = audience
-            .map(serde_json::to_string)
-            .transpose()
-            .map_err(|e| PortError::fatal("encode audience", e))?;
-        sqlx::query(
+    let mut words: Vec<(String, i64)> = Vec::new();
+    let changes: Vec<(&MessageId, &Change, MessageCounts)> = folded
+        .changes
+        .iter()
+        .filter_map(|(id, change)| Some((id, change, MessageCounts::of(&change.after)?)))
+        .collect();
+    for changes in changes.chunks(ROWS_PER_STATEMENT) {
+        let mut rows = Vec::with_capacity(changes.len());
+        for (id, change, counts) in changes {
+            let audience = change.after.record.audience.as_ref();
+            let audience = audience
+                .map(serde_json::to_string)
+                .transpose()
+                .map_err(|e| PortError::fatal("encode audience", e))?;
+            let (seq, json) = (to_db(change.after.seq.0)?, encode_message(&change.after)?);
+            rows.push((id, change, counts, audience, seq, json));
+        }
+        let mut sql = QueryBuilder::<Db>::new(
             "INSERT INTO messages (room, id, seq, kind, thread, user_id, name, audience, ts_ms, deleted, edited,
-                 reactions, message)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-             ON CONFLICT (room, id) DO UPDATE SET deleted = excluded.deleted, edited = excluded.edited,
+                 reactions, message) ",
+        );
+        sql.push_values(
+            rows,
+            |mut row, (id, change, counts, audience, seq, json)| {
+                let after = &change.after;
+                row.push_bind(room.to_string())
+                    .push_bind(id.0)
+                    .push_bind(seq)
+                    .push_bind(counts.kind.as_str())
+                    .push_bind(after.thread().map(|thread| thread.0))
+                    .push_bind(counts.user_id.0)
+                    .push_bind(counts.name.clone())
+                    .push_bind(audience)
+                    .push_bind(after.record.ts_ms)
+                    .push_bind(counts.deleted)
+                    .push_bind(counts.edited)
+                    .push_bind(counts.reactions)
+                    .push_bind(json);
+            },
+        );
+        sql.push(
+            " ON CONFLICT (room, id) DO UPDATE SET deleted = excluded.deleted, edited = excluded.edited,
                  reactions = excluded.reactions, message = excluded.message",
-        )
-        .bind(room.as_str())
-        .bind(id.0)
-        .bind(to_db(after.seq.0)?)
-        .bind(counts.kind.as_str())
-        .bind(after.thread().map(|thread| thread.0))
-        .bind(counts.user_id.0)
-        .bind(&counts.name)
-        .bind(audience)
-        .bind(after.record.ts_ms)
-        .bind(counts.deleted)
-        .bind(counts.edited)
-        .bind(counts.reactions)
-        .bind(encode_message(after)?)
-        .execute(&mut *connection)
-        .await
-        .map_err(failed)?;
-        let before = change.before.as_ref().map(Message::words);
-        let (before, now) = (before.unwrap_or_default(), after.words());
-        for word in before.difference(&now) {
-            sqlx::query("DELETE FROM message_words WHERE room = $1 AND word = $2 AND seq = $3")
-                .bind(room.as_str())
-                .bind(word)
-                .bind(to_db(after.seq.0)?)
-                .execute(&mut *connection)
-                .await
-                .map_err(failed)?;
+        );
+        sql.build()
+            .persistent(changes.len() <= ROWS_REMEMBERED)
+            .execute(&mut *connection)
+            .await
+            .map_err(failed)?;
+        for (_, change, _) in changes {
+            let seq = to_db(change.after.seq.0)?;
+            let before = change.before.as_ref().map(Message::words);
+            let (before, now) = (before.unwrap_or_default(), change.after.words());
+            for word in before.difference(&now) {
+                sqlx::query("DELETE FROM message_words WHERE room = $1 AND word = $2 AND seq = $3")
+                    .bind(room.as_str())
+                    .bind(word)
+                    .bind(seq)
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(failed)?;
+            }
+            words.extend(
+                now.into_iter()
+                    .filter(|word| !before.contains(word))
+                    .map(|word| (word, seq)),
+            );
         }
-        let new: Vec<&String> = now.difference(&before).collect();
-        if !new.is_empty() {
-            let seq = to_db(after.seq.0)?;
-            let mut sql = QueryBuilder::<Db>::new("INSERT INTO message_words (room, word, seq) ");
-            sql.push_values(new, |mut row, word| {
-                row.push_bind(room.as_str())
-                    .push_bind(word.as_str())
-                    .push_bind(seq);
-            });
-            sql.build()
-                .execute(&mut *connection)
-                .await
-                .map_err(failed)?;
-        }
+    }
+    // In the order of the index, so that neighbours meet the same pages.
+    words.sort_unstable();
+    let mut words = words.into_iter().peekable();
+    while words.peek().is_some() {
+        let rows: Vec<(String, i64)> = words.by_ref().take(WORDS_PER_STATEMENT).collect();
+        let few = rows.len() <= ROWS_REMEMBERED;
+        let mut sql = QueryBuilder::<Db>::new("INSERT INTO message_words (room, word, seq) ");
+        sql.push_values(rows, |mut row, (word, seq)| {
+            row.push_bind(room.to_string())
+                .push_bind(word)
+                .push_bind(seq);
+        });
+        sql.build()
+            .persistent(few)
+            .execute(&mut *connection)
+            .await
+            .map_err(failed)?;
     }
     for (id, deleted_ms) in &folded.deleted {
         strike(connection, room, *id, *deleted_ms).await?;

@@ -76,12 +76,14 @@ impl Writer {
 
 async fn write(pool: SqlitePool, watches: Watches, mut waiting: mpsc::Receiver<Box<dyn Work>>) {
     let mut batch = Vec::with_capacity(BATCH);
+    // Kept: the pool would ask it how it is each time it is given back.
+    let mut kept = None;
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         batch.retain(|work| !work.is_abandoned());
         if batch.is_empty() {
             continue;
         }
-        let committed = commit(&pool, &mut batch).await;
+        let committed = commit(&pool, &mut kept, &mut batch).await;
         if let Ok(wake) = &committed {
             watches.bump(wake);
         }
@@ -91,36 +93,66 @@ async fn write(pool: SqlitePool, watches: Watches, mut waiting: mpsc::Receiver<B
     }
 }
 
-/// All steps in one transaction, each in a savepoint, so that one that fails leaves nothing behind and harms no other.
-async fn commit(pool: &SqlitePool, batch: &mut [Box<dyn Work>]) -> sqlx::Result<BTreeSet<String>> {
+/// All steps in one transaction; of several each in a savepoint, so that one that fails leaves nothing behind and harms no
+/// other.
+async fn commit(
+    pool: &SqlitePool,
+    kept: &mut Option<PoolConnection<Db>>,
+    batch: &mut [Box<dyn Work>],
+) -> sqlx::Result<BTreeSet<String>> {
+    let connection = match kept.take() {
+        Some(connection) => connection,
+        None => pool.acquire().await?,
+    };
     let mut step = Step {
-        connection: pool.acquire().await?,
+        connection,
         now_ms: 0,
         wake: BTreeSet::new(),
     };
-    sqlx::query("BEGIN IMMEDIATE").execute(step.db()).await?;
     let outcome = run_all(&mut step, batch).await;
-    if let Err(error) = outcome {
-        if sqlx::query("ROLLBACK").execute(step.db()).await.is_err() {
-            // A connection in an unknown state must not serve the next transaction.
-            step.connection.detach().close().await.ok();
+    let Step {
+        mut connection,
+        wake,
+        ..
+    } = step;
+    match outcome {
+        Ok(true) => {}
+        Ok(false) | Err(_) => {
+            if sqlx::query("ROLLBACK")
+                .execute(&mut *connection)
+                .await
+                .is_err()
+            {
+                // A connection in an unknown state must not serve the next transaction.
+                connection.detach().close().await.ok();
+                return outcome.map(|_| BTreeSet::new());
+            }
         }
-        return Err(error);
     }
-    Ok(step.wake)
+    *kept = Some(connection);
+    outcome.map(|committed| if committed { wake } else { BTreeSet::new() })
 }
 
-async fn run_all(step: &mut Step, batch: &mut [Box<dyn Work>]) -> sqlx::Result<()> {
-    for work in batch {
-        sqlx::query("SAVEPOINT step").execute(step.db()).await?;
+/// False: there was one step, and it failed; nothing is committed.
+async fn run_all(step: &mut Step, batch: &mut [Box<dyn Work>]) -> sqlx::Result<bool> {
+    sqlx::query("BEGIN IMMEDIATE").execute(step.db()).await?;
+    if let [work] = batch {
         step.now_ms = now_ms();
         if !work.run(step).await {
-            sqlx::query("ROLLBACK TO step").execute(step.db()).await?;
+            return Ok(false);
         }
-        sqlx::query("RELEASE step").execute(step.db()).await?;
+    } else {
+        for work in batch {
+            sqlx::query("SAVEPOINT step").execute(step.db()).await?;
+            step.now_ms = now_ms();
+            if !work.run(step).await {
+                sqlx::query("ROLLBACK TO step").execute(step.db()).await?;
+            }
+            sqlx::query("RELEASE step").execute(step.db()).await?;
+        }
     }
     sqlx::query("COMMIT").execute(step.db()).await?;
-    Ok(())
+    Ok(true)
 }
 
 pub(super) fn now_ms() -> i64 {

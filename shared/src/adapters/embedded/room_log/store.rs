@@ -1,11 +1,10 @@
 //! The tables of `log.db`, over one connection.
 
-use std::collections::HashMap;
-
 use futures::TryStreamExt;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
+use super::writer::KnownRefs;
 use crate::adapters::embedded::sqlite::port_error;
 use crate::domain::entry::{Entry, Record, RefKey};
 use crate::domain::ids::{Epoch, RoomId, Seq};
@@ -13,6 +12,8 @@ use crate::ports::{LogHead, PortError, READ_MAX_BYTES, Result};
 
 /// Rows of one statement; SQLite takes 32,766 variables.
 const ROWS_PER_STATEMENT: usize = 1_000;
+/// Statements of so few rows are kept prepared; of more there would be too many different ones.
+const ROWS_REMEMBERED: usize = 8;
 
 /// Which row of `rows` a room is.
 pub type RoomKey = i64;
@@ -65,19 +66,15 @@ fn head_of(room: &RoomId, row: &SqliteRow) -> Result<LogHead> {
     })
 }
 
-/// Writes the head; makes the room's row where there is none.
-pub async fn put_head(
+/// Makes a room's row.
+pub async fn insert_head(
     connection: &mut SqliteConnection,
     room: &RoomId,
     head: &LogHead,
 ) -> Result<RoomKey> {
     sqlx::query(
         "INSERT INTO rooms (room, epoch, seq, archived, trimmed, role_version, seeded_at_ms, seeded_seq)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-         ON CONFLICT (room) DO UPDATE SET
-             epoch = excluded.epoch, seq = excluded.seq, archived = excluded.archived, trimmed = excluded.trimmed,
-             role_version = excluded.role_version, seeded_at_ms = excluded.seeded_at_ms, seeded_seq = excluded.seeded_seq
-         RETURNING key",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING key",
     )
     .bind(room.as_str())
     .bind(to_db(head.epoch.0)?)
@@ -93,6 +90,83 @@ pub async fn put_head(
     .map_err(|e| port_error("write the head of a room log", e))
 }
 
+/// Rows that wait to be written: to SQLite's thread and back is one trip for all of them, and costs more than the rows do.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Entries' JSON by place.
+    pub entries: Vec<(RoomKey, Seq, String)>,
+    /// Refs, where they stand, and until when they count. One that is there already has expired.
+    pub refs: Vec<(RoomKey, String, Seq, i64)>,
+    /// Heads as they are now.
+    pub heads: Vec<(RoomKey, LogHead)>,
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.refs.is_empty() && self.heads.is_empty()
+    }
+
+    /// Writes all of it, opening the transaction before or closing it behind.
+    pub async fn write(
+        self,
+        connection: &mut SqliteConnection,
+        begin: bool,
+        commit: bool,
+    ) -> Result<()> {
+        if self.is_empty() && !begin && !commit {
+            return Ok(());
+        }
+        let rows = self.entries.len().max(self.refs.len()) + self.heads.len();
+        let mut sql = QueryBuilder::<Sqlite>::new(if begin { "BEGIN IMMEDIATE; " } else { "" });
+        let mut entries = self.entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            sql.push("INSERT INTO entries (room_key, seq, record) ");
+            let rows = entries.by_ref().take(ROWS_PER_STATEMENT);
+            sql.push_values(rows, |mut row, (key, seq, json)| {
+                // A seq comes one by one from what the table holds, and fits.
+                row.push_bind(key)
+                    .push_bind(seq.0.cast_signed())
+                    .push_bind(json);
+            });
+            sql.push("; ");
+        }
+        let mut refs = self.refs.into_iter().peekable();
+        while refs.peek().is_some() {
+            sql.push("INSERT OR REPLACE INTO refs (room_key, reference, seq, expires_at_ms) ");
+            let rows = refs.by_ref().take(ROWS_PER_STATEMENT);
+            sql.push_values(rows, |mut row, (key, name, seq, until_ms)| {
+                row.push_bind(key)
+                    .push_bind(name)
+                    .push_bind(seq.0.cast_signed())
+                    .push_bind(until_ms);
+            });
+            sql.push("; ");
+        }
+        for (key, head) in self.heads {
+            sql.push("UPDATE rooms SET seq = ")
+                .push_bind(to_db(head.seq.0)?)
+                .push(", archived = ")
+                .push_bind(to_db(head.archived.0)?)
+                .push(", trimmed = ")
+                .push_bind(to_db(head.trimmed.0)?)
+                .push(", role_version = ")
+                .push_bind(to_db(head.role_version)?)
+                .push(" WHERE key = ")
+                .push_bind(key)
+                .push("; ");
+        }
+        if commit {
+            sql.push("COMMIT");
+        }
+        sql.build()
+            .persistent(rows <= ROWS_REMEMBERED)
+            .execute(connection)
+            .await
+            .map(drop)
+            .map_err(|e| port_error("write a group to log.db", e))
+    }
+}
+
 /// Forgets the room, its tail and its refs.
 pub async fn remove(connection: &mut SqliteConnection, key: RoomKey) -> Result<()> {
     sqlx::query("DELETE FROM rooms WHERE key = $1")
@@ -103,28 +177,35 @@ pub async fn remove(connection: &mut SqliteConnection, key: RoomKey) -> Result<(
     Ok(())
 }
 
-/// Up to `limit` entries after `after`; fewer where they are large, but at least one.
+/// Up to `limit` entries after `after`; fewer where they are large, but at least one. `None`: no log of this epoch.
 pub async fn entries(
     connection: &mut SqliteConnection,
     room: &RoomId,
-    key: RoomKey,
+    epoch: Epoch,
     after: Seq,
     limit: usize,
-) -> Result<Vec<Entry>> {
+) -> Result<Option<Vec<Entry>>> {
     const DOING: &str = "read a room log";
+    // One statement: head and entries are of one moment, and so of one epoch. A log without entries is one row of none.
     let mut rows = sqlx::query(
-        "SELECT seq, record FROM entries WHERE room_key = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+        "SELECT e.seq, e.record FROM rooms r LEFT JOIN entries e ON e.room_key = r.key AND e.seq > $3
+         WHERE r.room = $1 AND r.epoch = $2 ORDER BY e.seq LIMIT $4",
     )
-    .bind(key)
+    .bind(room.as_str())
+    .bind(i64::try_from(epoch.0).unwrap_or(-1))
     // A place beyond all that can be stored has nothing after it.
     .bind(i64::try_from(after.0).unwrap_or(i64::MAX))
-    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .bind(i64::try_from(limit.max(1)).unwrap_or(i64::MAX))
     .fetch(connection);
-    let (mut entries, mut bytes) = (Vec::new(), 0);
+    let (mut entries, mut bytes) = (None, 0);
     while let Some(row) = rows.try_next().await.map_err(|e| port_error(DOING, e))? {
-        let (seq, json): (i64, &str) = (row.get(0), row.get(1));
+        let entries = entries.get_or_insert_with(Vec::new);
+        let (Some(seq), Some(json)) = (row.get::<Option<i64>, _>(0), row.get::<Option<&str>, _>(1))
+        else {
+            break;
+        };
         bytes += json.len();
-        if bytes > READ_MAX_BYTES && !entries.is_empty() {
+        if entries.len() >= limit || (bytes > READ_MAX_BYTES && !entries.is_empty()) {
             break;
         }
         let record: Record = serde_json::from_str(json).map_err(|e| {
@@ -134,27 +215,6 @@ pub async fn entries(
         entries.push(Entry { seq, record });
     }
     Ok(entries)
-}
-
-/// Stores the JSON of records, the first at `first`.
-pub async fn insert_entries(
-    connection: &mut SqliteConnection,
-    key: RoomKey,
-    first: Seq,
-    records: &[String],
-) -> Result<()> {
-    let numbered: Vec<(i64, &String)> = (to_db(first.0)?..).zip(records).collect();
-    for rows in numbered.chunks(ROWS_PER_STATEMENT) {
-        QueryBuilder::<Sqlite>::new("INSERT INTO entries (room_key, seq, record) ")
-            .push_values(rows, |mut row, (seq, json)| {
-                row.push_bind(key).push_bind(*seq).push_bind(json.as_str());
-            })
-            .build()
-            .execute(&mut *connection)
-            .await
-            .map_err(|e| port_error("append to a room log", e))?;
-    }
-    Ok(())
 }
 
 /// Removes entries up to and with `last`.
@@ -168,64 +228,33 @@ pub async fn trim(connection: &mut SqliteConnection, key: RoomKey, last: Seq) ->
     Ok(())
 }
 
-/// Seqs of those of the refs that are remembered at `now_ms`.
+/// Those of the refs that stand in the table, with their seqs and until when they count.
 pub async fn known_refs(
     connection: &mut SqliteConnection,
-    key: RoomKey,
-    names: &[String],
-    now_ms: i64,
-) -> Result<HashMap<String, Seq>> {
-    let mut known = HashMap::new();
-    for names in names.chunks(ROWS_PER_STATEMENT) {
-        let mut query =
-            QueryBuilder::<Sqlite>::new("SELECT reference, seq FROM refs WHERE room_key = ");
-        query
-            .push_bind(key)
-            .push(" AND expires_at_ms > ")
-            .push_bind(now_ms);
-        query.push(" AND reference IN (");
-        let mut list = query.separated(", ");
-        for name in names {
-            list.push_bind(name.as_str());
-        }
+    asked: &[(RoomKey, &str)],
+) -> Result<KnownRefs> {
+    let mut known = KnownRefs::new();
+    for asked in asked.chunks(ROWS_PER_STATEMENT) {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT room_key, reference, seq, expires_at_ms FROM refs WHERE (room_key, reference) IN (",
+        );
+        query.push_values(asked, |mut row, (key, name)| {
+            row.push_bind(*key).push_bind((*name).to_owned());
+        });
         query.push(")");
-        let mut rows = query.build().fetch(&mut *connection);
+        let query = query.build().persistent(asked.len() <= ROWS_REMEMBERED);
+        let mut rows = query.fetch(&mut *connection);
         while let Some(row) = rows
             .try_next()
             .await
             .map_err(|e| port_error("look refs up in a room log", e))?
         {
-            let seq: i64 = row.get(1);
-            known.insert(row.get(0), Seq(seq.unsigned_abs()));
+            let seq: i64 = row.get(2);
+            let place = (Seq(seq.unsigned_abs()), row.get(3));
+            known.insert((row.get(0), row.get(1)), place);
         }
     }
     Ok(known)
-}
-
-/// Remembers refs. One that is there already has expired.
-pub async fn insert_refs(
-    connection: &mut SqliteConnection,
-    key: RoomKey,
-    refs: &[(String, Seq)],
-    expires_at_ms: i64,
-) -> Result<()> {
-    for rows in refs.chunks(ROWS_PER_STATEMENT) {
-        QueryBuilder::<Sqlite>::new(
-            "INSERT OR REPLACE INTO refs (room_key, reference, seq, expires_at_ms) ",
-        )
-        .push_values(rows, |mut row, (name, seq)| {
-            row.push_bind(key)
-                .push_bind(name.as_str())
-                // A seq that was stored as an entry's fits.
-                .push_bind(seq.0.cast_signed())
-                .push_bind(expires_at_ms);
-        })
-        .build()
-        .execute(&mut *connection)
-        .await
-        .map_err(|e| port_error("append to a room log", e))?;
-    }
-    Ok(())
 }
 
 /// Forgets expired refs, at most `limit`; returns how many.
