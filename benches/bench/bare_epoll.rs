@@ -180,34 +180,16 @@ impl Relay {
         let Some(member) = &mut self.members[id] else {
             return Ok(());
         };
-        let request = &member.partial;
-        if !request.ends_with(b"\r\n\r\n") {
-            return if request.len() > REQUEST_MAX {
-                Err(ErrorKind::InvalidData.into())
-            } else {
-                Ok(())
-            };
-        }
-        let text = std::str::from_utf8(request).map_err(io::Error::other)?;
-        let path = text.split(' ').nth(1).unwrap_or("/");
-        let key = text
-            .lines()
-            .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
-            .ok_or(ErrorKind::InvalidData)?;
-        let answer = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n\r\n",
-            derive_accept_key(key.as_bytes())
-        );
+        let Some((path, answer)) = upgrade(&member.partial)? else {
+            return Ok(());
+        };
         let rooms = &mut self.rooms;
         let turn = &mut self.turn;
-        let room = *self
-            .names
-            .entry(path.as_bytes().to_vec())
-            .or_insert_with(|| {
-                rooms.push(Vec::new());
-                turn.push(Turn::default());
-                rooms.len() - 1
-            });
+        let room = *self.names.entry(path).or_insert_with(|| {
+            rooms.push(Vec::new());
+            turn.push(Turn::default());
+            rooms.len() - 1
+        });
         rooms[room].push(id);
         member.room = Some(room);
         member.partial = Vec::new();
@@ -326,6 +308,28 @@ impl Member {
         self.waiting.extend_from_slice(&bytes[written..]);
         Ok(self.waiting.is_empty())
     }
+}
+
+/// The path of a whole request and what it is answered; `None`: there is more to come.
+pub fn upgrade(request: &[u8]) -> io::Result<Option<(Vec<u8>, String)>> {
+    if !request.ends_with(b"\r\n\r\n") {
+        return if request.len() > REQUEST_MAX {
+            Err(ErrorKind::InvalidData.into())
+        } else {
+            Ok(None)
+        };
+    }
+    let text = std::str::from_utf8(request).map_err(io::Error::other)?;
+    let path = text.split(' ').nth(1).unwrap_or("/");
+    let key = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
+        .ok_or(ErrorKind::InvalidData)?;
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+        derive_accept_key(key.as_bytes())
+    );
+    Ok(Some((path.as_bytes().to_vec(), answer)))
 }
 
 fn taken(result: io::Result<usize>) -> io::Result<usize> {

@@ -1,8 +1,9 @@
-//! The few parts of RFC 6455 that a benchmark needs: text frames in both directions, and where a frame ends.
+//! The few parts of RFC 6455 that a benchmark needs: whole frames in both directions, and where a frame ends.
 
 use std::io;
 
 pub const TEXT: u8 = 1;
+pub const BINARY: u8 = 2;
 pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
@@ -96,5 +97,50 @@ fn push_head(opcode: u8, length: usize, masked: u8, out: &mut Vec<u8>) {
 pub fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     for (byte, key) in payload.iter_mut().zip(mask.iter().cycle()) {
         *byte ^= key;
+    }
+}
+
+/// Counts the payloads of frames from a server as they go by, without keeping any of them.
+#[derive(Debug, Default)]
+pub struct Skim {
+    head: Vec<u8>,
+    /// The frame under way: its payload's length, and what is still to come of it.
+    under_way: Option<(u64, u64)>,
+}
+
+impl Skim {
+    /// Tells `each` the payload's length of every frame that these bytes complete.
+    pub fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(u64)) {
+        while !bytes.is_empty() {
+            if self.under_way.is_none() {
+                self.head.push(bytes[0]);
+                bytes = &bytes[1..];
+                self.under_way = server_length(&self.head).map(|length| (length, length));
+            }
+            if let Some((length, left)) = &mut self.under_way {
+                let skipped = bytes
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
+                bytes = &bytes[skipped..];
+                *left -= skipped as u64;
+                if *left == 0 {
+                    each(*length);
+                    self.under_way = None;
+                    self.head.clear();
+                }
+            }
+        }
+    }
+}
+
+/// The payload's length, once the whole head of an unmasked frame is there.
+fn server_length(head: &[u8]) -> Option<u64> {
+    let [_, size, rest @ ..] = head else {
+        return None;
+    };
+    match size {
+        126 => Some(u16::from_be_bytes(*rest.first_chunk()?).into()),
+        127 => Some(u64::from_be_bytes(*rest.first_chunk()?)),
+        size => Some((*size).into()),
     }
 }

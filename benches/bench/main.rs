@@ -3,15 +3,19 @@
 //! One program in several roles: it starts itself as the bare relay and as the launcher that puts a server on its core.
 
 mod bare_epoll;
+mod bare_state;
 mod frame;
 mod histogram;
+mod http;
 mod load;
 mod noop;
+mod peers;
 mod process;
 mod redis;
 mod report;
 mod rows;
 mod server;
+mod yjs;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -24,6 +28,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
 use bare_epoll::Writes;
+use report::Section;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -71,18 +76,59 @@ enum Measure {
     Sandbox,
     /// Jobs: through Redis beside BullMQ, and from submitting to the result
     Jobs,
+    /// Fan-out and latency between two servers, beside stock servers from npm
+    Peers,
+    /// Many people join a room with a large document at once
+    Storm,
+    /// Memory for each connection, room and document, beside stock servers from npm
+    Memory,
+    /// Logins beside bare password hashes
+    Logins,
+    /// A profile that was read before
+    Profile,
+    /// A page of ten thousand rooms
+    Listing,
+    /// Uploads beside `cp`
+    Upload,
 }
 
 impl Measure {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 13] = [
         Self::Paced,
         Self::Burst,
         Self::Idle,
         Self::Pods,
         Self::Sandbox,
         Self::Jobs,
+        Self::Peers,
+        Self::Storm,
+        Self::Memory,
+        Self::Logins,
+        Self::Profile,
+        Self::Listing,
+        Self::Upload,
     ];
 }
+
+/// How something is measured.
+type Way = fn(&Settings) -> Result<Vec<Section>>;
+
+/// What has a file of its own; paced and burst share their servers.
+const WAYS: [(Measure, &str, Way); 11] = [
+    (Measure::Idle, "idle connections", |settings| {
+        Ok(vec![rows::idle::measure(settings)?])
+    }),
+    (Measure::Pods, "between two gateways", rows::pods::measure),
+    (Measure::Sandbox, "sandbox", rows::sandbox::measure),
+    (Measure::Jobs, "jobs", rows::jobs::measure),
+    (Measure::Peers, "other servers", rows::peers::measure),
+    (Measure::Storm, "join storm", rows::storm::measure),
+    (Measure::Memory, "memory", rows::memory::measure),
+    (Measure::Logins, "logins", rows::rest::logins),
+    (Measure::Profile, "profile", rows::rest::profile),
+    (Measure::Listing, "list of rooms", rows::rest::listing),
+    (Measure::Upload, "uploads", rows::upload::measure),
+];
 
 /// What this program is when it starts itself.
 #[derive(Debug, Subcommand)]
@@ -91,6 +137,9 @@ enum Role {
     /// The bare relay
     #[command(hide = true)]
     BareEpoll { writes: Writes },
+    /// Gives everybody the same bytes
+    #[command(hide = true)]
+    BareState { bytes: usize },
     /// No-op jobs through our queue
     #[command(hide = true)]
     NoopJobs { jobs: usize },
@@ -128,6 +177,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.role {
         Some(Role::BareEpoll { writes }) => return Ok(bare_epoll::run(writes)?),
+        Some(Role::BareState { bytes }) => return Ok(bare_state::run(bytes)?),
         Some(Role::NoopJobs { jobs }) => return noop::run(jobs),
         Some(Role::OnCore { core, command }) => {
             let mut target = Command::new(&command[0]);
@@ -152,8 +202,8 @@ fn measure(settings: &Settings) -> Result<()> {
         say("there is one core only: servers and load generator take time from each other");
     }
     let open_files = process::raise_open_files()?;
-    if open_files < 6_000 {
-        bail!("6,000 open files are needed, the limit is {open_files} (ulimit -Hn)");
+    if open_files < 9_000 {
+        bail!("9,000 open files are needed, the limit is {open_files} (ulimit -Hn)");
     }
     let began = Instant::now();
     let mut sections = Vec::new();
@@ -165,21 +215,13 @@ fn measure(settings: &Settings) -> Result<()> {
         say("fan-out ...");
         sections.extend(rows::fanout::measure(settings, paced, burst)?);
     }
-    if settings.wants(Measure::Idle) {
-        say("idle connections ...");
-        sections.push(rows::idle::measure(settings)?);
-    }
-    if settings.wants(Measure::Pods) {
-        say("between two gateways ...");
-        sections.extend(rows::pods::measure(settings)?);
-    }
-    if settings.wants(Measure::Sandbox) {
-        say("sandbox ...");
-        sections.extend(rows::sandbox::measure(settings)?);
-    }
-    if settings.wants(Measure::Jobs) {
-        say("jobs ...");
-        sections.extend(rows::jobs::measure(settings)?);
+    for (measure, name, way) in WAYS {
+        if settings.wants(measure) {
+            let since = Instant::now();
+            say(&format!("{name} ..."));
+            sections.extend(way(settings)?);
+            say(&format!("{name}: {:.0} s", since.elapsed().as_secs_f64()));
+        }
     }
     let machine = report::machine();
     report::print(&machine, &sections)?;

@@ -78,6 +78,18 @@ pub fn pin(core: usize) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
+/// Does something on one core, where there are two.
+pub fn pin_while<T>(core: usize, work: impl FnOnce() -> T) -> io::Result<T> {
+    if !has_two_cores() {
+        return Ok(work());
+    }
+    let before = rustix::thread::sched_getaffinity(None)?;
+    pin(core)?;
+    let done = work();
+    rustix::thread::sched_setaffinity(None, &before)?;
+    Ok(done)
+}
+
 /// Puts the load generator on its core for as long as the guard lives.
 pub struct OnLoadCore(Option<CpuSet>);
 

@@ -1,7 +1,7 @@
 //! Publish and subscribe on a bare connection to Redis: the round trip that a message between two gateways is measured
 //! against.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,24 @@ impl RoundTrip {
         }
         Ok(latency)
     }
+}
+
+/// CPU time that Redis has used so far, microseconds.
+pub fn cpu_us(url: &str) -> Result<f64> {
+    let mut stream = open(url)?;
+    command(&mut stream, &["INFO", "cpu"])?;
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    let length = line.trim_end().strip_prefix('$').context("INFO's answer")?;
+    let mut text = vec![0; length.parse()?];
+    stream.read_exact(&mut text)?;
+    let text = String::from_utf8(text)?;
+    let seconds = |name: &str| -> Option<f64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.strip_prefix(':')?.trim().parse().ok()
+    };
+    let (user, system) = (seconds("used_cpu_user"), seconds("used_cpu_sys"));
+    Ok((user.context("used_cpu_user")? + system.context("used_cpu_sys")?) * 1e6)
 }
 
 fn open(url: &str) -> Result<BufReader<TcpStream>> {

@@ -32,7 +32,7 @@ pub struct Server {
     pub process: Process,
     pub address: SocketAddr,
     /// Where it keeps its data; gone with it.
-    _data: TempDir,
+    data: TempDir,
 }
 
 pub fn bare(writes: Writes) -> Result<Server> {
@@ -45,11 +45,7 @@ pub fn bare(writes: Writes) -> Result<Server> {
     let mut command = process::on_core(Some(process::SERVER_CORE), &command)?;
     let mut process = Process::start("the bare relay", command.stdout(Stdio::piped()))?;
     let address = process.first_line()?.parse()?;
-    Ok(Server {
-        process,
-        address,
-        _data: TempDir::new()?,
-    })
+    Server::of(process, address)
 }
 
 /// Atelier as it runs with nothing installed, on the servers' core.
@@ -60,6 +56,22 @@ pub fn embedded() -> Result<Server> {
 /// A gateway over the stores of the environment, on any core: two of them and Redis would crowd one.
 pub fn gateway(stores: &[(&'static str, String)]) -> Result<Server> {
     start("an atelier gateway", &["gateway"], stores, None)
+}
+
+/// A gateway over the stores of the environment, on the servers' core: to be compared with others there.
+pub fn gateway_on_core(stores: &[(&'static str, String)]) -> Result<Server> {
+    let core = Some(process::SERVER_CORE);
+    start("an atelier gateway", &["gateway"], stores, core)
+}
+
+/// The program of [`bare_state`](crate::bare_state): gives everybody who asks so many bytes.
+pub fn bare_state(bytes: u64) -> Result<Server> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["bare-state", &bytes.to_string()]);
+    let mut command = process::on_core(Some(process::SERVER_CORE), &command)?;
+    let mut process = Process::start("the bare server", command.stdout(Stdio::piped()))?;
+    let address = process.first_line()?.parse()?;
+    Server::of(process, address)
 }
 
 /// The stores of the environment; `None` if there are none.
@@ -96,7 +108,16 @@ fn start(
     stores: &[(&'static str, String)],
     core: Option<usize>,
 ) -> Result<Server> {
-    let data = TempDir::new()?;
+    start_on(TempDir::new()?, name, arguments, stores, core)
+}
+
+fn start_on(
+    data: TempDir,
+    name: &str,
+    arguments: &[&str],
+    stores: &[(&'static str, String)],
+    core: Option<usize>,
+) -> Result<Server> {
     let address = free_address()?;
     let mut command = atelier(data.path(), stores);
     command.args(arguments);
@@ -106,7 +127,7 @@ fn start(
     let mut server = Server {
         process,
         address,
-        _data: data,
+        data,
     };
     server.wait_until_ready()?;
     Ok(server)
@@ -127,6 +148,12 @@ fn atelier(data: &Path, stores: &[(&'static str, String)]) -> Command {
         ("ROOMS_PER_ADDRESS", "1000000"),
         ("MESSAGE_RATE", "100000"),
         ("MESSAGE_BURST", "100000"),
+        ("RATE_READS", "100000000"),
+        ("RATE_WRITES", "100000000"),
+        ("RATE_UPLOADS", "100000000"),
+        ("RATE_ENTRIES", "100000000"),
+        ("JOBS_PER_MINUTE", "100000"),
+        ("LOGIN_TRIES", "10000"),
         ("DRAIN_TIMEOUT", "0"),
         ("ATELIER_LOG", "warn"),
     ]);
@@ -134,6 +161,27 @@ fn atelier(data: &Path, stores: &[(&'static str, String)]) -> Command {
 }
 
 impl Server {
+    /// A server that is ready and keeps nothing.
+    pub fn of(process: Process, address: SocketAddr) -> Result<Self> {
+        Ok(Self {
+            process,
+            address,
+            data: TempDir::new()?,
+        })
+    }
+
+    /// Ends an embedded server and starts it anew with what it stored.
+    pub fn restart_embedded(self) -> Result<Self> {
+        let Self { process, data, .. } = self;
+        drop(process);
+        start_on(data, "atelier", &["all"], &[], Some(process::SERVER_CORE))
+    }
+
+    /// The folder of its data.
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_PATIENCE;
         while !self.is_ready() {
@@ -165,6 +213,6 @@ impl Server {
 }
 
 /// A port that is free now.
-fn free_address() -> Result<SocketAddr> {
+pub fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

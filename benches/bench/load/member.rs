@@ -6,20 +6,28 @@ use std::net::TcpStream;
 use anyhow::{Result, bail};
 
 use crate::frame;
+use crate::yjs::Typist;
+
+/// Socket.IO's heartbeat is a message of its own.
+const SOCKET_IO_PING: &[u8] = b"2";
+const SOCKET_IO_PONG: &[u8] = b"3";
 
 #[derive(Debug)]
 pub struct Member {
     stream: TcpStream,
     partial: Vec<u8>,
     pub received: u64,
+    /// What it has typed so far.
+    pub typist: Typist,
 }
 
 impl Member {
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: TcpStream, typist: Typist) -> Self {
         Self {
             stream,
             partial: Vec::new(),
             received: 0,
+            typist,
         }
     }
 
@@ -38,7 +46,7 @@ impl Member {
         }
     }
 
-    /// Hands every whole text message to `each`, which says whether it knows it; answers pings, keeps what is not whole.
+    /// Hands every whole message to `each`, which says whether it knows it; answers pings, keeps what is not whole.
     ///
     /// # Errors
     /// The server closes, or answers with an `error`.
@@ -64,9 +72,17 @@ impl Member {
             let payload = &bytes[used + found.start..used + found.end];
             used += found.end;
             match found.opcode {
-                frame::TEXT => {
+                frame::TEXT if payload == SOCKET_IO_PING => {
+                    let mut pong = Vec::new();
+                    frame::push_client(frame::TEXT, SOCKET_IO_PONG, &mut pong);
+                    self.send(&pong)?;
+                }
+                frame::TEXT | frame::BINARY => {
                     let known = each(payload);
-                    if !known && contains(payload, b"\"type\":\"error\"") {
+                    if !known
+                        && found.opcode == frame::TEXT
+                        && contains(payload, b"\"type\":\"error\"")
+                    {
                         bail!("the server answered {}", String::from_utf8_lossy(payload));
                     }
                 }

@@ -1,6 +1,7 @@
 //! The load generator: a crowd of WebSocket clients in one thread, which sends at a pace and counts every delivery.
 
 mod connect;
+mod dialect;
 mod member;
 mod message;
 
@@ -13,12 +14,17 @@ use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 
 use crate::histogram::Histogram;
+use crate::yjs::Typist;
+pub use connect::shake_hands;
+pub use dialect::Dialect;
 use member::Member;
-use message::Mark;
 pub use message::Message;
+use message::{From, Mark};
 
 const EVENTS_AT_ONCE: usize = 1024;
 const READ_BYTES: usize = 256 * 1024;
+/// Pieces of text in one update.
+const PIECES_AT_ONCE: usize = 10;
 /// After the last message was sent, deliveries may take so long before they count as lost.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// A crowd is settled when nothing came for so long.
@@ -58,6 +64,9 @@ pub struct Run {
 pub struct Crowd {
     shape: Shape,
     servers: usize,
+    dialect: Dialect,
+    /// The first part of its rooms' names.
+    group: &'static str,
     epoll: OwnedFd,
     /// Room by room.
     members: Vec<Member>,
@@ -216,8 +225,15 @@ impl Crowd {
             sent_ns: self.began.elapsed().as_nanos() as u64,
         };
         self.scratch.clear();
-        running.message.push_frame(&mark, &mut self.scratch);
-        self.members[sender].send(&self.scratch)?;
+        let member = &mut self.members[sender];
+        let from = From {
+            dialect: self.dialect,
+            group: self.group,
+            room: sender / self.shape.people,
+            typist: &mut member.typist,
+        };
+        running.message.push_frame(&mark, from, &mut self.scratch);
+        member.send(&self.scratch)?;
         running.report.sent += 1;
         Ok(())
     }
@@ -260,25 +276,27 @@ impl Crowd {
         let mut received = 0;
         let mut length = 0;
         member.take(bytes, |payload| {
-            let Some(mark) = Mark::find(payload) else {
-                return false;
-            };
-            if mark.run != running.number {
-                return true;
+            let mut known = false;
+            for mark in Mark::all(payload) {
+                known = true;
+                // One's own may come back: that is an answer, and no delivery.
+                if mark.run != running.number || mark.sender == index {
+                    continue;
+                }
+                length = payload.len();
+                received += 1;
+                // Clients take turns at the servers, so the same remainder is the same server.
+                if servers == 1 || mark.sender % people % servers != index % people % servers {
+                    running
+                        .report
+                        .latency
+                        .record(now_ns.saturating_sub(mark.sent_ns));
+                }
+                if is_last && matches!(running.pace, Pace::InFlight) {
+                    running.due.push(mark.sender);
+                }
             }
-            length = payload.len();
-            received += 1;
-            // Clients take turns at the servers, so the same remainder is the same server.
-            if servers == 1 || mark.sender % people % servers != index % people % servers {
-                running
-                    .report
-                    .latency
-                    .record(now_ns.saturating_sub(mark.sent_ns));
-            }
-            if is_last && matches!(running.pace, Pace::InFlight) {
-                running.due.push(mark.sender);
-            }
-            true
+            known
         })?;
         member.received += received;
         running.report.delivered += received;
@@ -286,6 +304,32 @@ impl Crowd {
             self.delivery_bytes = length;
         }
         Ok(())
+    }
+
+    /// Everybody types so many pieces of text into the room's document.
+    pub fn write_documents(&mut self, pieces: usize, piece: &str) -> Result<()> {
+        for index in 0..self.members.len() {
+            let room = index / self.shape.people;
+            for _ in 0..pieces.div_ceil(PIECES_AT_ONCE) {
+                let member = &mut self.members[index];
+                let typed = std::iter::repeat_n(piece, PIECES_AT_ONCE);
+                let update = member.typist.write(typed);
+                self.scratch.clear();
+                self.dialect
+                    .push_update(self.group, room, &update, &mut self.scratch);
+                member.send(&self.scratch)?;
+                self.read_what_waits(Duration::ZERO)?;
+            }
+        }
+        self.settle()
+    }
+
+    /// From now on members type as two people who take turns.
+    pub fn type_in_turns(&mut self) {
+        for (index, member) in self.members.iter_mut().enumerate() {
+            let second = index as u32;
+            member.typist = Typist::new(&[3_000_000_000 + second, 2_000_000_000 + second]);
+        }
     }
 
     /// Reads until nothing comes any more.

@@ -73,7 +73,7 @@ pub fn measure(settings: &Settings) -> Result<Section> {
     Ok(section)
 }
 
-fn still_bytes(process: &Process) -> Result<u64> {
+pub fn still_bytes(process: &Process) -> Result<u64> {
     let deadline = Instant::now() + STILL_PATIENCE;
     let mut least = (process.anonymous_bytes()?, Instant::now());
     while least.1.elapsed() < STILL && Instant::now() < deadline {

@@ -1,7 +1,7 @@
 //! What a job costs on its way: no-op jobs through Redis beside BullMQ, and the time from submitting code to its result
 //! beyond the program's own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 use crate::Settings;
 use crate::noop::{CONCURRENCY, TOGETHER};
+use crate::peers;
+use crate::redis;
 use crate::report::{Section, median};
 use crate::server;
 
@@ -18,8 +20,6 @@ use crate::server;
 const JOBS: usize = 10_000;
 /// Programs run in one repetition.
 const PROGRAMS: usize = 20;
-/// Where `scripts/setup bench` puts BullMQ.
-const MODULES: &str = ".local/bench-node/node_modules";
 
 pub fn measure(settings: &Settings) -> Result<Vec<Section>> {
     let mut sections = Vec::new();
@@ -33,15 +33,11 @@ fn queue(settings: &Settings) -> Result<Option<Section>> {
         crate::say("jobs through Redis are left out: REDIS_URL is not set");
         return Ok(None);
     };
-    let modules = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(MODULES);
-    if !modules.join("bullmq").exists() {
-        crate::say(
-            "jobs through Redis are left out: BullMQ is not installed (scripts/setup bench)",
-        );
+    if !peers::installed("bullmq") {
         return Ok(None);
     }
     server::migrate(&stores)?;
-    let redis = std::env::var("REDIS_URL")?;
+    let redis_url = std::env::var("REDIS_URL")?;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/bench/bullmq/noop.mjs");
     let mut section = Section::new(
         "no-op jobs through Redis",
@@ -52,14 +48,20 @@ fn queue(settings: &Settings) -> Result<Option<Section>> {
         let mut bullmq = Command::new("node");
         bullmq
             .arg(script)
-            .args([&modules.display().to_string(), &redis])
+            .args([&peers::modules().display().to_string(), &redis_url])
             .args([JOBS, CONCURRENCY, TOGETHER].map(|number| number.to_string()));
         let mut ours = Command::new(std::env::current_exe()?);
         ours.args(["noop-jobs", &JOBS.to_string()]);
         for (row, command) in section.rows.iter_mut().zip([bullmq, ours]) {
+            let redis_before = redis::cpu_us(&redis_url)?;
             let (cpu_us, seconds) = figures(command)?;
+            let redis_us = redis::cpu_us(&redis_url)? - redis_before;
             let jobs = JOBS as f64;
-            row.push(cpu_us / jobs, &[("jobs/s", jobs / seconds)]);
+            let also = [
+                ("jobs/s", jobs / seconds),
+                ("Redis's own us", redis_us / jobs),
+            ];
+            row.push(cpu_us / jobs, &also);
         }
     }
     Ok(Some(section))
