@@ -206,7 +206,7 @@ fn measure(settings: &Settings) -> Result<()> {
         bail!("9,000 open files are needed, the limit is {open_files} (ulimit -Hn)");
     }
     let began = Instant::now();
-    let mut sections = Vec::new();
+    let (mut sections, mut failed) = (Vec::new(), Vec::new());
     let (paced, burst) = (
         settings.wants(Measure::Paced),
         settings.wants(Measure::Burst),
@@ -219,7 +219,13 @@ fn measure(settings: &Settings) -> Result<()> {
         if settings.wants(measure) {
             let since = Instant::now();
             say(&format!("{name} ..."));
-            sections.extend(way(settings)?);
+            match way(settings) {
+                Ok(measured) => sections.extend(measured),
+                Err(error) => {
+                    say(&format!("{name}: {error:#}"));
+                    failed.push(name);
+                }
+            }
             say(&format!("{name}: {:.0} s", since.elapsed().as_secs_f64()));
         }
     }
@@ -233,6 +239,9 @@ fn measure(settings: &Settings) -> Result<()> {
         began.elapsed().as_secs_f64(),
         file.display()
     ));
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join(", "));
+    }
     Ok(())
 }
 

@@ -74,6 +74,7 @@ impl Crowd {
             began: Instant::now(),
             run: 0,
             scratch: Vec::new(),
+            heard: 0,
             delivery_bytes: 0,
             sleepless: false,
         })

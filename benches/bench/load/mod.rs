@@ -14,7 +14,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 
 use crate::histogram::Histogram;
-use crate::yjs::Typist;
+use crate::yjs::{self, Typist};
 pub use connect::shake_hands;
 pub use dialect::Dialect;
 use member::Member;
@@ -75,6 +75,8 @@ pub struct Crowd {
     began: Instant,
     run: u32,
     scratch: Vec<u8>,
+    /// Messages so far, without those that only keep a connection alive.
+    heard: u64,
     /// Payload of the last delivery, bytes.
     pub delivery_bytes: usize,
     /// Asks for what is there without ever sleeping. A write to a sleeping reader on the same machine pays for waking it,
@@ -273,7 +275,7 @@ impl Crowd {
         let now_ns = self.began.elapsed().as_nanos() as u64;
         let is_last = index % people == people - 1;
         let servers = self.servers;
-        let mut received = 0;
+        let (mut received, mut heard) = (0, 0);
         let mut length = 0;
         member.take(bytes, |payload| {
             let mut known = false;
@@ -296,8 +298,10 @@ impl Crowd {
                     running.due.push(mark.sender);
                 }
             }
+            heard += u64::from(payload != yjs::NO_AWARENESS);
             known
         })?;
+        self.heard += heard;
         member.received += received;
         running.report.delivered += received;
         if received > 0 {
@@ -332,10 +336,16 @@ impl Crowd {
         }
     }
 
-    /// Reads until nothing comes any more.
+    /// Reads until nothing comes any more but pings.
     pub fn settle(&mut self) -> Result<()> {
         let deadline = Instant::now() + SETTLE_PATIENCE;
-        while self.read_what_waits(QUIET)? {
+        let mut quiet_since = Instant::now();
+        while let Some(rest) = QUIET.checked_sub(quiet_since.elapsed()) {
+            let before = self.heard;
+            self.read_what_waits(rest)?;
+            if self.heard > before {
+                quiet_since = Instant::now();
+            }
             if Instant::now() > deadline {
                 bail!("the server did not fall silent within {SETTLE_PATIENCE:?}");
             }
@@ -343,8 +353,8 @@ impl Crowd {
         Ok(())
     }
 
-    /// Reads what comes outside of a run. False: nothing came.
-    fn read_what_waits(&mut self, wait: Duration) -> Result<bool> {
+    /// Reads what comes outside of a run.
+    fn read_what_waits(&mut self, wait: Duration) -> Result<()> {
         let mut nobody = Running {
             number: 0,
             message: Message::Raw(0),
@@ -355,8 +365,6 @@ impl Crowd {
             due: Vec::new(),
         };
         self.wait(wait)?;
-        let something = !self.events.is_empty();
-        self.take_events(&mut nobody)?;
-        Ok(something)
+        self.take_events(&mut nobody)
     }
 }

@@ -93,6 +93,8 @@ fn latency(settings: &Settings) -> Result<Section> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    // The client asks for one even where it speaks without TLS.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     runtime.block_on(async {
         let client = Client::new();
         let guest = client.post(format!("{base}/api/v1/auth/guest"));

@@ -91,7 +91,8 @@ pub async fn output(
         told: None,
         next: 0,
         row: Some(job),
-        row_due: Instant::now() + LOOK_EVERY,
+        // At once: it may have ended after the row was read and before its waker was watched.
+        row_due: Instant::now(),
         ready: VecDeque::new(),
         ending: None,
         over: false,
@@ -268,8 +269,9 @@ impl Follow {
             if !page.pieces.is_empty() {
                 return Ok(true);
             }
-        } else if moved && self.told == Some(JobState::Running) {
-            // It speaks no more: over, or on its way to another worker.
+        } else if moved {
+            // It speaks no more: over, or on its way to another worker. A short program's start and end are one move: then
+            // nobody was told that it runs.
             self.row_due = Instant::now();
         }
         if !self.ready.is_empty() {
