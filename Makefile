@@ -6,7 +6,10 @@ export CARGO
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check check-static bench fmt services clean-local
+MODEL_ROUNDS ?= 20
+FUZZ_ITERATIONS ?= 200000
+
+.PHONY: help run test model fuzz check check-static bench fmt services clean-local
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-13s %s\n' "$$name" "$$what"; done
@@ -18,6 +21,12 @@ run: ## start the whole system on 127.0.0.1:8080, data in ./data; ARGS="--help" 
 
 test: ## all tests, in both modes, against real Postgres, Redis and MongoDB of their own
 	@scripts/test $(ARGS)
+
+model: ## random rooms and misfortunes, MODEL_ROUNDS=20 of them in each mode, seeds of their own; MODEL_SEED=n for one again
+	@MODEL_ROUNDS=$(MODEL_ROUNDS) MODEL_SEED=$(MODEL_SEED) scripts/test --workspace --test stories -- model::
+
+fuzz: ## strike at everything that reads outside bytes, FUZZ_ITERATIONS=200000 inputs each; FUZZ_SEED=n for others
+	@FUZZ_ITERATIONS=$(FUZZ_ITERATIONS) $(CARGO) test --locked --workspace --lib -- fuzz:: struck
 
 check: ## exactly what CI runs: the tests, then check-static
 	@.ci/run

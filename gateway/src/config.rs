@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use atelier_shared::Mode;
+use atelier_shared::domain::document::UPDATE_MAX_BYTES;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use ipnet::IpNet;
@@ -12,6 +13,9 @@ use thiserror::Error;
 use tracing::warn;
 
 use crate::identity;
+
+/// What stands around an update in a frame of the binary dialects: types, lengths, a document's name.
+const BINARY_ENVELOPE: usize = 1_024;
 
 /// Which setting stops the start, and why.
 #[derive(Debug, Error)]
@@ -327,6 +331,13 @@ impl GatewayConfig {
 
     pub fn max_frame(&self) -> usize {
         self.max_frame as usize
+    }
+
+    /// Of the binary dialects: what somebody wrote without a connection comes as one edit, and stock providers have no way
+    /// to send less. As large as an update may be, and what stands around it.
+    pub fn max_binary_frame(&self) -> usize {
+        let update = UPDATE_MAX_BYTES.min(self.document_max_bytes());
+        self.max_frame().max(update + BINARY_ENVELOPE)
     }
 
     pub fn room_ring_bytes(&self) -> usize {

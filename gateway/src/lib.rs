@@ -3,6 +3,8 @@
 pub mod config;
 pub mod edge;
 pub mod figures;
+#[cfg(test)]
+mod fuzz;
 pub mod identity;
 pub mod metrics;
 mod process;

@@ -74,6 +74,8 @@ pub struct Counts {
     pub reconnects: Counter,
     /// Rooms that are loaded here.
     pub rooms: Gauge,
+    /// Reads of a room's checkpoint and tail: once for however many come in while it is loaded.
+    pub room_loads: Counter,
     pub messages_received: Family<MessageLabels, Counter>,
     /// Messages answered with `error`.
     pub messages_refused: Counter,
@@ -125,6 +127,7 @@ impl Metrics {
             connections_total: Counter::default(),
             reconnects: Counter::default(),
             rooms: Gauge::default(),
+            room_loads: Counter::default(),
             messages_received: Family::default(),
             messages_refused: Counter::default(),
             deliveries: Counter::default(),
@@ -220,6 +223,11 @@ fn register(registry: &mut Registry, counts: &Counts) {
         counts.reconnects.clone(),
     );
     r.register("rooms_loaded", "Rooms served here", counts.rooms.clone());
+    r.register(
+        "room_loads",
+        "Times a room was read from its checkpoint",
+        counts.room_loads.clone(),
+    );
     r.register(
         "messages_received",
         "Messages from clients by type",

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::proxy::{Proxy, Weather};
@@ -13,6 +14,7 @@ use crate::harness::{
 pub fn stories(all: &mut Stories) {
     all.distributed(redis_emptied_under_load_loses_nothing);
     all.distributed(redis_started_again_empty_loses_nothing);
+    all.distributed(a_log_that_was_rolled_back_and_written_to_since_is_found_out);
     all.distributed(postgres_cut_off_is_told_and_got_over);
     all.distributed(postgres_silent_is_told_and_got_over);
     all.distributed(mongodb_cut_off_is_told_and_got_over);
@@ -110,6 +112,44 @@ async fn redis_loses_everything(
     }
     watcher.saw_no("user_left")?;
     other.saw_no("user_left")
+}
+
+/// The log is longer than what was lost of it when the pod that saw the loss looks again: its length says nothing.
+async fn a_log_that_was_rolled_back_and_written_to_since_is_found_out(story: Story) -> Told {
+    let mut redis = OwnRedis::start().await?;
+    let mut stores = Stores::make().await?;
+    stores.redis = redis.url()?;
+    // Nothing is archived, so all that is lost must be said again.
+    let cluster = story.cluster(options().workers(0).stores(stores)).await?;
+    let door = cluster.door(Address::Plain, &fresh("forked"));
+    let ana = door.enter().await?;
+    for n in 0..3 {
+        ana.chat(&format!("kept {n}")).await?;
+    }
+    redis.remember().await?;
+    for n in 0..3 {
+        ana.chat(&format!("lost {n}")).await?;
+    }
+    let (epoch, _) = ana.position();
+    cluster.here().signal(Signal::STOP).await?;
+    redis.roll_back().await?;
+    // This gateway has never seen the room: to it the log is as good as any.
+    cluster.there().wait_ready().await?;
+    let ben = door.at(cluster.there().address()).enter().await?;
+    for n in 0..8 {
+        ben.chat(&format!("instead {n}")).await?;
+    }
+    cluster.here().signal(Signal::CONT).await?;
+    for client in [&ana, &ben] {
+        let reload = client.expect("reload").await?;
+        ensure!(reload["epoch"].as_u64() > Some(epoch), "{reload}");
+    }
+    let after = ana.chat("after").await?;
+    ben.expect_where("chat_message", |m| {
+        m["seq"] == after && m["content"] == "after"
+    })
+    .await
+    .map(drop)
 }
 
 /// Which store stands behind the proxy.

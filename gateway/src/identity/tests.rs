@@ -213,3 +213,26 @@ fn secrets_are_kept_for_their_owner_alone_and_stay_the_same() {
     }
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[test]
+fn struck_tokens_are_refused_or_say_the_same() {
+    let ring = ring(&pem());
+    let (token, now) = (token(&ring, Duration::minutes(5)), Utc::now());
+    let issued = access::verify(&ring, &token).unwrap();
+    let claim = ResumeClaim {
+        user_id: UserId::generate(),
+        anonymous: true,
+        client_id: "tab-1".parse().unwrap(),
+    };
+    let sealed = resume::seal(&ring, &claim, now);
+    let samples = crate::fuzz::texts(&[&token, &sealed, "a.b.c", ""]);
+    crate::fuzz::strike(&samples, |input| {
+        let text = &*String::from_utf8_lossy(input);
+        if let Ok(principal) = access::verify(&ring, text) {
+            assert_eq!(principal.user_id, issued.user_id);
+        }
+        if let Some(opened) = resume::open(&ring, text, now) {
+            assert_eq!(opened, claim);
+        }
+    });
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atelier_shared::domain::document::{Document, Malformed, Merge};
-use atelier_shared::domain::entry::Entry;
+use atelier_shared::domain::entry::{Entry, Record};
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, RoomId, Seq};
 use atelier_shared::domain::message::Message;
 use atelier_shared::domain::presence::Member;
@@ -24,6 +24,7 @@ pub use super::command::{Command, Enter};
 use super::connection::Connection;
 use super::dialect::Spoken;
 use super::document::DocumentCare;
+use super::epoch::LastApplied;
 use super::json::incoming::{Durable, Run, StandingChange};
 use super::json::outgoing::ErrorFrame;
 use super::messages::Known;
@@ -104,6 +105,12 @@ pub enum Done {
     /// Entries read back for a hole; `None`: another epoch.
     Repaired(Result<Option<Vec<Entry>>>),
     Head(Result<Option<LogHead>>),
+    /// What stands where the last entry was applied.
+    LastRead {
+        epoch: Epoch,
+        last: LastApplied,
+        there: Option<Entry>,
+    },
     Activated(Result<Box<(LogHead, RoomState, Seq)>>),
     People(Result<People>),
     Roles(Result<Option<Box<RolesRead>>>),
@@ -117,6 +124,12 @@ pub enum Done {
     Submitted {
         connection: ConnectionId,
         answer: Option<Bytes>,
+    },
+    /// A message was refused; if its ref is stored, it was sent before, and that counts.
+    Refused {
+        record: Box<Record>,
+        stored: Result<Option<Seq>>,
+        error: Box<ErrorFrame>,
     },
     /// The ack of a resend.
     Again {
@@ -192,6 +205,11 @@ pub struct Actor {
     pub closed: bool,
     /// Connections that know more than this pod does yet, and wait for it to read on.
     pub ahead_of_us: Vec<AheadOfUs>,
+    pub last_applied: Option<LastApplied>,
+    /// The log went another way than what was told here: it needs a new epoch.
+    pub forked: bool,
+    /// Resends that are stored further on than this pod knows: acknowledged when it is there.
+    pub stored_ahead: Vec<(Seq, Record)>,
 }
 
 impl Actor {
@@ -254,6 +272,9 @@ impl Actor {
             empty_since: Some(now),
             closed: false,
             ahead_of_us: Vec::new(),
+            last_applied: None,
+            forked: false,
+            stored_ahead: Vec::new(),
             room,
             rooms: rooms.clone(),
         };
@@ -294,6 +315,7 @@ impl Actor {
             }
             self.take_what_waits();
             self.begin_those_we_caught_up_with();
+            self.acknowledge_those_we_caught_up_with();
             let now = Instant::now();
             if now >= self.next_housekeeping {
                 self.next_housekeeping = now + HOUSEKEEPING;
@@ -362,6 +384,9 @@ impl Actor {
             Command::Chat { reply } => {
                 let _ = reply.send(self.state.chat.clone());
             }
+            Command::NotOutdone { page, reply } => {
+                let _ = reply.send(self.without_outdone(page));
+            }
             Command::Users { connection } => self.send_users(connection),
             Command::Awareness { connection, shown } => self.awareness(connection, shown),
             Command::QueryAwareness { connection } => self.tell_awareness(connection),
@@ -402,6 +427,7 @@ impl Actor {
             Delivery::Signal(signal) => self.signal(signal),
             Delivery::Gap => {
                 self.rooms.metrics.gaps.inc();
+                self.look_at_last();
                 self.verify();
                 self.refresh_people();
                 self.ask_for_awareness();
@@ -414,6 +440,7 @@ impl Actor {
             Done::Appended { batch, result } => self.appended(batch, result),
             Done::Repaired(result) => self.repaired(result),
             Done::Head(result) => self.verified(result),
+            Done::LastRead { epoch, last, there } => self.last_read(epoch, &last, there.as_ref()),
             Done::Activated(result) => self.activated(result),
             Done::People(Ok(people)) => self.compare_people(people),
             Done::Roles(read) => self.roles_read(read),
@@ -426,6 +453,11 @@ impl Actor {
                 message,
                 found,
             } => self.found(connection, *message, found),
+            Done::Refused {
+                record,
+                stored,
+                error,
+            } => self.refuse_unless_stored(&record, stored, &error),
             Done::Submitted { connection, answer } => self.submitted(connection, answer),
             Done::Again { connection, ack } => {
                 self.push(super::ring::Frame::to_origin(ack, connection));
@@ -528,6 +560,7 @@ pub async fn load(
         now_ms,
     )
     .await?;
+    rooms.metrics.room_loads.inc();
     let (state, applied) = recovery::load(&*b.log, &*b.archive, &room.id, &head).await?;
     Ok((head, state, applied))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use atelier_shared::domain::entry::Entry;
 use atelier_shared::domain::ids::{ConnectionId, Epoch, Seq};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::reactions::ChatState;
@@ -61,6 +62,11 @@ pub enum Command {
     /// What the folded state says of chat: for who replays entries.
     Chat {
         reply: oneshot::Sender<ChatState>,
+    },
+    /// Entries that are replayed, without drawing that lost against a later write.
+    NotOutdone {
+        page: Vec<Entry>,
+        reply: oneshot::Sender<Vec<Entry>>,
     },
     /// A replay reached the present: the connection wants to know who is here now.
     Users {

@@ -5,12 +5,12 @@
 //! over an await.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, IoSlice};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq, UserId};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -22,6 +22,7 @@ use super::json::outgoing::ErrorFrame;
 use super::ring::{Feed, Frame};
 use super::shared_socket::SharedSocket;
 use super::websocket;
+use super::writing::write_from;
 use super::yjs::hocuspocus;
 
 /// Bytes that a connection's own task takes from the ring for one write.
@@ -29,8 +30,6 @@ const DRAIN_BYTES: usize = 64 * 1024;
 /// Answers that may wait for a client that does not read, before its connection is given up. The first frames of a room
 /// (its board) may be larger: they are put in by the connection's own task, one write at a time.
 const UNREAD_ANSWERS_MAX: usize = 1024 * 1024;
-/// `IOV_MAX` of Linux.
-const SLICES_MAX: usize = 1024;
 
 /// What the fan-out may do with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +48,8 @@ pub enum Phase {
 pub struct Outbound {
     unsent: VecDeque<Bytes>,
     unsent_bytes: usize,
-    /// Of these, what it asked for and may be as large as it is.
-    large_bytes: usize,
+    /// Of these, what it is owed however large it is: the room's news, and what it asked for. The rest are answers.
+    owed_bytes: usize,
     pub phase: Phase,
     /// The socket would block (or the phase is not `Live`): the connection's own task writes.
     blocked: bool,
@@ -186,7 +185,7 @@ impl Connection {
             out: Mutex::new(Outbound {
                 unsent: VecDeque::new(),
                 unsent_bytes: 0,
-                large_bytes: 0,
+                owed_bytes: 0,
                 phase: Phase::Loading,
                 blocked: true,
                 cursor: 0,
@@ -310,7 +309,7 @@ impl Connection {
         if out.phase == Phase::Closing {
             return;
         }
-        if out.unsent_bytes > UNREAD_ANSWERS_MAX + out.large_bytes {
+        if out.unsent_bytes > UNREAD_ANSWERS_MAX + out.owed_bytes {
             drop(out);
             self.close(4508, "answers are not read");
             return;
@@ -329,8 +328,7 @@ impl Connection {
         if out.phase == Phase::Closing {
             return;
         }
-        out.large_bytes += frame.len();
-        out.push(frame);
+        out.owe(frame);
         if !out.blocked && out.flush(&self.transport) != Written::All {
             out.block();
             self.wake.notify_one();
@@ -411,9 +409,9 @@ impl Connection {
                 if written == joined.len() {
                     return Written::All;
                 }
-                out.push(joined.slice(written..));
+                out.owe(joined.slice(written..));
             } else {
-                out.push(joined.clone());
+                out.owe(joined.clone());
             }
         } else if !out.pull(feed, &self.reader(), usize::MAX) {
             out.phase = Phase::Behind;
@@ -481,7 +479,7 @@ impl Connection {
         let mut out = self.out.lock();
         if out.phase != Phase::Closing {
             for frame in frames {
-                out.push(frame);
+                out.owe(frame);
             }
         }
     }
@@ -495,6 +493,11 @@ impl Outbound {
     fn push(&mut self, frame: Bytes) {
         self.unsent_bytes += frame.len();
         self.unsent.push_back(frame);
+    }
+
+    fn owe(&mut self, frame: Bytes) {
+        self.owed_bytes += frame.len();
+        self.push(frame);
     }
 
     fn block(&mut self) {
@@ -515,7 +518,7 @@ impl Outbound {
         }
         for latest in feed.latest.since(self.latest_seen) {
             if let Some(bytes) = latest.for_reader(reader) {
-                self.push(bytes);
+                self.owe(bytes);
             }
         }
         self.latest_seen = feed.latest.version();
@@ -530,8 +533,11 @@ impl Outbound {
             }
             self.delivered = seq;
         }
+        if frame.part_of.is_some_and(|seq| seq <= self.delivered) {
+            return;
+        }
         if let Some(bytes) = frame.for_reader(reader, false) {
-            self.push(bytes);
+            self.owe(bytes);
         }
     }
 
@@ -544,7 +550,7 @@ impl Outbound {
         if written > 0 {
             self.stuck_since_ms = 0;
             self.unsent_bytes -= written;
-            self.large_bytes = self.large_bytes.min(self.unsent_bytes);
+            self.owed_bytes = self.owed_bytes.min(self.unsent_bytes);
         }
         outcome
     }
@@ -554,46 +560,4 @@ impl Outbound {
 /// token that ran out, which the client renews when it comes back.
 fn ends_the_socket(code: u16) -> bool {
     !(4400..4500).contains(&code) || matches!(code, 4401 | 4413 | 4429)
-}
-
-/// Writes frames until none is left or the socket would block; returns the bytes written, too.
-pub fn write_from(unsent: &mut VecDeque<Bytes>, stream: &TcpStream) -> (usize, Written) {
-    let mut total = 0;
-    while let Some(first) = unsent.front() {
-        let result = if unsent.len() == 1 {
-            stream.try_write(first)
-        } else {
-            let slices: Vec<IoSlice<'_>> = unsent
-                .iter()
-                .take(SLICES_MAX)
-                .map(|frame| IoSlice::new(frame))
-                .collect();
-            stream.try_write_vectored(&slices)
-        };
-        match result {
-            Ok(0) => return (total, Written::Broken),
-            Ok(written) => {
-                total += written;
-                advance(unsent, written);
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return (total, Written::Blocked),
-            Err(_) => return (total, Written::Broken),
-        }
-    }
-    unsent.shrink_to(0);
-    (total, Written::All)
-}
-
-fn advance(unsent: &mut VecDeque<Bytes>, mut written: usize) {
-    while written > 0 {
-        let Some(first) = unsent.front_mut() else {
-            return;
-        };
-        if first.len() > written {
-            first.advance(written);
-            return;
-        }
-        written -= first.len();
-        unsent.pop_front();
-    }
 }

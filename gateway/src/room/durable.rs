@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use super::actor::{Actor, Done};
 use super::json::outgoing::{self, ErrorFrame};
 use super::pending::{Fate, Pending, Place, cut_to_news};
-use super::ring::Frame;
 
 /// A record that could not be logged for so long is given back to its sender as `unavailable`.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -86,7 +85,7 @@ impl Actor {
                                 record: pending.record,
                             });
                         }
-                        Place::Known(seq) => self.acknowledge_again(&pending.record, seq),
+                        Place::Known(seq) => self.acknowledge_again(pending.record, seq),
                         Place::Full => self.refuse_full(&pending.record),
                     }
                 }
@@ -159,49 +158,6 @@ impl Actor {
             format!("data: the room's document may have {limit} bytes, and has no place for this");
         self.give_back(record, ErrorFrame::new("document_full", text).field("data"));
         self.renew_document();
-    }
-
-    /// A resend, or what changes nothing: told the place of the first, or where all of it is in; and, of a message, its id.
-    fn acknowledge_again(&mut self, record: &Record, seq: Seq) {
-        let Some(id) = record.author.connection else {
-            return;
-        };
-        if matches!(record.body, Body::DocumentUpdate { .. }) {
-            if let Some(receipt) = self.receipt_for(&Entry {
-                seq,
-                record: record.clone(),
-            }) {
-                self.push(Frame::to_origin(receipt, id));
-            }
-            return;
-        }
-        let Some(reference) = record.reference.clone() else {
-            return;
-        };
-        if record.body.message_id().is_none() {
-            self.push(Frame::to_origin(outgoing::ack(&reference, seq), id));
-            return;
-        }
-        let (rooms, room, epoch) = (self.rooms.clone(), self.room.id.clone(), self.head.epoch);
-        let read = async move {
-            let b = &rooms.backends;
-            let after = Seq(seq.0.saturating_sub(1));
-            let read = recovery::read_after(&*b.log, &*b.archive, &room, epoch, after, 1).await;
-            let first = read
-                .ok()
-                .flatten()
-                .and_then(|entries| entries.into_iter().next());
-            let message = first.and_then(|entry| entry.record.body.message_id());
-            let ack = match message {
-                Some(message) => outgoing::ack_of_message(&reference, seq, message),
-                None => outgoing::ack(&reference, seq),
-            };
-            Done::Again {
-                connection: id,
-                ack,
-            }
-        };
-        self.work.push(read.boxed());
     }
 
     fn wake_archive(&self) {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use atelier_shared::domain::entry::Entry;
-use atelier_shared::domain::ids::ConnectionId;
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
 use atelier_shared::domain::state::RoomState;
 use atelier_shared::ports::{LogHead, Result};
 use atelier_shared::recovery;
@@ -17,6 +17,25 @@ use super::actor::{Actor, BoardSnapshot, Done, load};
 pub const HOLE_PATIENCE: Duration = Duration::from_millis(30);
 /// Entries kept while their predecessors are missing.
 pub const AHEAD_MAX: usize = 10_000;
+/// The last entry that was applied, as far as it tells its log from another one of the same epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastApplied {
+    seq: Seq,
+    ts_ms: i64,
+    author: (ClientId, Option<ConnectionId>),
+}
+
+impl LastApplied {
+    pub fn of(entry: &Entry) -> Self {
+        let author = &entry.record.author;
+        Self {
+            seq: entry.seq,
+            ts_ms: entry.record.ts_ms,
+            author: (author.client_id.clone(), author.connection),
+        }
+    }
+}
+
 /// Entries read back at a time.
 const REPAIR_PAGE: usize = 1_000;
 /// Beats of housekeeping between two looks at the log's head.
@@ -80,6 +99,32 @@ impl Actor {
         self.head_behind = !self.head_behind;
     }
 
+    /// Publications went by unheard: the store may have been away, and have come back with less. If others have written since
+    /// it may be as long as before again, so what stands at the last place is looked at.
+    pub fn look_at_last(&mut self) {
+        let Some(last) = self.last_applied.clone() else {
+            return;
+        };
+        let (rooms, room, epoch) = (self.rooms.clone(), self.room.id.clone(), self.head.epoch);
+        let read = async move {
+            let b = &rooms.backends;
+            let before = Seq(last.seq.0.saturating_sub(1));
+            let read = recovery::read_after(&*b.log, &*b.archive, &room, epoch, before, 1).await;
+            let there = read.ok().flatten().and_then(|page| page.into_iter().next());
+            Done::LastRead { epoch, last, there }
+        };
+        self.work.push(read.boxed());
+    }
+
+    pub fn last_read(&mut self, epoch: Epoch, last: &LastApplied, there: Option<&Entry>) {
+        let forked = there.is_some_and(|there| LastApplied::of(there) != *last);
+        if forked && epoch == self.head.epoch {
+            tracing::warn!(room = %self.room.id, seq = %last.seq, "the log was rolled back and written to since");
+            self.forked = true;
+            self.activate();
+        }
+    }
+
     /// Reads back what is missing, once it has been missing for a moment.
     pub fn repair_holes(&mut self, now: Instant) {
         let due = self
@@ -127,7 +172,13 @@ impl Actor {
         }
         self.activating = true;
         let (rooms, room) = (self.rooms.clone(), self.room.clone());
-        let seen = (self.head.epoch, self.applied);
+        // Of a log that went another way no length is right.
+        let length = if self.forked {
+            Seq(u64::MAX)
+        } else {
+            self.applied
+        };
+        let seen = (self.head.epoch, length);
         let load = async move {
             let loaded = load(&rooms, &room, Some(seen)).await;
             if loaded.is_err() {
@@ -139,10 +190,7 @@ impl Actor {
         self.work.push(load.boxed());
     }
 
-    pub fn activated(
-        &mut self,
-        result: Result<Box<(LogHead, RoomState, atelier_shared::domain::ids::Seq)>>,
-    ) {
+    pub fn activated(&mut self, result: Result<Box<(LogHead, RoomState, Seq)>>) {
         self.activating = false;
         let (head, state, applied) = match result {
             Ok(loaded) => *loaded,
@@ -152,6 +200,10 @@ impl Actor {
                 return self.activate();
             }
         };
+        if head.epoch == self.head.epoch && self.forked {
+            return self.activate();
+        }
+        self.forked = false;
         if head.epoch == self.head.epoch && applied >= self.applied {
             // Nothing was lost after all; what was missed comes as a repair.
             self.head = head;
@@ -171,12 +223,15 @@ impl Actor {
         self.head = head;
         self.state = state;
         self.applied = applied;
+        self.last_applied = None;
         self.board = None;
         self.document_loaded();
         self.known.forget();
         self.draws.clear();
         self.draws_acked = 0;
         self.ahead.clear();
+        // Those who wait are told to reload, and say it again.
+        self.stored_ahead.clear();
         self.hole_since = None;
         {
             let mut feed = self.shared.feed.write();

@@ -8,6 +8,7 @@ use atelier_shared::domain::entry::{Body, Entry};
 use atelier_shared::domain::ids::{Epoch, Seq};
 use atelier_shared::recovery;
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::actor::{BoardSnapshot, Command};
 use super::admission::leave_presence;
@@ -138,6 +139,7 @@ impl Follower {
                     return Ok(false);
                 }
             };
+            let page = self.without_outdone(page).await?;
             let Some(past) = Past::of(&self.rooms, &self.handle, &page).await else {
                 // As above.
                 tokio::time::sleep(Duration::from_millis(250)).await;
@@ -157,6 +159,16 @@ impl Follower {
             }
         }
         Ok(true)
+    }
+
+    async fn without_outdone(&self, page: Vec<Entry>) -> Result<Vec<Entry>, Gone> {
+        let draws = |entry: &Entry| matches!(entry.record.body, Body::Draw(_));
+        if self.connection.dialect != Dialect::Json || !page.iter().any(draws) {
+            return Ok(page);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::NotOutdone { page, reply }).await?;
+        answer.await.map_err(|_| Gone)
     }
 
     fn shown(&self, entry: &Entry, past: &Past, own: bool) -> Option<Bytes> {

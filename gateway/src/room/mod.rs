@@ -5,16 +5,20 @@
 
 mod actor;
 mod admission;
+mod again;
 mod attachments;
 mod command;
 mod connection;
 mod dialect;
 mod document;
+mod drawing;
 mod durable;
 mod entries;
 mod epoch;
 mod fanout;
 mod follower;
+#[cfg(test)]
+mod fuzz;
 pub mod json;
 mod messages;
 mod names;
@@ -34,6 +38,7 @@ pub mod standing;
 mod submit;
 mod upkeep;
 mod websocket;
+mod writing;
 pub mod yjs;
 
 pub use admission::{Admission, AdmissionError, Newcomer};

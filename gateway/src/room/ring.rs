@@ -20,6 +20,8 @@ pub struct Frame {
     pub binary: Option<Arc<Binary>>,
     /// The last entry this frame brings its reader up to; `None` for what is not in the log.
     pub seq: Option<Seq>,
+    /// It brings part of what its reader lacks up to this entry; the frame that brings the rest follows, with that `seq`.
+    pub part_of: Option<Seq>,
     /// The connection that caused it: it gets `instead` (its `ack`), or nothing. One that speaks Yjs gets the frame itself:
     /// its own edit coming back is how it knows that it is stored.
     pub origin: Option<ConnectionId>,
@@ -43,6 +45,7 @@ impl Frame {
             bytes,
             binary: None,
             seq: None,
+            part_of: None,
             origin,
             instead: None,
             audience: Audience::All,
@@ -55,6 +58,7 @@ impl Frame {
             bytes: Bytes::new(),
             binary: None,
             seq: None,
+            part_of: None,
             origin: Some(origin),
             instead: Some(bytes),
             audience: Audience::Origin,
@@ -136,7 +140,8 @@ impl Ring {
         if let Some(frame) = self.frames.pop_front() {
             self.start += 1;
             self.bytes -= frame.size();
-            if let Some(seq) = frame.seq {
+            // Whoever lacks a part lacks the whole, also where its last frame is still held.
+            if let Some(seq) = frame.seq.or(frame.part_of) {
                 self.before = seq;
             }
         }
@@ -162,14 +167,9 @@ impl Ring {
         if seq < self.before {
             return None;
         }
-        if seq >= self.last {
-            return Some(self.end());
-        }
-        let behind = self
-            .frames
-            .iter()
-            .position(|f| f.seq.is_some_and(|s| s > seq))?;
-        Some(self.start + behind as u64)
+        let is_behind = |f: &Frame| f.seq.or(f.part_of).is_some_and(|s| s > seq);
+        let behind = self.frames.iter().position(is_behind);
+        Some(behind.map_or(self.end(), |behind| self.start + behind as u64))
     }
 }
 
@@ -324,6 +324,23 @@ mod tests {
         ring.push(entry(4, 1));
         assert_eq!(ring.position_after(Seq(2)), Some(0));
         assert_eq!(ring.position_after(Seq(3)), Some(2));
+    }
+
+    #[test]
+    fn of_an_entry_in_parts_all_are_had_or_none() {
+        let part = |of: u64| Frame {
+            part_of: Some(Seq(of)),
+            ..Frame::to_others(Bytes::from(vec![0; 40]), None)
+        };
+        let mut ring = Ring::new(150, Seq(4));
+        ring.push(part(9));
+        ring.push(part(9));
+        ring.push(entry(9, 40));
+        assert_eq!(ring.position_after(Seq(4)), Some(0), "from the first part");
+        assert_eq!(ring.position_after(Seq(9)), Some(3));
+        ring.push(entry(10, 40));
+        assert_eq!(ring.position_after(Seq(4)), None, "a part fell off");
+        assert_eq!(ring.position_after(Seq(9)), Some(3));
     }
 
     #[test]

@@ -148,10 +148,18 @@ impl Session {
         Ok(())
     }
 
+    fn max_frame(&self) -> usize {
+        let config = &self.rooms.config;
+        match self.connection.dialect {
+            Dialect::Json => config.max_frame(),
+            Dialect::Yjs | Dialect::Hocuspocus => config.max_binary_frame(),
+        }
+    }
+
     /// What one read of the socket brings, and whether it keeps to the protocol.
     fn read(&mut self) -> Result<(Vec<Message>, Result<(), Violation>), Gone> {
         let mut messages = Vec::new();
-        let max = self.rooms.config.max_frame();
+        let max = self.max_frame();
         let (connection, reader) = (&self.follower.connection, &mut self.reader);
         let read = read_some(connection.stream(), |bytes| {
             reader.feed(bytes, max, &mut messages)
@@ -165,7 +173,7 @@ impl Session {
 
     async fn feed(&mut self, bytes: Bytes) -> Result<(), Gone> {
         let mut messages = Vec::new();
-        let max = self.rooms.config.max_frame();
+        let max = self.max_frame();
         let outcome = self.reader.feed(&bytes, max, &mut messages);
         drop(bytes);
         self.take(messages).await?;
@@ -397,7 +405,7 @@ impl Session {
     /// Our close frame is out: reads on until the peer's, then the server closes first (RFC 6455, 7.1.1).
     async fn linger(&mut self) -> Result<(), Gone> {
         let deadline = Instant::now() + CLOSE_PATIENCE;
-        let max = self.rooms.config.max_frame();
+        let max = self.max_frame();
         while !self.peer_closed {
             let readable = self.connection.stream().readable();
             if !matches!(

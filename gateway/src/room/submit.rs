@@ -110,8 +110,13 @@ impl Actor {
             {
                 return self.compare_for_reader(local.connection.clone(), update);
             }
-            let error = error.reference(submission.reference().cloned());
-            return local.connection.refuse(&error);
+            return match submission {
+                Submission::Write(message) => self.refuse(id, *message, error),
+                other => {
+                    let error = error.reference(other.reference().cloned());
+                    local.connection.refuse(&error);
+                }
+            };
         }
         match submission {
             Submission::Write(message) => self.look_up(id, message),
@@ -163,10 +168,7 @@ impl Actor {
             None => self.queue(id, *message),
             Some(About::Message { id: about, .. }) => {
                 if let Some(found) = self.known.get(about).cloned() {
-                    let answer = self.settle(id, *message, Ok(Some(Box::new(found))));
-                    return answer
-                        .into_iter()
-                        .for_each(|answer| self.answer(id, answer));
+                    return self.settle(id, *message, Ok(Some(Box::new(found))));
                 }
                 self.hold(id);
                 let look = async move {
@@ -221,8 +223,8 @@ impl Actor {
         message: Durable,
         found: Result<Option<Box<Message>>, ErrorFrame>,
     ) {
-        let answer = self.settle(id, message, found);
-        self.submitted(id, answer);
+        self.settle(id, message, found);
+        self.submitted(id, None);
     }
 
     /// Queues the message, or says why not.
@@ -231,30 +233,29 @@ impl Actor {
         id: ConnectionId,
         mut message: Durable,
         found: Result<Option<Box<Message>>, ErrorFrame>,
-    ) -> Option<Bytes> {
-        let local = self.locals.get(&id)?;
+    ) {
+        let Some(local) = self.locals.get(&id) else {
+            return;
+        };
         let settled = found.and_then(|found| {
             let settled = settle(&mut message, found.as_deref(), &local.member);
             self.known.extend(found);
             settled
         });
-        let refused = settled
-            .err()
-            .map(|error| error.reference(message.reference.clone()).bytes());
-        if refused.is_none() {
-            if let Body::Reaction {
-                message_id,
-                emoji,
-                base,
-                ..
-            } = &mut message.body
-                && self.state.chat.users_of(*message_id, emoji).is_some()
-            {
-                base.clear();
-            }
-            self.queue(id, message);
+        if let Err(error) = settled {
+            return self.refuse(id, message, error);
         }
-        refused
+        if let Body::Reaction {
+            message_id,
+            emoji,
+            base,
+            ..
+        } = &mut message.body
+            && self.state.chat.users_of(*message_id, emoji).is_some()
+        {
+            base.clear();
+        }
+        self.queue(id, message);
     }
 
     /// A submission is through: its answer, if it has one, and then those that waited behind it.

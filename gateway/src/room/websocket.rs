@@ -7,6 +7,7 @@ use std::io::Cursor;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
@@ -14,6 +15,12 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 const HEADER_MAX: usize = 14;
 /// Longest payload of a control frame (RFC 6455, 5.5).
 const CONTROL_MAX: u64 = 125;
+
+/// A message larger than this waits in memory with so many others at most, in the whole process.
+const LARGE: usize = 1 << 20;
+const LARGE_AT_ONCE: usize = 32;
+
+static LARGE_TURNS: Semaphore = Semaphore::const_new(LARGE_AT_ONCE);
 
 /// A whole message from the client.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +42,8 @@ pub enum Violation {
     Utf8,
     #[error("message is larger than the limit")]
     TooLarge,
+    #[error("too many large messages are under way; come back")]
+    Busy,
 }
 
 impl Violation {
@@ -43,6 +52,7 @@ impl Violation {
             Self::Protocol(_) => 1002,
             Self::Utf8 => 1007,
             Self::TooLarge => 4413,
+            Self::Busy => 1013,
         }
     }
 }
@@ -54,6 +64,8 @@ pub struct Reader {
     partial: BytesMut,
     /// The fragments so far of a message that is not whole yet.
     fragments: Option<Box<(Data, BytesMut)>>,
+    /// Held while a large message is on its way.
+    turn: Option<SemaphorePermit<'static>>,
 }
 
 impl Reader {
@@ -82,6 +94,15 @@ impl Reader {
         Ok(())
     }
 
+    /// A message of so many bytes begins, or has grown to as many.
+    fn admit(&mut self, length: usize) -> Result<(), Violation> {
+        if length > LARGE && self.turn.is_none() {
+            let turn = LARGE_TURNS.try_acquire();
+            self.turn = Some(turn.map_err(|_| Violation::Busy)?);
+        }
+        Ok(())
+    }
+
     /// Takes all whole frames from the front of `input`; returns how many bytes they were.
     fn take_frames(
         &mut self,
@@ -102,6 +123,7 @@ impl Reader {
             check(&header, length, max)?;
             let start = usize::try_from(cursor.position()).map_err(|_| Violation::TooLarge)?;
             let length = usize::try_from(length).map_err(|_| Violation::TooLarge)?;
+            self.admit(length)?;
             if rest.len() - start < length {
                 return Ok(used);
             }
@@ -112,6 +134,9 @@ impl Reader {
             used += start + length;
             if let Some(message) = self.take_frame(&header, payload, max)? {
                 messages.push(message);
+            }
+            if self.fragments.is_none() {
+                self.turn = None;
             }
         }
     }
@@ -138,6 +163,7 @@ impl Reader {
                     return Err(Violation::TooLarge);
                 }
                 message.1.extend_from_slice(&payload);
+                self.admit(message.1.len())?;
                 if !header.is_final {
                     self.fragments = Some(message);
                     return Ok(None);
@@ -340,6 +366,24 @@ mod tests {
         let mut long = client(1, false, &vec![b'x'; 1 << 20]);
         long.extend(client(0, true, b"y"));
         assert_eq!(code(&long), 4413, "fragments add up");
+    }
+
+    #[test]
+    fn so_many_large_messages_are_under_way_at_once() {
+        let bytes = client(2, true, &vec![1; 2 << 20]);
+        let begin = || {
+            let mut reader = Reader::default();
+            let begun = reader.feed(&bytes[..100], 4 << 20, &mut Vec::new());
+            begun.map(|()| reader)
+        };
+        let mut readers: Vec<Reader> = (0..LARGE_AT_ONCE).map(|_| begin().unwrap()).collect();
+        assert_eq!(begin().unwrap_err(), Violation::Busy);
+        let mut messages = Vec::new();
+        readers[0]
+            .feed(&bytes[100..], 4 << 20, &mut messages)
+            .unwrap();
+        assert_eq!(messages.len(), 1);
+        assert!(begin().is_ok(), "its turn is over");
     }
 
     #[test]

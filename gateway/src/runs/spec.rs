@@ -374,6 +374,34 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn struck_requests_and_callback_urls_are_taken_or_refused() {
+        let samples = crate::fuzz::texts(&[
+            "https://example.com:8443/results?x=1#y",
+            "http://[::1]/",
+            "http://127.0.0.1/",
+            "https://user:word@example.com/",
+            "https://ex\u{e4}mple.com/%2e%2e/",
+        ]);
+        crate::fuzz::strike(&samples, |input| {
+            let text = String::from_utf8_lossy(input);
+            if check_callback(&text).is_ok() {
+                let url = url::Url::parse(&text).unwrap();
+                assert!(matches!(url.scheme(), "http" | "https"));
+                assert!(url.has_host() && url.username().is_empty() && url.password().is_none());
+            }
+        });
+        let samples = crate::fuzz::texts(&[
+            r#"{"language":"python","source":"print(1)","stdin":"x","args":["a"],"env":{"A":"1"},"limits":{"wall_ms":1000},"priority":5}"#,
+            r#"{"language":"rust","files":[{"path":"src/main.rs","content":"Zg==","encoding":"base64"}],"entrypoint":"src/main.rs","callback_url":"https://example.com/"}"#,
+        ]);
+        crate::fuzz::strike(&samples, |input| {
+            if let Ok(job) = serde_json::from_slice::<NewJob>(input) {
+                let _ = job.check();
+            }
+        });
+    }
+
     fn check(body: Value) -> Result<(JobSpec, i16), Invalid> {
         serde_json::from_value::<NewJob>(body).unwrap().check()
     }

@@ -303,6 +303,19 @@ impl Board {
         self.sweep_at = (self.tombstones * 2).min(TOMBSTONES_MAX);
     }
 
+    /// Did the write to `id` that stands in the log at `seq` (in its draw at `at`; an erase behind all) lose against one that
+    /// is known here? Of what was cleared since nothing is known.
+    pub fn outdoes(&self, seq: Seq, at: usize, by: &ClientId, ts: i64, id: &str) -> bool {
+        self.slots.get(id).is_some_and(|slot| {
+            let slot_at = if slot.stroke.is_some() {
+                slot.at as usize
+            } else {
+                usize::MAX
+            };
+            (slot.ts, &slot.by, slot.seq, slot_at) > (ts, by, seq, at)
+        })
+    }
+
     /// No stroke to show (there may be tombstones).
     pub fn is_empty(&self) -> bool {
         self.slots.len() == self.tombstones

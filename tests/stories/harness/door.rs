@@ -26,6 +26,8 @@ pub enum Address {
     Named,
     /// `/ws/session/{room}`
     Session,
+    /// `/yjs/{room}`, which speaks y-websocket's dialect.
+    Yjs,
 }
 
 pub const ADDRESSES: [Address; 4] = [
@@ -42,6 +44,7 @@ impl Address {
             Self::Plain => format!("/api/ws/{room}"),
             Self::Named => format!("/ws/{room}"),
             Self::Session => format!("/ws/session/{room}"),
+            Self::Yjs => format!("/yjs/{room}"),
         }
     }
 }
@@ -116,6 +119,14 @@ impl Door {
     pub fn resumed_from(&self) -> u64 {
         let seq = self.query.iter().find(|(name, _)| name == "seq");
         seq.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+    }
+
+    /// The bare socket, for who speaks something else than JSON behind this door.
+    pub async fn socket(&self) -> anyhow::Result<Socket> {
+        match self.open().await? {
+            Ok(socket) => Ok(socket),
+            Err(refused) => bail!("{} refused with {refused:?}", self.path),
+        }
     }
 
     async fn open(&self) -> anyhow::Result<Result<Socket, Refused>> {

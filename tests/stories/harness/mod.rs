@@ -13,6 +13,7 @@ pub mod stores;
 pub mod story;
 pub mod stream;
 pub mod wait;
+pub mod yjs;
 
 pub use atelier_shared::Mode;
 pub use client::Client;

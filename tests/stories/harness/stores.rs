@@ -1,6 +1,6 @@
 //! A story's own databases on the services that `deploy/local/services` starts, and a Redis that may be emptied.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, bail};
@@ -182,7 +182,32 @@ impl OwnRedis {
     /// Killed, and started again empty.
     pub async fn lose_everything(&mut self) -> anyhow::Result<()> {
         self.child.kill().await?;
+        let _ = std::fs::remove_file(self.dump());
+        self.again().await
+    }
+
+    async fn again(&mut self) -> anyhow::Result<()> {
         self.child = Self::spawn(self.folder.path(), self.port)?;
         Self::answers(&mut self.child, self.port).await
+    }
+
+    fn dump(&self) -> PathBuf {
+        self.folder.path().join("dump.rdb")
+    }
+
+    /// What it holds now is what [`Self::roll_back`] brings back.
+    pub async fn remember(&self) -> anyhow::Result<()> {
+        let client = Builder::from_config(Config::from_url(self.url()?.as_str())?).build()?;
+        client.init().await?;
+        let save = fred::types::CustomCommand::new_static("SAVE", None, false);
+        let no_arguments: Vec<String> = Vec::new();
+        client.custom::<(), _>(save, no_arguments).await?;
+        client.quit().await.map_err(Into::into)
+    }
+
+    /// Killed, and started again with what it remembered: as a replica that was promoted without its tail.
+    pub async fn roll_back(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await?;
+        self.again().await
     }
 }

@@ -293,6 +293,38 @@ mod tests {
     }
 
     #[test]
+    fn struck_pictures_and_names_are_made_harmless_or_refused() {
+        let samples = crate::fuzz::texts(&[
+            &svg(
+                "<g><path d='M0 0L1 1' style='fill:red'/><a xlink:href='#b'><text>t</text></a></g>",
+            ),
+            &svg("<image href='data:image/png;base64,AAAA'/><style>a{fill:url(#b)}</style>"),
+            &svg("<script>alert(1)</script><circle onload='x()' r='1'/>"),
+        ]);
+        crate::fuzz::strike(&samples, |input| {
+            if let Ok(Some(harmless)) = sanitise(input) {
+                let text = String::from_utf8(harmless.clone()).expect("it is text");
+                assert!(
+                    !text.contains("<script") && !text.contains(" onload"),
+                    "{text}"
+                );
+                assert!(matches!(sanitise(&harmless), Ok(Some(_))), "{text}");
+            }
+        });
+        let samples = crate::fuzz::texts(&[
+            "cat.png",
+            "../../etc/passwd",
+            "C:\\a\\b.tar.gz",
+            "gpj.\u{202e}exe",
+        ]);
+        crate::fuzz::strike(&samples, |input| {
+            let name = atelier_shared::domain::file::clean_name(&String::from_utf8_lossy(input));
+            assert!(!name.is_empty() && name.len() <= 255 && !name.contains(['/', '\\', '\0']));
+            assert_ne!(name, "..");
+        });
+    }
+
+    #[test]
     fn a_picture_passes_and_what_is_no_picture_is_left_out() {
         let given = svg("<!-- c --><metadata><i:x/></metadata><i:guide/>\
              <defs><linearGradient id='g'><stop offset='0'/></linearGradient></defs>\

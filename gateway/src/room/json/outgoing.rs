@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use atelier_shared::domain::Invalid;
-use atelier_shared::domain::board::{DrawBatch, Erase, Stroke};
+use atelier_shared::domain::board::{Board, DrawBatch, Erase, Stroke};
 use atelier_shared::domain::entry::{Author, Body, Entry};
 use atelier_shared::domain::ids::{ClientId, Epoch, FileId, MessageId, Ref, Seq};
 use atelier_shared::domain::message::{Message, Reactor};
@@ -230,8 +230,9 @@ pub fn weight(batch: &DrawBatch) -> usize {
     batch.paths.iter().map(path).sum::<usize>() + batch.erase.iter().map(erase).sum::<usize>()
 }
 
-/// Joins the batches of one author, in order. What stood before a `clear` in the same frame is left out: the clear removes it.
-pub fn draw<'a>(batches: &[(Seq, i64, &'a DrawBatch)], from: &'a ClientId) -> Bytes {
+/// Joins the batches of one author, in order. What stood before a `clear` in the same frame is left out: the clear removes it;
+/// and so is what lost against another write that `board`, which has them all, knows.
+pub fn draw<'a>(batches: &[(Seq, i64, &'a DrawBatch)], from: &'a ClientId, board: &Board) -> Bytes {
     let mut joined = DrawFrame {
         kind: "draw",
         paths: Vec::new(),
@@ -247,8 +248,13 @@ pub fn draw<'a>(batches: &[(Seq, i64, &'a DrawBatch)], from: &'a ClientId) -> By
             joined.paths.clear();
             joined.erase.clear();
         }
-        joined.paths.extend(batch.paths.iter().map(|path| &**path));
-        joined.erase.extend(&batch.erase);
+        let paths = batch.paths.iter().enumerate();
+        let paths = paths.filter(|(at, path)| !board.outdoes(*seq, *at, from, path.ts, &path.id));
+        joined.paths.extend(paths.map(|(_, path)| &**path));
+        let erase = batch.erase.iter();
+        let erase =
+            erase.filter(|erase| !board.outdoes(*seq, usize::MAX, from, erase.ts, &erase.id));
+        joined.erase.extend(erase);
         joined.seq = *seq;
         joined.ts = *ts;
     }

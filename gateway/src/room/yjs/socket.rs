@@ -72,7 +72,7 @@ struct Ended;
 impl Socket {
     pub fn new(rooms: Rooms, doorkeeper: Arc<dyn Doorkeeper>, stream: TcpStream) -> Self {
         // A message of the largest size and as much again.
-        let bytes = rooms.config.max_frame() * 2;
+        let bytes = rooms.config.max_binary_frame() * 2;
         Self {
             room: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
             rooms,
@@ -88,7 +88,7 @@ impl Socket {
     /// Runs until the socket ends; its documents then leave their rooms. `early` is what came behind the handshake.
     pub async fn run(mut self, early: Bytes) {
         let mut messages = Vec::new();
-        let max = self.rooms.config.max_frame();
+        let max = self.rooms.config.max_binary_frame();
         let fed = self.reader.feed(&early, max, &mut messages);
         drop(early);
         let mut outcome = self.take(messages).await;
@@ -152,7 +152,7 @@ impl Socket {
 
     async fn read(&mut self) -> Result<(), Ended> {
         let mut messages = Vec::new();
-        let max = self.rooms.config.max_frame();
+        let max = self.rooms.config.max_binary_frame();
         let (socket, reader) = (&self.socket, &mut self.reader);
         let fed = match read_some(socket.stream(), |bytes| {
             reader.feed(bytes, max, &mut messages)
@@ -291,7 +291,7 @@ impl Socket {
     /// Our close frame is out: reads on until the peer's, then the server closes first (RFC 6455, 7.1.1).
     async fn linger(&mut self) -> Result<(), Ended> {
         let deadline = Instant::now() + CLOSE_PATIENCE;
-        let max = self.rooms.config.max_frame();
+        let max = self.rooms.config.max_binary_frame();
         let mut violated = false;
         loop {
             let readable = self.socket.stream().readable();

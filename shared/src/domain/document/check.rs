@@ -19,7 +19,7 @@ pub fn check(update: &[u8]) -> Result<Outline, Malformed> {
     if update.len() > UPDATE_MAX_BYTES {
         return Err(Malformed::new("it is too large for one update"));
     }
-    let outline = Outline::read(update)?;
+    let outline = Outline::read_shallow(update)?;
     // The Doc does not outlive a panic: nobody sees what state it was left in.
     let applied = catch_unwind(AssertUnwindSafe(|| apply(update)));
     match applied {

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, ReadTxn, StateVector, Transact, Update};
 
-use super::Document;
+use super::{Document, Outline};
 
 /// Puts a smaller encoding in the document's place: merged, with neighbours joined and the content of what was deleted
 /// left out. Takes ten times the document's bytes while it runs, and seconds for many megabytes: for the archive's worker,
 /// on a blocking thread.
 ///
-/// False: it could not be applied (or something would have been lost), and stays as it is.
+/// False: it could not be applied (something would have been lost, or its updates together nest so deep that a `Doc`, which
+/// deletes and collects by recursion, would end the process), and stays as it is.
 pub fn compact(document: &mut Document) -> bool {
     if document.is_empty() {
         return true;
@@ -32,6 +33,8 @@ pub fn compact(document: &mut Document) -> bool {
 }
 
 fn through_doc(state: &[u8]) -> Option<Vec<u8>> {
+    // Each update was looked at when it came; what they add up to was not.
+    Outline::read_shallow(state).ok()?;
     let update = Update::decode_v1(state).ok()?;
     let doc = Doc::new();
     let mut transaction = doc.transact_mut();

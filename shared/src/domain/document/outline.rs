@@ -1,5 +1,5 @@
-//! Reads the outline of a v1 update: which structs it brings, what it deletes, how deep it nests. Allocates and recurses
-//! only by what is really there, so that it can stand before every other reader of outside bytes.
+//! Reads the outline of a v1 update: which structs it brings, what it deletes, and, where that is asked, how deep it nests.
+//! Allocates and recurses only by what is really there, so that it can stand before every other reader of outside bytes.
 //!
 //! The format (lib0, v1): `clients { structs, client, clock { struct } } deletions`; see Yjs' `encoding.js`. Refused is,
 //! beside what is cut off, contradicts itself or claims more than there are bytes for, whatever a stock Yjs client could
@@ -37,11 +37,25 @@ impl Outline {
     /// # Errors
     /// What is wrong with the bytes, for the person who sent them.
     pub fn read(update: &[u8]) -> Result<Self, Malformed> {
+        Self::read_with(update, None)
+    }
+
+    /// As [`Self::read`], and its shared types lie at most [`super::NESTING_MAX`] deep in one another.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_shallow(update: &[u8]) -> Result<Self, Malformed> {
+        let mut nesting = Nesting::default();
+        let outline = Self::read_with(update, Some(&mut nesting))?;
+        nesting.check()?;
+        Ok(outline)
+    }
+
+    fn read_with(update: &[u8], mut nesting: Option<&mut Nesting>) -> Result<Self, Malformed> {
         let mut reader = Reader {
             bytes: update,
             at: 0,
         };
-        let mut nesting = Nesting::default();
         let mut structs = IdSet::default();
         let clients = reader.count()?;
         let mut met = HashSet::new();
@@ -60,7 +74,9 @@ impl Outline {
                 if item.is_held {
                     structs.insert(client, clock..end);
                 }
-                nesting.push(client, clock..end, item.parent, item.is_type);
+                if let Some(nesting) = &mut nesting {
+                    nesting.push(client, clock..end, item.parent, item.is_type);
+                }
                 clock = end;
             }
         }
@@ -69,7 +85,6 @@ impl Outline {
         if reader.at != update.len() {
             return Err(Malformed::new("there are bytes behind the update's end"));
         }
-        nesting.check()?;
         Ok(Self {
             structs,
             deleted,

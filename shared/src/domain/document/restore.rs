@@ -7,7 +7,7 @@ use yrs::undo::{Options as UndoOptions, UndoManager};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, Options, ReadTxn, Transact, Update};
 
-use super::{Document, Malformed};
+use super::{Document, Malformed, Outline};
 
 /// The transaction that brings what came since.
 const SINCE: &str = "since";
@@ -23,6 +23,10 @@ pub fn restore(now: &Document, then: &Document) -> Result<Option<Bytes>, Malform
         return Ok(None);
     }
     let states = (now.snapshot().state(), then.snapshot().state());
+    // Each update was looked at when it came; a `Doc` of all of them must not end the process by its depth either.
+    for state in [&states.0, &states.1] {
+        Outline::read_shallow(state)?;
+    }
     let undone = catch_unwind(AssertUnwindSafe(|| undo(&states.0, &states.1)));
     match undone {
         Ok(Some(update)) => Ok(now.news(&update.into())),

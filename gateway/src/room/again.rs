@@ -1,0 +1,120 @@
+//! Messages that were sent before: whatever has become possible or impossible meanwhile, a ref that is stored is acknowledged
+//! with its first place.
+
+use atelier_shared::domain::entry::{Body, Entry, Record};
+use atelier_shared::domain::ids::{ConnectionId, Seq};
+use atelier_shared::ports::Result;
+use atelier_shared::recovery;
+use chrono::Utc;
+use futures::FutureExt;
+use tokio::time::Instant;
+
+use super::actor::{Actor, Done};
+use super::json::incoming::Durable;
+use super::json::outgoing::{self, ErrorFrame};
+use super::ring::Frame;
+use super::submit::author;
+
+impl Actor {
+    /// A message can't be taken. If it has a ref it may have been, and its ack was lost: then that is what is told.
+    pub fn refuse(&mut self, id: ConnectionId, message: Durable, error: ErrorFrame) {
+        let Some(local) = self.locals.get(&id) else {
+            return;
+        };
+        let error = error.reference(message.reference.clone());
+        if message.reference.is_none() {
+            return local.connection.refuse(&error);
+        }
+        let record = Record {
+            ts_ms: Utc::now().timestamp_millis(),
+            author: author(&local.member),
+            audience: None,
+            reference: message.reference,
+            body: message.body,
+        };
+        let (rooms, room, head) = (self.rooms.clone(), self.room.id.clone(), self.head);
+        let look = async move {
+            let (b, now_ms) = (&rooms.backends, record.ts_ms);
+            let refs: Vec<_> = record.ref_key().into_iter().collect();
+            let known = recovery::known_refs(&*b.log, &*b.archive, &room, &head, &refs, now_ms);
+            Done::Refused {
+                stored: known.await.map(|known| known.into_iter().flatten().next()),
+                record: Box::new(record),
+                error: Box::new(error),
+            }
+        };
+        self.work.push(look.boxed());
+    }
+
+    pub fn refuse_unless_stored(
+        &mut self,
+        record: &Record,
+        stored: Result<Option<Seq>>,
+        error: &ErrorFrame,
+    ) {
+        match stored {
+            Ok(Some(seq)) => self.acknowledge_again(record.clone(), seq),
+            Ok(None) => self.give_back(record, error.clone()),
+            Err(away) => self.give_back(record, super::submit::away(&away)),
+        }
+    }
+
+    /// A resend, or what changes nothing: told the place of the first, or where all of it is in; and, of a message, its id.
+    /// Whoever has an ack has all before it, so one that lies further on than this pod has read waits.
+    pub fn acknowledge_again(&mut self, record: Record, seq: Seq) {
+        if seq > self.applied {
+            self.hole_since.get_or_insert_with(Instant::now);
+            self.stored_ahead.push((seq, record));
+            return;
+        }
+        let Some(id) = record.author.connection else {
+            return;
+        };
+        self.flush_draws();
+        if matches!(record.body, Body::DocumentUpdate { .. }) {
+            if let Some(receipt) = self.receipt_for(&Entry { seq, record }) {
+                self.push(Frame::to_origin(receipt, id));
+            }
+            return;
+        }
+        let Some(reference) = record.reference.clone() else {
+            return;
+        };
+        if record.body.message_id().is_none() {
+            self.push(Frame::to_origin(outgoing::ack(&reference, seq), id));
+            return;
+        }
+        let (rooms, room, epoch) = (self.rooms.clone(), self.room.id.clone(), self.head.epoch);
+        let read = async move {
+            let b = &rooms.backends;
+            let after = Seq(seq.0.saturating_sub(1));
+            let read = recovery::read_after(&*b.log, &*b.archive, &room, epoch, after, 1).await;
+            let first = read
+                .ok()
+                .flatten()
+                .and_then(|entries| entries.into_iter().next());
+            let message = first.and_then(|entry| entry.record.body.message_id());
+            let ack = match message {
+                Some(message) => outgoing::ack_of_message(&reference, seq, message),
+                None => outgoing::ack(&reference, seq),
+            };
+            Done::Again {
+                connection: id,
+                ack,
+            }
+        };
+        self.work.push(read.boxed());
+    }
+
+    pub fn acknowledge_those_we_caught_up_with(&mut self) {
+        if self.stored_ahead.is_empty() {
+            return;
+        }
+        let applied = self.applied;
+        let caught_up = |(seq, _): &mut (Seq, Record)| *seq <= applied;
+        let these: Vec<(Seq, Record)> = self.stored_ahead.extract_if(.., caught_up).collect();
+        for (seq, record) in these {
+            self.acknowledge_again(record, seq);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Editors that do not read, edits made long without a connection, and crowds: nobody holds anybody up, and all is had in
+//! the end.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use futures::future::try_join_all;
+use serde_json::json;
+
+use crate::harness::editor::Editor;
+use crate::harness::process::Process;
+use crate::harness::yjs::YjsClient;
+use crate::harness::{
+    Address, Client, Cluster, Options, PATIENCE, Rest, Stories, Story, Told, fresh, until,
+};
+
+pub fn stories(all: &mut Stories) {
+    all.both(an_editor_that_does_not_read_holds_nobody_up);
+    all.both(an_editor_that_never_reads_is_sent_away_and_has_all_when_it_is_back);
+    all.both(what_was_written_offline_is_taken_however_much_it_is);
+    all.both(a_thousand_who_come_at_once_cost_one_read_of_the_room);
+}
+
+/// More than kernels take for a reader who does not read, in few edits.
+const EDITS: usize = 100;
+const EACH: usize = 60_000;
+/// Long enough for megabytes on a busy machine.
+const LONG: Duration = Duration::from_secs(120);
+const ALL: u32 = (EDITS * EACH) as u32;
+
+fn options() -> Options {
+    // Small: what the kernel does not take falls off the ring and is read back from the log.
+    Options::default()
+        .set("ROOM_RING_BYTES", 262_144)
+        .set("SLOW_READER_TIMEOUT", 3)
+}
+
+/// Somebody who came in and then does not read, and a text that another writes meanwhile while a third reads along.
+async fn written_meanwhile(cluster: &Cluster, room: &str) -> anyhow::Result<(YjsClient, Editor)> {
+    let door = cluster.door(Address::Yjs, room);
+    let mut slow = YjsClient::offline();
+    slow.connect(&door.clone().receive_buffer(4_096)).await?;
+    let mut quick = YjsClient::offline();
+    quick.connect(&door).await?;
+    let json = cluster.door(Address::Plain, room);
+    let writer = Editor::enter(&json.at(cluster.there().address())).await?;
+    let writing = async {
+        for _ in 0..EDITS {
+            writer.log(&writer.append(&"x".repeat(EACH))).await?;
+        }
+        anyhow::Ok(())
+    };
+    let reading = quick.read_to(ALL, LONG);
+    let ((), closed) = tokio::try_join!(writing, reading)?;
+    ensure!(closed.is_none(), "the quick one was closed: {closed:?}");
+    Ok((slow, writer))
+}
+
+async fn an_editor_that_does_not_read_holds_nobody_up(story: Story) -> Told {
+    let cluster = story
+        .cluster(options().set("SLOW_READER_TIMEOUT", 300))
+        .await?;
+    let room = fresh("slow");
+    let (mut slow, writer) = written_meanwhile(&cluster, &room).await?;
+    ensure!(slow.text().is_empty(), "it was not slow");
+    // It goes on where it stopped, from the log.
+    let closed = slow.read_to(ALL, LONG).await?;
+    ensure!(closed.is_none(), "it was closed: {closed:?}");
+    ensure!(slow.text() == writer.text(), "it reads something else");
+    writer.log(&writer.append("and on")).await?;
+    slow.read_to(ALL + 6, PATIENCE).await.map(drop)
+}
+
+async fn an_editor_that_never_reads_is_sent_away_and_has_all_when_it_is_back(story: Story) -> Told {
+    let cluster = story.cluster(options()).await?;
+    let room = fresh("slow");
+    let (mut slow, writer) = written_meanwhile(&cluster, &room).await?;
+    closes_one_slow(cluster.here()).await?;
+    // What is left in the kernels still comes, then the end.
+    let closed = slow.read_to(ALL, LONG).await?;
+    let closed = closed.context("it was never closed")?;
+    ensure!([4508, 1006].contains(&closed.code), "{closed:?}");
+    slow.connect(&cluster.door(Address::Yjs, &room)).await?;
+    let closed = slow.read_to(ALL, LONG).await?;
+    ensure!(closed.is_none(), "closed again: {closed:?}");
+    ensure!(slow.text() == writer.text(), "it reads something else");
+    Ok(())
+}
+
+async fn closes_one_slow(process: &Process) -> Told {
+    until("a slow reader to be closed", PATIENCE, async || {
+        let closed = counter(process, "atelier_slow_readers_closed_total").await?;
+        ensure!(closed >= 1, "{closed} closed");
+        anyhow::Ok(())
+    })
+    .await
+}
+
+async fn counter(process: &Process, name: &str) -> anyhow::Result<u64> {
+    let metrics = Rest::at(process).get("/metrics").await?;
+    let line = metrics
+        .text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    line.with_context(|| format!("{name} is not among the metrics: {}", metrics.text))
+}
+
+async fn what_was_written_offline_is_taken_however_much_it_is(story: Story) -> Told {
+    const OFFLINE: usize = 5 << 20;
+    let cluster = story.cluster(Options::default()).await?;
+    let room = fresh("offline");
+    let door = cluster.door(Address::Yjs, &room);
+    let mut reader = YjsClient::offline();
+    reader
+        .connect(&door.clone().at(cluster.there().address()))
+        .await?;
+    let json: Client = cluster.door(Address::Plain, &room).enter().await?;
+    let mut writer = YjsClient::offline();
+    writer.write(&"offline ".repeat(OFFLINE / 8));
+    writer.connect(&door).await?;
+    // Its own update comes back: that is how a provider knows.
+    writer.confirmed().await?;
+    let closed = reader.read_to(OFFLINE as u32, LONG).await?;
+    ensure!(closed.is_none(), "closed: {closed:?}");
+    json.expect_within("update", LONG, |_| true).await?;
+    // It is not sent away, and nobody else is.
+    let more = writer.write("and on");
+    writer.send_update(&more).await?;
+    let closed = reader.read_to(OFFLINE as u32 + 6, PATIENCE).await?;
+    ensure!(closed.is_none(), "closed: {closed:?}");
+    ensure!(reader.text() == writer.text(), "the texts differ");
+    // JSON has other ways: its frames stay as small as they are.
+    let large = "00".repeat(600_000);
+    json.send(json!({"type": "update", "data": large})).await?;
+    json.closed_with(4413).await.map(drop)
+}
+
+async fn a_thousand_who_come_at_once_cost_one_read_of_the_room(story: Story) -> Told {
+    const CROWD: usize = 1_000;
+    let cluster = story.cluster(Options::default().gateways(1)).await?;
+    let room = fresh("crowd");
+    let writer = Editor::enter(&cluster.door(Address::Plain, &room)).await?;
+    let mut seq = 0;
+    for _ in 0..20 {
+        seq = writer.log(&writer.append(&"text ".repeat(1_000))).await?;
+    }
+    let stroke = json!({"id": "s", "width": 1, "color": "#000000", "points": [1, 2], "ts": 5});
+    seq = seq.max(
+        writer
+            .client
+            .log(json!({"type": "draw", "paths": [stroke]}))
+            .await?,
+    );
+    writer
+        .client
+        .expect_where("archived", |m| m["seq"].as_u64() >= Some(seq))
+        .await?;
+    // Nobody has it in memory.
+    cluster.here().kill().await?;
+    cluster.here().restart().await?;
+    ensure!(
+        counter(cluster.here(), "atelier_room_loads_total").await? == 0,
+        "the room is loaded already"
+    );
+    let door = cluster.door(Address::Plain, &room);
+    let crowd = (0..CROWD).map(|_| async {
+        // The stories' database has few connections: one that is refused comes back, as clients do.
+        let client = until("to be let in", LONG, async || door.enter().await).await?;
+        client
+            .expect_within("board", LONG, |m| m["paths"][0]["id"] == "s")
+            .await?;
+        ensure!(client.count("sync") == 1, "no document came");
+        anyhow::Ok(client)
+    });
+    let crowd = try_join_all(crowd).await?;
+    ensure!(crowd.len() == CROWD, "all are in");
+    let loads = counter(cluster.here(), "atelier_room_loads_total").await?;
+    ensure!(loads == 1, "the room was read {loads} times");
+    Ok(())
+}
