@@ -109,7 +109,7 @@ pub enum Done {
     LastRead {
         epoch: Epoch,
         last: LastApplied,
-        there: Option<Entry>,
+        there: Option<Box<Entry>>,
     },
     Activated(Result<Box<(LogHead, RoomState, Seq)>>),
     People(Result<People>),
@@ -440,7 +440,7 @@ impl Actor {
             Done::Appended { batch, result } => self.appended(batch, result),
             Done::Repaired(result) => self.repaired(result),
             Done::Head(result) => self.verified(result),
-            Done::LastRead { epoch, last, there } => self.last_read(epoch, &last, there.as_ref()),
+            Done::LastRead { epoch, last, there } => self.last_read(epoch, &last, there.as_deref()),
             Done::Activated(result) => self.activated(result),
             Done::People(Ok(people)) => self.compare_people(people),
             Done::Roles(read) => self.roles_read(read),

@@ -111,6 +111,7 @@ impl Actor {
             let before = Seq(last.seq.0.saturating_sub(1));
             let read = recovery::read_after(&*b.log, &*b.archive, &room, epoch, before, 1).await;
             let there = read.ok().flatten().and_then(|page| page.into_iter().next());
+            let there = there.map(Box::new);
             Done::LastRead { epoch, last, there }
         };
         self.work.push(read.boxed());

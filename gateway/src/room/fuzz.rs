@@ -156,7 +156,7 @@ fn document() -> Vec<u8> {
         doc.get_or_insert_xml_fragment("x"),
     );
     let mut t = doc.transact_mut();
-    text.insert(&mut t, 0, "grüße");
+    text.insert(&mut t, 0, "greetings");
     text.remove_range(&mut t, 1, 2);
     map.insert(&mut t, "k", 1.5);
     map.insert(&mut t, "k", "v");

@@ -122,7 +122,11 @@ impl Log {
                 let told = heard_of(entry);
                 // What was said without a ref is not said back.
                 let unsaid = member.once.contains(&told.token);
-                let joined = matches!(told.kind.as_str(), "draw" | "update");
+                // Compared as what they add up to; or of a message that was deleted before them, which is told to nobody.
+                let joined = matches!(
+                    told.kind.as_str(),
+                    "draw" | "update" | "chat_edited" | "chat_deleted" | "reaction_update"
+                );
                 if !seen.contains(seq) || joined || unsaid {
                     continue;
                 }
