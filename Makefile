@@ -34,7 +34,7 @@ check: ## exactly what CI runs: the tests, then check-static
 check-static: ## format, lints, documentation, unused dependencies, licences, hygiene, what is in deploy/
 	@scripts/check-static
 
-bench: ## fan-out, idle memory, cross-pod latency and sandbox start, beside their bare counterparts
+bench: ## speed and memory beside bare counterparts and stock servers from npm; docs/BENCHMARKS.md says what is measured
 	@scripts/bench $(ARGS)
 
 fmt: ## format the code

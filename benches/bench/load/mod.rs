@@ -29,7 +29,7 @@ const PIECES_AT_ONCE: usize = 10;
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// A crowd is settled when nothing came for so long.
 const QUIET: Duration = Duration::from_millis(300);
-const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
+const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Who is where: `rooms` times `people`, the first `senders` of each room send.
 #[derive(Debug, Clone, Copy)]
