@@ -50,6 +50,8 @@ pub fn measure(settings: &Settings) -> Result<Vec<Section>> {
             ensure!(done.success(), "cp failed: {done}");
         }
         let copied = began.elapsed();
+        // The server closes connections that are silent for long.
+        let mut http = Http::connect(server.address)?;
         let began = Instant::now();
         for _ in 0..FILES {
             http.ask("POST", "/api/v1/upload", &headers, &form)?.ok()?;
