@@ -3,6 +3,7 @@
 mod lifecycle;
 pub mod members;
 pub mod projects;
+mod routes;
 pub mod teams;
 pub mod workspaces;
 

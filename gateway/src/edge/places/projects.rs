@@ -1,23 +1,18 @@
 //! `/projects`: rooms that stand together; the workspace's people belong to them.
 
-use atelier_shared::domain::ids::{PlaceId, UserId};
 use atelier_shared::domain::place::{PlaceKind, PlaceRole};
 use atelier_shared::ports::PlaceScope;
-use axum::Json;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
 
-use super::members::{self, NewPlaceMember, PlaceMemberPatch, PlaceMemberView};
-use super::{NewPlace, PlacePatch, PlaceView, known, lifecycle, may};
-use crate::edge::client::Authenticated;
-use crate::edge::extract::{Body, Id, Ids, Query};
-use crate::edge::page::{Page, PageParams};
-use crate::edge::problem::Problem;
-use crate::edge::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, Taken};
-use crate::edge::state::App;
+use super::may;
+use super::routes::place_routes;
+use super::routes::prelude::*;
 
-const KIND: PlaceKind = PlaceKind::Project;
+place_routes!(
+    PlaceKind::Project, "project", tag: "projects", id: "project_id",
+    place: "/projects/{project_id}", members: "/projects/{project_id}/members",
+    member: "/projects/{project_id}/members/{user_id}",
+    deleting: "Deletes a project with its rooms"
+);
 
 /// Makes a project in a workspace; its maker is owner. For members of the workspace, not for viewers.
 #[utoipa::path(post, path = "/workspaces/{workspace_id}/projects", operation_id = "create", tag = "projects", params(("workspace_id" = uuid::Uuid, Path)), request_body = NewPlace, security(("bearer" = [])), responses(
@@ -32,7 +27,7 @@ pub async fn create(
 ) -> Result<impl IntoResponse, Problem> {
     let least = PlaceRole::Member;
     may(&app, PlaceKind::Workspace, workspace, &principal, least).await?;
-    lifecycle::create(&app, KIND, Some(workspace), &principal, asked).await
+    lifecycle::create(&app, PlaceKind::Project, Some(workspace), &principal, asked).await
 }
 
 /// The projects of a workspace, newest first.
@@ -48,93 +43,4 @@ pub async fn list(
     let (_, role) = known(&app, PlaceKind::Workspace, workspace, &principal).await?;
     let scope = PlaceScope::In(workspace);
     lifecycle::list(&app, scope, &principal, Some(role), &page).await
-}
-
-/// One project, for those who belong to it.
-#[utoipa::path(get, path = "/projects/{project_id}", operation_id = "get", tag = "projects", params(("project_id" = uuid::Uuid, Path)), security(("bearer" = [])), responses(
-    (status = 200, description = "The project", body = PlaceView), NeedsRight, Missing, Failures,
-))]
-pub async fn get(
-    State(app): State<App>,
-    Authenticated(principal): Authenticated,
-    Id(id): Id<PlaceId>,
-) -> Result<Json<PlaceView>, Problem> {
-    let (place, role) = known(&app, KIND, id, &principal).await?;
-    Ok(Json(PlaceView::new(place, Some(role))))
-}
-
-/// Changes what a project is; admins only.
-#[utoipa::path(patch, path = "/projects/{project_id}", operation_id = "patch", tag = "projects", params(("project_id" = uuid::Uuid, Path)), request_body = PlacePatch, security(("bearer" = [])), responses(
-    (status = 200, description = "The project as it is now", body = PlaceView), NeedsRight, Missing, BadBody, Failures,
-))]
-pub async fn patch(
-    State(app): State<App>,
-    Authenticated(principal): Authenticated,
-    Id(id): Id<PlaceId>,
-    Body(asked): Body<PlacePatch>,
-) -> Result<Json<PlaceView>, Problem> {
-    lifecycle::patch(&app, KIND, id, &principal, asked).await
-}
-
-/// Deletes a project with its rooms; owners only.
-#[utoipa::path(delete, path = "/projects/{project_id}", operation_id = "delete", tag = "projects", params(("project_id" = uuid::Uuid, Path)), security(("bearer" = [])), responses(
-    (status = 204, description = "Gone"), NeedsRight, Missing, Taken, Failures,
-))]
-pub async fn delete(
-    State(app): State<App>,
-    Authenticated(principal): Authenticated,
-    Id(id): Id<PlaceId>,
-) -> Result<StatusCode, Problem> {
-    lifecycle::delete(&app, KIND, id, &principal).await
-}
-
-/// Who belongs to the project itself (not by its workspace), by user id.
-#[utoipa::path(get, path = "/projects/{project_id}/members", operation_id = "members_list", tag = "projects", params(("project_id" = uuid::Uuid, Path), PageParams), security(("bearer" = [])), responses(
-    (status = 200, description = "A page of members", body = Page<PlaceMemberView>), NeedsRight, Missing, BadQuery, Failures,
-))]
-pub async fn members(
-    State(app): State<App>,
-    Authenticated(principal): Authenticated,
-    Id(id): Id<PlaceId>,
-    Query(page): Query<PageParams>,
-) -> Result<Json<Page<PlaceMemberView>>, Problem> {
-    members::list(&app, KIND, id, &principal, &page).await
-}
-
-/// Takes somebody into the project; admins only, and owners only for another owner.
-#[utoipa::path(post, path = "/projects/{project_id}/members", operation_id = "members_add", tag = "projects", params(("project_id" = uuid::Uuid, Path)), request_body = NewPlaceMember, security(("bearer" = [])), responses(
-    (status = 201, description = "The member", body = PlaceMemberView), NeedsRight, Missing, BadBody, Taken, Failures,
-))]
-pub async fn add_member(
-    State(app): State<App>,
-    Authenticated(principal): Authenticated,
-    Id(id): Id<PlaceId>,
-    Body(asked): Body<NewPlaceMember>,
-) -> Result<(StatusCode, Json<PlaceMemberView>), Problem> {
-    members::add(&app, KIND, id, principal, asked).await
-}
-
-/// Changes somebody's role; admins only, and owners only where an owner is made or changed. One owner stays.
-#[utoipa::path(patch, path = "/projects/{project_id}/members/{user_id}", operation_id = "members_change", tag = "projects", params(("project_id" = uuid::Uuid, Path), ("user_id" = uuid::Uuid, Path)), request_body = PlaceMemberPatch, security(("bearer" = [])), responses(
-    (status = 200, description = "The member", body = PlaceMemberView), NeedsRight, Missing, BadBody, Taken, Failures,
-))]
-pub async fn change_member(
-    State(app): State<App>,
-    Authenticated(principal): Authenticated,
-    Ids(id, user): Ids<PlaceId, UserId>,
-    Body(asked): Body<PlaceMemberPatch>,
-) -> Result<Json<PlaceMemberView>, Problem> {
-    members::change(&app, KIND, id, user, principal, asked).await
-}
-
-/// Sends somebody away, or leaves. One owner stays.
-#[utoipa::path(delete, path = "/projects/{project_id}/members/{user_id}", operation_id = "members_remove", tag = "projects", params(("project_id" = uuid::Uuid, Path), ("user_id" = uuid::Uuid, Path)), security(("bearer" = [])), responses(
-    (status = 204, description = "Not a member any more"), NeedsRight, Missing, Taken, Failures,
-))]
-pub async fn remove_member(
-    State(app): State<App>,
-    Authenticated(principal): Authenticated,
-    Ids(id, user): Ids<PlaceId, UserId>,
-) -> Result<StatusCode, Problem> {
-    members::remove(&app, KIND, id, user, principal).await
 }
