@@ -109,8 +109,8 @@ pub struct GatewayConfig {
     /// A person who sends nothing for so long is not present any more, seconds
     #[arg(long, env = "PRESENCE_TIMEOUT", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub presence_timeout_s: u32,
-    /// How long the name of somebody without an account is held after their last heartbeat, seconds
-    #[arg(long, env = "USER_RELEASE_DELAY", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    /// How long the name of somebody without an account is held after their last heartbeat, seconds; 0 holds none
+    #[arg(long, env = "USER_RELEASE_DELAY", default_value_t = 120, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub user_release_delay_s: u32,
     /// How often a client should send a heartbeat, and how often an idle socket is pinged, milliseconds
     #[arg(long, env = "HEARTBEAT_INTERVAL", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(100..=3_600_000))]

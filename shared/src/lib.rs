@@ -9,5 +9,6 @@ pub mod domain;
 pub mod outbox;
 pub mod ports;
 pub mod recovery;
+pub mod removals;
 
 pub use backends::{Backends, Mode};

@@ -295,7 +295,8 @@ async fn failed_logins_must_wait_and_say_how_long(story: Story) -> Told {
     let options = Options::default()
         .gateways(1)
         .workers(0)
-        .set("LOGIN_TRIES", 2);
+        .set("LOGIN_TRIES", 2)
+        .set("TRUSTED_PROXIES", "127.0.0.0/8,::1/128");
     let rest = story.cluster(options).await?.rest();
     let name = fresh("ana");
     rest.register(&name, PASSWORD).await?;
@@ -316,6 +317,13 @@ async fn failed_logins_must_wait_and_say_how_long(story: Story) -> Told {
         wait.is_some_and(|s| (1..=900).contains(&s)),
         "retry-after: {wait:?}"
     );
+    // Whoever guesses locks nobody out: from elsewhere the right password is still right.
+    let elsewhere = rest
+        .request(reqwest::Method::POST, "/api/v1/auth/login")
+        .header("x-forwarded-for", "192.0.2.77")
+        .json(&json!({"username": name, "password": PASSWORD}));
+    let status = elsewhere.send().await?.status();
+    ensure!(status == 200, "from another address: {status}");
     Ok(())
 }
 

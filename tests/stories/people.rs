@@ -11,6 +11,10 @@ pub fn stories(all: &mut Stories) {
     all.both(deleting_an_account_leaves_what_it_wrote_without_its_name);
     all.both(the_last_owner_of_a_team_is_not_deleted);
     all.both(too_many_logins_at_once_are_sent_away_and_told_when_to_come_back);
+    all.both(a_held_name_is_nobody_elses);
+    all.both(of_parallel_registrations_one_wins_and_the_others_hear_the_field);
+    all.distributed(a_made_up_name_is_free_when_its_gateway_has_died);
+    all.both(a_deleted_person_is_nameless_everywhere);
 }
 
 async fn available(rest: &Rest, path: &str, name: &str) -> anyhow::Result<bool> {
@@ -286,5 +290,194 @@ async fn too_many_logins_at_once_are_sent_away_and_told_when_to_come_back(story:
         wrong >= 9 && busy > 0,
         "{wrong} were answered, {busy} sent away"
     );
+    Ok(())
+}
+
+async fn a_held_name_is_nobody_elses(story: Story) -> Told {
+    let options = Options::default().workers(0).set("USER_RELEASE_DELAY", 4);
+    let cluster = story.cluster(options).await?;
+    let (here, there) = (cluster.rest(), Rest::at(cluster.there()));
+    let guest = async |rest: &Rest, name: &str| {
+        rest.post("/api/v1/auth/guest", json!({"name": name})).await
+    };
+    let register = async |rest: &Rest, name: &str| {
+        let body = json!({"username": name, "password": "correct horse"});
+        rest.post("/api/v1/auth/register", body).await
+    };
+    let ben = here.guest("Ben").await?;
+    // Somebody else is told so, in any spelling, on any pod.
+    for name in ["Ben", "BEN", " ben "] {
+        let refused = guest(&there, name).await?.problem(409, "conflict")?;
+        ensure!(refused["field"] == "name", "{refused}");
+        let refused = register(&there, name).await?.problem(409, "conflict")?;
+        ensure!(refused["field"] == "username", "{refused}");
+    }
+    let mallory = there.guest("Mallory").await?;
+    let rename = there
+        .as_person(&mallory)
+        .patch("/api/v1/users/me", json!({"name": "ben"}))
+        .await?;
+    ensure!(
+        rename.problem(409, "conflict")?["field"] == "name",
+        "renamed"
+    );
+    // He himself makes it an account's, and then it is for ever.
+    register(&there.as_person(&ben), "Ben").await?.expect(201)?;
+    let refused = guest(&here, "Ben").await?.problem(409, "conflict")?;
+    ensure!(refused["field"] == "name", "{refused}");
+    // A registration that fails holds nothing.
+    let body = json!({"username": "Nora", "password": "correct horse", "email": "n@example.com"});
+    here.post("/api/v1/auth/register", body)
+        .await?
+        .expect(201)?;
+    let body = json!({"username": "Nina", "password": "correct horse", "email": "N@example.com"});
+    let refused = here.post("/api/v1/auth/register", body).await?;
+    ensure!(
+        refused.problem(409, "conflict")?["field"] == "email",
+        "taken"
+    );
+    here.guest("Nina").await?;
+    // Whoever falls silent lets go in time.
+    here.guest("Cora").await?;
+    guest(&there, "Cora").await?.problem(409, "conflict")?;
+    until("Cora's name is free", PATIENCE, async || {
+        guest(&there, "Cora").await?.expect(201)
+    })
+    .await?;
+    // A made-up name is held by nobody who does not go by it.
+    here.guest("User12").await?;
+    there.guest("User12").await?;
+    Ok(())
+}
+
+async fn of_parallel_registrations_one_wins_and_the_others_hear_the_field(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let pods = [cluster.rest(), Rest::at(cluster.there())];
+    for field in ["username", "email"] {
+        let (name, mail) = (fresh("dup"), format!("{}@example.com", fresh("dup")));
+        let tries = (0..6).map(|n| {
+            let rest = pods[n % 2].clone();
+            let body = match field {
+                "username" => json!({"username": name, "password": "correct horse"}),
+                _ => json!({"username": fresh("dup"), "email": mail, "password": "correct horse"}),
+            };
+            async move { rest.post("/api/v1/auth/register", body).await }
+        });
+        let mut won = 0;
+        for answer in futures::future::try_join_all(tries).await? {
+            if answer.status == 201 {
+                won += 1;
+            } else {
+                let refused = answer.problem(409, "conflict")?;
+                ensure!(refused["field"] == field, "{refused}");
+            }
+        }
+        ensure!(won == 1, "{field}: {won} of six were registered");
+        let login = if field == "username" {
+            name
+        } else {
+            mail.to_uppercase()
+        };
+        pods[1].login(&login, "correct horse").await?;
+    }
+    Ok(())
+}
+
+async fn a_made_up_name_is_free_when_its_gateway_has_died(story: Story) -> Told {
+    let options = Options::default()
+        .workers(0)
+        .set("USER_RELEASE_DELAY", 3_600);
+    let cluster = story.cluster(options).await?;
+    let (room, there) = (fresh("crash"), Rest::at(cluster.there()));
+    let client = cluster.door(Address::Plain, &room).enter().await?;
+    client.join("User4711").await?;
+    let named = cluster.door(Address::Plain, &room).enter().await?;
+    named.join("Vera").await?;
+    for name in ["User4711", "Vera"] {
+        until("the name is taken", PATIENCE, async || {
+            ensure!(!available(&there, "/users/check", name).await?, "{name}");
+            anyhow::Ok(())
+        })
+        .await?;
+    }
+    cluster.here().kill().await?;
+    until("the made-up name is free", PATIENCE, async || {
+        ensure!(available(&there, "/users/check", "User4711").await?, "held");
+        anyhow::Ok(())
+    })
+    .await?;
+    ensure!(
+        !available(&there, "/users/check", "Vera").await?,
+        "a name of her own has its time"
+    );
+    Ok(())
+}
+
+async fn a_deleted_person_is_nameless_everywhere(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let (here, there) = (cluster.rest(), Rest::at(cluster.there()));
+    let username = fresh("zoe");
+    let zoe = here.register(&username, "correct horse").await?;
+    let ben = here.guest("Ben").await?;
+    let bens = there.as_person(&ben);
+    let room = here
+        .as_person(&ben)
+        .make_room(json!({"kind": "open"}))
+        .await?;
+    let door = cluster.door(Address::Rooms, &room);
+    let client = door.clone().person(&zoe).enter().await?;
+    let reader = door.person(&ben).enter().await?;
+    client.chat("a word").await?;
+    let message = reader.expect("chat_message").await?;
+    let data = json!({"message_id": message["id"], "emoji": "👍", "action": "add"});
+    client
+        .log(json!({"type": "reaction", "data": data}))
+        .await?;
+    let path = json!({"id": "p", "width": 1, "color": "#000000", "points": [0, 0, 1, 1], "ts": 1});
+    client.log(json!({"type": "draw", "paths": [path]})).await?;
+    crate::cleanup::upload(&here.as_person(&zoe), Some(&room)).await?;
+    let base = format!("/api/v1/rooms/{room}");
+    let shown = [
+        format!("{base}/messages"),
+        format!("{base}/messages?q=word"),
+        format!("{base}/events"),
+        format!("{base}/log"),
+        format!("{base}/files"),
+        format!("{base}/export.json"),
+        format!("{base}/export.svg"),
+    ];
+    let text = async |path: &String| {
+        let answer = bens.get(path).await?;
+        ensure!(answer.status == 200, "{path}: {}", answer.text);
+        anyhow::Ok(answer.text)
+    };
+    for path in &shown[..5] {
+        ensure!(text(path).await?.contains(&username), "{path} knows her");
+    }
+    here.as_person(&zoe)
+        .delete("/api/v1/users/me")
+        .await?
+        .expect(204)?;
+    until("her name is nowhere any more", PATIENCE, async || {
+        for path in &shown {
+            let text = text(path).await?;
+            ensure!(!text.contains(&username), "{path}: {text}");
+        }
+        anyhow::Ok(())
+    })
+    .await?;
+    // Nor is whoever comes back told of it.
+    let again = cluster
+        .door(Address::Rooms, &room)
+        .person(&ben)
+        .query("epoch", 1)
+        .query("seq", 0)
+        .enter()
+        .await?;
+    again.expect("reaction_update").await?;
+    again.answered().await?;
+    for frame in again.frames() {
+        ensure!(!frame.to_string().contains(&username), "{frame}");
+    }
     Ok(())
 }

@@ -21,6 +21,8 @@ const SERVED: [&str; 5] = [
     QUEUE_CLEANUP,
     QUEUE_BACKUP,
 ];
+/// Longer than a handshake takes from reading the room's row to being in the room.
+const ROOM_SETTLES: Duration = Duration::from_secs(2);
 /// Callbacks of one tenant under way at a time: one that answers slowly does not hold up the others'.
 const CALLBACKS_PER_TENANT: u32 = 2;
 
@@ -92,6 +94,12 @@ pub struct WorkerConfig {
     /// Files that nobody has are left alone for so long, seconds
     #[arg(long, env = "FILE_CLEANUP_GRACE", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub file_cleanup_grace: u64,
+    /// Whoever is in a room that an administrator has cleaned is told so long before, seconds
+    #[arg(long, env = "CLEANUP_NOTICE", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub cleanup_notice: u64,
+    /// What a room held that the cleanup removed can be brought back for so long, seconds
+    #[arg(long, env = "REMOVED_ROOM_KEEP", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub removed_room_keep: u64,
     /// The weakest sandbox that may run code: full, or reduced where the machine lacks a layer
     #[arg(long, env = "SANDBOX_TIER", default_value = "full")]
     pub sandbox_tier: TierLevel,
@@ -160,6 +168,9 @@ impl WorkerConfig {
         crate::jobs::cleanup::Policy {
             room_delay: Duration::from_secs(self.room_cleanup_delay),
             file_grace: Duration::from_secs(self.file_cleanup_grace),
+            notice: Duration::from_secs(self.cleanup_notice),
+            settle: ROOM_SETTLES,
+            keep: Duration::from_secs(self.removed_room_keep),
             rooms_every: Duration::from_secs(self.cleanup_scheduler_interval),
             people_every: Duration::from_secs(self.user_cleanup_interval),
             everything_every: Duration::from_secs(self.room_cleanup_interval),

@@ -7,14 +7,14 @@ use atelier_shared::domain::names;
 use atelier_shared::domain::user::{NewUser, User, UserKind};
 use atelier_shared::ports::CreateUserError;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use chrono::{SubsecRound, Utc};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::auth::{PASSWORD_MAX_BYTES, Tokens, throttle, tokens, too_long};
-use super::client::ClientAddress;
+use super::client::{ClientAddress, bearer};
 use super::extract::Body;
 use super::problem::Problem;
 use super::refusals::{BadBody, Failures, Taken};
@@ -54,6 +54,7 @@ pub struct Guest {
 pub async fn register(
     State(app): State<App>,
     address: ClientAddress,
+    headers: HeaderMap,
     Body(asked): Body<Register>,
 ) -> Result<impl IntoResponse, Problem> {
     let username = names::name("username", &asked.username)?;
@@ -67,9 +68,28 @@ pub async fn register(
         None => username.clone(),
     };
     throttle_registration(&app, &address).await?;
-    let hash = app.passwords.hash(asked.password).await?;
+    let id = UserId::generate();
+    let asker = asker(&app, &headers).await.unwrap_or(id);
+    // What one goes by as a guest oneself is free for oneself.
+    take_name(&app, "username", &username, asker).await?;
+    let made = make_account(&app, id, username.clone(), name, email, asked.password).await;
+    if made.is_err() && asker == id {
+        let_go(&app, &username, id).await;
+    }
+    made
+}
+
+async fn make_account(
+    app: &App,
+    id: UserId,
+    username: String,
+    name: String,
+    email: Option<String>,
+    password: String,
+) -> Result<impl IntoResponse + use<>, Problem> {
+    let hash = app.passwords.hash(password).await?;
     let user = User {
-        id: UserId::generate(),
+        id,
         kind: UserKind::Account,
         username,
         name,
@@ -78,12 +98,50 @@ pub async fn register(
         is_admin: false,
         created_at: Utc::now().trunc_subsecs(6),
     };
-    create(&app, user, Some(hash)).await
+    create(app, user, Some(hash)).await
 }
 
-/// Makes a guest: a name and tokens, no password. The guest is gone with the tokens.
+/// Whoever a good token says sends this; a bad one is nobody's business here.
+async fn asker(app: &App, headers: &HeaderMap) -> Option<UserId> {
+    let token = bearer(headers).ok().flatten()?;
+    let principal = app.identity.authenticate(token).await.ok()?;
+    principal.row()
+}
+
+/// Names are one person's while they are held: an account's for ever, a guest's as [`super::users::check`] says. A made-up
+/// one is held only while somebody goes by it.
+pub(super) async fn take_name(
+    app: &App,
+    field: &'static str,
+    name: &str,
+    person: UserId,
+) -> Result<(), Problem> {
+    let (presence, key) = (&app.backends.presence, names::key(name));
+    let held = app.backends.records.is_login_taken(name).await?
+        || if names::is_made_up(name) {
+            presence.is_name_held(&key, Some(person)).await?
+        } else {
+            let delay = app.config.user_release_delay();
+            !presence.take_name(&key, person, delay).await?
+        };
+    if held {
+        return Err(Problem::conflict(format!("This {field} is taken.")).at(field));
+    }
+    Ok(())
+}
+
+/// Nothing came of it: the name is free at once, not only after its time.
+pub(super) async fn let_go(app: &App, name: &str, person: UserId) {
+    let (presence, key) = (&app.backends.presence, names::key(name));
+    if let Err(error) = presence.hold_name(&key, person, Duration::ZERO).await {
+        tracing::debug!(%error, "a name is held for nobody until its time is over");
+    }
+}
+
+/// Makes a guest: a name and tokens, no password. The guest is gone with the tokens. A name that somebody holds is refused
+/// (409): ask `/users/check` first.
 #[utoipa::path(post, path = "/auth/guest", tag = "auth", request_body = Guest, responses(
-    (status = 201, description = "The guest, logged in", body = Tokens), BadBody, Failures,
+    (status = 201, description = "The guest, logged in", body = Tokens), BadBody, Taken, Failures,
 ))]
 pub async fn guest(
     State(app): State<App>,
@@ -93,10 +151,7 @@ pub async fn guest(
     let name = names::name("name", &asked.name)?;
     throttle_registration(&app, &address).await?;
     let id = UserId::generate();
-    if !names::is_made_up(&name) {
-        let (key, delay) = (names::key(&name), app.config.user_release_delay());
-        app.backends.presence.hold_name(&key, id, delay).await?;
-    }
+    take_name(&app, "name", &name, id).await?;
     let user = User {
         id,
         kind: UserKind::Guest,
@@ -107,7 +162,12 @@ pub async fn guest(
         is_admin: false,
         created_at: Utc::now().trunc_subsecs(6),
     };
-    create(&app, user, None).await
+    let name = user.name.clone();
+    let made = create(&app, user, None).await;
+    if made.is_err() {
+        let_go(&app, &name, id).await;
+    }
+    made
 }
 
 async fn create(

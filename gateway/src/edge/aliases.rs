@@ -6,7 +6,7 @@ use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::path::{Operation, PathItem};
 
 use super::state::App;
-use super::{cleanup, figures, files, health, index, rooms, users};
+use super::{cleanup, figures, files, health, index, removed, rooms, users};
 
 macro_rules! aliases {
     ($($method:ident $alias:literal = $path:literal, $handler:path;)+) => {
@@ -38,6 +38,9 @@ aliases! {
     post "/cleanup/comprehensive" = "/api/v1/cleanup/comprehensive", cleanup::comprehensive;
     post "/cleanup/force-stuck-users" = "/api/v1/cleanup/force-stuck-users", cleanup::force_stuck_users;
     get "/cleanup/status" = "/api/v1/cleanup/status", cleanup::status;
+    get "/cleanup/removed" = "/api/v1/cleanup/removed", removed::list;
+    post "/cleanup/removed/{removal_id}/restore" = "/api/v1/cleanup/removed/{removal_id}/restore", removed::restore;
+    get "/cleanup/removed/{removal_id}/export" = "/api/v1/cleanup/removed/{removal_id}/export", removed::export;
 }
 
 /// Puts the aliases into the document, and the POST beside the bare list at `/api/rooms`. The other paths under `/api` are

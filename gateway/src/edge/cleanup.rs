@@ -85,6 +85,8 @@ pub struct CleanupStatus {
     /// What the last look found, or removed
     orphaned_files: u64,
     orphaned_records: u64,
+    /// Rooms whose content outlived them, as the last look found
+    orphaned_rooms: u64,
     succeeded: usize,
     failed: usize,
     /// Shares of the finished runs of the last seven days
@@ -114,19 +116,20 @@ macro_rules! runs {
 }
 
 runs! {
-    /// Takes out of their rooms whose gateway died.
+    /// Takes connections out of their rooms whose gateway died, and one person's doubles where a name is one connection's.
     connections: "/cleanup", Connections;
-    /// As `/cleanup`, for people under made-up names.
+    /// Takes people under made-up names (`User123`) out of their rooms whose gateway died, and frees the names.
     auto_users: "/cleanup/auto-users", AutoUsers;
     /// Removes uploads that no room has, and rows whose bytes are gone.
     orphaned_files: "/cleanup/orphaned-files", OrphanedFiles;
-    /// Every layer.
+    /// Every layer, and what is left of rooms that are gone.
     comprehensive: "/cleanup/comprehensive", Comprehensive;
     /// Takes people out of rooms that a crash left them in.
     force_stuck_users: "/cleanup/force-stuck-users", StuckUsers;
 }
 
-/// Removes one room if it is ephemeral and nobody is in it, without waiting for its time.
+/// Removes one room if it is ephemeral, without waiting for its time. Whoever is in it gets a `notice` first (5 s ahead), and
+/// may make the room one that is kept meanwhile. What it held is kept for a week: see `/cleanup/removed`.
 #[utoipa::path(post, path = "/cleanup/room/{room_id}", operation_id = "cleanup_room", tag = "cleanup", params(("room_id" = String, Path), Options), security(("bearer" = [])), responses(
     (status = 200, description = "What was removed", body = RunView),
     (status = 202, description = "It takes longer; GET /cleanup/status shows what comes of it", body = RunView),
@@ -224,9 +227,10 @@ pub async fn status(
             .map(|(room, people)| (room.to_string(), *people))
             .collect(),
         scheduled_rooms: scheduled,
-        stale_connections: last("stuck_users"),
+        stale_connections: last("stale_connections"),
         orphaned_files: last("orphaned_files"),
         orphaned_records: last("orphaned_records"),
+        orphaned_rooms: last("orphaned_rooms"),
         succeeded,
         failed,
         success_rate: rate(succeeded),

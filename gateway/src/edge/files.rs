@@ -8,6 +8,7 @@ mod upload;
 use atelier_shared::domain::file::{self, StoredFile};
 use atelier_shared::domain::ids::{FileId, RoomId};
 use atelier_shared::domain::room::Role;
+use atelier_shared::domain::user::DELETED_NAME;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -92,7 +93,14 @@ pub async fn list(
         .last()
         .filter(|_| files.more)
         .and_then(|file| cursor(&file.id));
-    let items = files.items.into_iter();
+    let uploaders = files.items.iter().filter_map(|file| file.uploader);
+    let deleted = app.profiles.deleted_among(uploaders.collect()).await?;
+    let items = files.items.into_iter().map(|mut file| {
+        if file.uploader.is_some_and(|user| deleted.contains(&user)) {
+            DELETED_NAME.clone_into(&mut file.uploader_name);
+        }
+        file
+    });
     Ok(Json(Page {
         items: items.map(|file| FileView::new(&app, file)).collect(),
         next_cursor,

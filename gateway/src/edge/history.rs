@@ -84,10 +84,13 @@ async fn shown(app: &App, room: &RoomId, entries: &[Entry]) -> Result<Vec<WireEn
     ids.sort_unstable();
     ids.dedup();
     let b = &app.backends;
-    let messages = match ids.as_slice() {
+    let mut messages = match ids.as_slice() {
         [] => BTreeMap::new(),
         ids => recovery::messages_by_id(&*b.log, &*b.archive, room, ids).await?,
     };
+    app.profiles
+        .anonymise_messages(messages.values_mut())
+        .await?;
     let mut items = Vec::new();
     for entry in entries {
         let message = about(entry).and_then(|id| messages.get(&id));

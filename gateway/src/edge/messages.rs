@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use atelier_shared::domain::ids::{MessageId, RoomId, UserId};
 use atelier_shared::domain::message::MessageKind;
 use atelier_shared::domain::search;
+use atelier_shared::domain::user::DELETED_NAME;
 use atelier_shared::ports::MessageQuery;
 use atelier_shared::recovery;
 use axum::Json;
@@ -71,8 +72,7 @@ pub async fn list(
     };
     let b = &app.backends;
     let (mut messages, next) = recovery::messages(&*b.log, &*b.archive, &room, &query).await?;
-    let authors = messages.iter_mut().map(|m| &mut m.record.author);
-    app.profiles.anonymise(authors.collect()).await?;
+    app.profiles.anonymise_messages(messages.iter_mut()).await?;
     let items = messages
         .iter()
         .map(|message| WireEntry::of(&message_value(message, &app.identity)));
@@ -176,6 +176,13 @@ pub async fn stats(
     let mut by_user: Vec<UserMessages> = by_user.into_values().collect();
     by_user.sort_by_key(|user| std::cmp::Reverse(user.messages));
     by_user.truncate(PEOPLE_SHOWN_MAX);
+    let people = by_user.iter().map(|user| UserId(user.user_id)).collect();
+    let deleted = app.profiles.deleted_among(people).await?;
+    for user in &mut by_user {
+        if deleted.contains(&UserId(user.user_id)) {
+            DELETED_NAME.clone_into(&mut user.name);
+        }
+    }
     let sum = |of: fn(&atelier_shared::domain::message::MessageCounts) -> i64| {
         counts.iter().map(of).sum::<i64>()
     };

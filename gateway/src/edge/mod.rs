@@ -38,6 +38,7 @@ mod problem_kind;
 mod prometheus;
 mod queues;
 mod refusals;
+mod removed;
 mod room_view;
 mod rooms;
 mod routes;

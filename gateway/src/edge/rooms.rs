@@ -1,11 +1,13 @@
 //! `/rooms`: made, listed, looked at, changed, deleted.
 
 use atelier_shared::domain::ids::{PlaceId, RoomId};
+use atelier_shared::domain::job::QUEUE_CLEANUP;
 use atelier_shared::domain::names;
 use atelier_shared::domain::place::{PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Access, Activity, Retention, Role, Room, RoomChoice, RoomKind};
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::RoomVisibility;
+use atelier_shared::removals;
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderName, StatusCode, header};
@@ -34,6 +36,9 @@ use crate::identity::Principal;
 const ACTIVE_ROOMS_MAX: usize = 100;
 /// Rows looked through to fill one page of active rooms before it is answered short.
 const ROWS_PER_PAGE_MAX: usize = 1_000;
+
+/// Whoever was just writing into a room that is deleted is out of it by then.
+const REMAINS_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where a page of rooms starts: behind this one.
 pub(super) type RoomKey = (DateTime<Utc>, RoomId);
@@ -423,5 +428,10 @@ pub(super) async fn delete_room(app: &App, id: &RoomId) -> Result<StatusCode, Pr
         reason: "the room was deleted".to_owned(),
     };
     app.backends.log.publish(id, &closed).await?;
+    // Its files and its log go soon; if this is lost, the cleanup finds them.
+    let remains = removals::room_job(id.clone(), REMAINS_AFTER);
+    if let Err(error) = app.backends.queue.enqueue(QUEUE_CLEANUP, &remains).await {
+        tracing::warn!(room = %id, %error, "what is left of a deleted room waits for the cleanup");
+    }
     Ok(StatusCode::NO_CONTENT)
 }

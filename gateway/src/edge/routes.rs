@@ -16,8 +16,8 @@ use super::state::App;
 use super::{
     accounts, aliases, analytics, artifacts, auth, backups, board, cleanup, docs, documents,
     figures, files, health, history, hocuspocus, idempotency, index, insights, invites, job_batch,
-    job_output, jobs, languages, layers, limits, members, messages, prometheus, queues, rooms,
-    sessions, simulate, socket_docs, trace, users, ws,
+    job_output, jobs, languages, layers, limits, members, messages, prometheus, queues, removed,
+    rooms, sessions, simulate, socket_docs, trace, users, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -72,6 +72,9 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(cleanup::comprehensive))
         .routes(routes!(cleanup::force_stuck_users))
         .routes(routes!(cleanup::status))
+        .routes(routes!(removed::list))
+        .routes(routes!(removed::restore))
+        .routes(routes!(removed::export))
         .routes(routes!(files::upload))
         .routes(routes!(files::get, files::delete))
         .routes(routes!(files::list))

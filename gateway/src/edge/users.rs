@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::accounts::check_email;
+use super::accounts::{check_email, let_go, take_name};
 use super::auth::{UserView, unstored};
 use super::client::{Authenticated, MaybePrincipal};
 use super::extract::{Body, Id};
@@ -128,7 +128,12 @@ pub async fn patch_me(
 ) -> Result<Json<UserView>, Problem> {
     let mut user = stored(&app, &principal).await?;
     if let Some(name) = &asked.name {
-        user.name = names::name("name", name)?;
+        let name = names::name("name", name)?;
+        // An account is known by its user name, and may be called as others are; a guest has no other name.
+        if user.kind == UserKind::Guest && names::key(&name) != names::key(&user.name) {
+            take_name(&app, "name", &name, user.id).await?;
+        }
+        user.name = name;
     }
     if let Some(url) = asked.avatar_url {
         if let Some(url) = &url {
@@ -166,7 +171,13 @@ pub async fn delete_me(
     let user = stored(&app, &principal).await?;
     // On a task of its own: a caller who hangs up must not leave a deleted person with open sockets.
     let app = app.clone();
-    let work = async move { delete(&app, user.id).await };
+    let work = async move {
+        let done = delete(&app, user.id).await;
+        if done.is_ok() {
+            let_go(&app, &user.username, user.id).await;
+        }
+        done
+    };
     tokio::spawn(work).await.map_err(|_| Problem::internal())?
 }
 

@@ -1,12 +1,14 @@
-//! People as others see them, kept in this process and forgotten on every gateway the moment they change.
+//! People as others see them: kept in this process, behind that in the vault for all gateways, and forgotten everywhere
+//! the moment they change.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atelier_shared::domain::entry::{Author, Entry};
 use atelier_shared::domain::ids::UserId;
+use atelier_shared::domain::message::{Message, Reactor};
 use atelier_shared::domain::user::{DELETED_NAME, User};
 use atelier_shared::ports::{Changed, PAGE_MAX, PortError, Records, Vault};
 use moka::sync::Cache;
@@ -17,6 +19,14 @@ use tokio::sync::mpsc;
 const PROFILES_MAX: u64 = 50_000;
 /// How long somebody is believed whose change this gateway was not told of (a message lost over a reconnect).
 const BELIEVED: Duration = Duration::from_secs(10);
+
+/// What is kept for the other gateways is kept no longer, whatever happens.
+const SHARED_FOR: Duration = Duration::from_secs(5 * 60);
+/// What was read from the records longer ago is not shared any more: the vault remembers changes for ten minutes.
+const SHARED_WITHIN: Duration = Duration::from_secs(10);
+/// A change that can't be told now is told again, for as long as anybody may believe the old.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
+const TELLINGS: u32 = 600;
 
 /// A cache in front of [`Records`]; cheap to clone.
 #[derive(Clone)]
@@ -46,14 +56,14 @@ impl Profiles {
         }))
     }
 
-    /// The stored person; `None`: deleted, or never stored.
+    /// The stored person, without what only they themselves see (their address); `None`: deleted, or never stored.
     pub async fn get(&self, id: UserId) -> Result<Option<Arc<User>>, PortError> {
         let it = &self.0;
         if let Some(known) = it.people.get(&id) {
             return Ok(known);
         }
         let before = it.changes.load(Ordering::SeqCst);
-        let user = it.records.user(id).await?.map(Arc::new);
+        let user = it.shared(id).await?;
         it.keep(before, || it.people.insert(id, user.clone()));
         Ok(user)
     }
@@ -61,7 +71,13 @@ impl Profiles {
     /// Tells every gateway that this person changed. Called when the change is stored.
     pub async fn changed(&self, id: UserId) -> Result<(), PortError> {
         self.0.forget(id);
-        self.0.vault.announce_change(id).await
+        let told = self.0.vault.announce_change(id).await;
+        if let Err(error) = &told {
+            tracing::warn!(%error, "a change of somebody is told to the other gateways later");
+            let it = self.0.clone();
+            tokio::spawn(async move { it.tell_again(id).await });
+        }
+        told
     }
 
     /// Forgets whoever changes on any gateway, as long as there are announcements.
@@ -77,23 +93,57 @@ impl Profiles {
     /// Takes the names of people who deleted their accounts out of what they wrote.
     pub async fn anonymise_entries(&self, entries: &mut [Entry]) -> Result<(), PortError> {
         let authors = entries.iter_mut().map(|entry| &mut entry.record.author);
-        self.anonymise(authors.collect()).await
+        self.anonymise(authors.collect(), Vec::new()).await
     }
 
-    /// [`Self::anonymise_entries`], by their authors.
-    pub async fn anonymise(&self, authors: Vec<&mut Author>) -> Result<(), PortError> {
-        let people: BTreeSet<UserId> = authors.iter().map(|author| author.user_id).collect();
-        let deleted = self.deleted_among(people).await?;
+    /// [`Self::anonymise_entries`] for messages, and for those who reacted to them.
+    pub async fn anonymise_messages<'a>(
+        &self,
+        messages: impl Iterator<Item = &'a mut Message>,
+    ) -> Result<(), PortError> {
+        let (mut authors, mut reactors) = (Vec::new(), Vec::new());
+        for message in messages {
+            authors.push(&mut message.record.author);
+            let under = message.reactions.iter_mut();
+            reactors.extend(under.flat_map(|reactions| &mut reactions.users));
+        }
+        self.anonymise(authors, reactors).await
+    }
+
+    /// [`Self::anonymise_entries`] for those who reacted.
+    pub async fn anonymise_reactors(&self, reactors: Vec<&mut Reactor>) -> Result<(), PortError> {
+        self.anonymise(Vec::new(), reactors).await
+    }
+
+    async fn anonymise(
+        &self,
+        authors: Vec<&mut Author>,
+        reactors: Vec<&mut Reactor>,
+    ) -> Result<(), PortError> {
+        let people = authors
+            .iter()
+            .map(|author| author.user_id)
+            .chain(reactors.iter().map(|reactor| reactor.user_id));
+        let deleted = self.deleted_among(people.collect()).await?;
         for author in authors {
             if deleted.contains(&author.user_id) {
                 DELETED_NAME.clone_into(&mut author.name);
                 author.avatar_url = None;
             }
         }
+        for reactor in reactors {
+            if deleted.contains(&reactor.user_id) {
+                DELETED_NAME.clone_into(&mut reactor.name);
+            }
+        }
         Ok(())
     }
 
-    async fn deleted_among(&self, people: BTreeSet<UserId>) -> Result<HashSet<UserId>, PortError> {
+    /// Those of `people` who deleted their accounts.
+    pub async fn deleted_among(
+        &self,
+        people: BTreeSet<UserId>,
+    ) -> Result<HashSet<UserId>, PortError> {
         let it = &self.0;
         let mut deleted = HashSet::new();
         let mut unknown = Vec::new();
@@ -120,6 +170,50 @@ impl Profiles {
 }
 
 impl Inner {
+    /// From the vault, else from the records, and then for the others, too.
+    async fn shared(&self, id: UserId) -> Result<Option<Arc<User>>, PortError> {
+        let began = Instant::now();
+        let cached = match self.vault.cached_profile(id).await {
+            Ok(cached) => Some(cached),
+            Err(error) => {
+                tracing::debug!(%error, "a profile is read from the records");
+                None
+            }
+        };
+        if let Some(profile) = cached.as_ref().and_then(|cached| cached.profile.as_deref())
+            && let Ok(user) = serde_json::from_str::<Option<User>>(profile)
+        {
+            return Ok(user.map(Arc::new));
+        }
+        let user = self.records.user(id).await?.map(|user| User {
+            email: None,
+            ..user
+        });
+        if let Some(cached) = cached
+            && began.elapsed() < SHARED_WITHIN
+            && let Ok(profile) = serde_json::to_string(&user)
+        {
+            let generation = cached.generation;
+            let kept = self
+                .vault
+                .cache_profile(id, &profile, generation, SHARED_FOR)
+                .await;
+            if let Err(error) = kept {
+                tracing::debug!(%error, "a profile was not shared");
+            }
+        }
+        Ok(user.map(Arc::new))
+    }
+
+    async fn tell_again(&self, id: UserId) {
+        for _ in 0..TELLINGS {
+            tokio::time::sleep(TOLD_AGAIN).await;
+            if self.vault.announce_change(id).await.is_ok() {
+                return;
+            }
+        }
+    }
+
     fn keep(&self, before: u64, keep: impl FnOnce()) {
         let _keeping = self.keeping.read();
         if self.changes.load(Ordering::SeqCst) == before {

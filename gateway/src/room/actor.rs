@@ -52,6 +52,8 @@ pub struct Local {
     pub principal: Principal,
     /// Told that its token runs out.
     pub warned: bool,
+    /// Told that it is about to be closed for its silence.
+    pub warned_stale: bool,
     /// Silent for so long that others were told it left; it comes back with its next message.
     pub dropped: bool,
     /// What others see of it changed and is not in presence yet.

@@ -1,7 +1,7 @@
 //! Entries that are replayed, as they may be told now: words that were deleted since are not said again, and reactions are
 //! counted as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use atelier_shared::domain::entry::{Body, Entry};
 use atelier_shared::domain::ids::MessageId;
@@ -32,7 +32,7 @@ impl Past {
         }
         let (reply, answer) = oneshot::channel();
         let asked = handle.mailbox.send(Command::Chat { reply }).await;
-        let chat = match asked {
+        let mut chat = match asked {
             Ok(()) => answer.await.unwrap_or_default(),
             Err(_) => ChatState::default(),
         };
@@ -52,6 +52,20 @@ impl Past {
             let found = recovery::messages_by_id(&*b.log, &*b.archive, room, &old).await;
             messages = found.ok()?;
         }
+        let about: BTreeSet<MessageId> = page
+            .iter()
+            .filter_map(|entry| match &entry.record.body {
+                Body::Reaction { message_id, .. } => Some(*message_id),
+                _ => None,
+            })
+            .collect();
+        let reactors = chat.reactors_mut(&about).collect();
+        let nameless = async {
+            rooms.profiles.anonymise_reactors(reactors).await?;
+            let messages = messages.values_mut();
+            rooms.profiles.anonymise_messages(messages).await
+        };
+        nameless.await.ok()?;
         Some(Self { chat, messages })
     }
 

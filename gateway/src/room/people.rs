@@ -1,8 +1,9 @@
 //! Who is in the room: entering, joining, resuming, leaving, and what others are told of it.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, RoomId, Seq};
 use atelier_shared::domain::presence::{Member, Status};
 use atelier_shared::domain::signal::Signal;
 
@@ -12,6 +13,11 @@ use super::dialect::Dialect;
 use super::json::faces::{self, Connected, Users};
 use super::json::incoming::Join;
 use super::json::outgoing;
+use super::registry::Rooms;
+
+/// Pauses between tries to leave while presence is away.
+const LEAVE_AGAIN: Duration = Duration::from_millis(500);
+const LEAVE_AGAIN_MAX: Duration = Duration::from_secs(15);
 
 impl Actor {
     pub fn enter(&mut self, enter: Enter) {
@@ -54,6 +60,7 @@ impl Actor {
             member: member.clone(),
             principal,
             warned: false,
+            warned_stale: false,
             dropped: false,
             changed: member.joined,
             pinged_ms: 0,
@@ -221,26 +228,9 @@ impl Actor {
         let client_id = local.member.client_id;
         self.gone(&client_id, id, None);
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
-        // Presence decides who tells the others, so that nobody is told twice.
-        let leave = async move {
-            let left = rooms.backends.presence.leave(&room, &client_id, id).await;
-            let published = match left {
-                Ok(true) => {
-                    let signal = Signal::Left {
-                        client_id,
-                        connection: id,
-                        reason: None,
-                    };
-                    rooms.backends.log.publish(&room, &signal).await
-                }
-                Ok(false) => Ok(()),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = published {
-                tracing::warn!(room = %room, %error, "a leave is left to the lease");
-            }
-        };
-        self.rooms.tasks.spawn(leave);
+        self.rooms
+            .tasks
+            .spawn(leave_for_good(rooms, room, client_id, id));
     }
 
     fn forget_local(&mut self, id: ConnectionId) -> Option<Local> {
@@ -374,6 +364,41 @@ impl Actor {
         if room.role_version >= self.room.role_version {
             self.head.role_version = self.head.role_version.max(room.role_version);
             self.room = room;
+        }
+    }
+}
+
+/// Presence decides who tells the others, so that nobody is told twice. While it is away this is tried again: the lease of
+/// a pod that lives would keep a ghost for ever.
+async fn leave_for_good(rooms: Rooms, room: RoomId, client_id: ClientId, connection: ConnectionId) {
+    let mut pause = LEAVE_AGAIN;
+    loop {
+        let left = rooms
+            .backends
+            .presence
+            .leave(&room, &client_id, connection)
+            .await;
+        match left {
+            Ok(true) => {
+                let signal = Signal::Left {
+                    client_id,
+                    connection,
+                    reason: None,
+                };
+                if let Err(error) = rooms.backends.log.publish(&room, &signal).await {
+                    tracing::debug!(%room, %error, "a leave was not told; presence repairs it");
+                }
+                return;
+            }
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%room, %error, "a leave is tried again");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LEAVE_AGAIN_MAX),
+            // What is left then is left to the lease.
+            () = rooms.stop.cancelled() => return,
         }
     }
 }

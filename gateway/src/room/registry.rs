@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use atelier_shared::Backends;
 use atelier_shared::domain::ids::{ConnectionId, Epoch, FamilyId, PodId, RoomId, UserId};
+use atelier_shared::domain::names;
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
@@ -288,6 +289,13 @@ impl Rooms {
             self.tasks.spawn(self.clone().look_who_is_here());
         }
         for (room, member) in presence.reap(self.pod, REAP_AT_ONCE).await? {
+            if names::is_made_up(&member.name) {
+                // Nobody goes by it any more, and made-up names are not held.
+                let (key, person) = (names::key(&member.name), member.user_id);
+                if let Err(error) = presence.hold_name(&key, person, Duration::ZERO).await {
+                    tracing::debug!(%error, "a made-up name is held until its time is over");
+                }
+            }
             let left = Signal::Left {
                 client_id: member.client_id,
                 connection: member.connection,

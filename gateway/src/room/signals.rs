@@ -160,6 +160,16 @@ impl Actor {
                 self.tell_others(outgoing::frame(&output), None);
             }
             Signal::Changed => self.read_roles(),
+            Signal::Notice {
+                code,
+                message,
+                in_ms,
+            } => {
+                let notice = outgoing::notice(&code, &message, in_ms);
+                for local in self.locals.values() {
+                    local.connection.send(notice.clone());
+                }
+            }
             Signal::Closed { reason } => self.close_all(4404, &reason),
         }
     }

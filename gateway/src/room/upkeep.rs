@@ -28,6 +28,7 @@ impl Actor {
         let config = &self.rooms.config;
         let silent_ms = i64::from(config.websocket_connection_timeout_ms);
         let heartbeat_ms = i64::from(config.heartbeat_ms);
+        let warn_stale_ms = heartbeat_ms.min(silent_ms / 2);
         let presence_ms = i64::from(config.presence_timeout_s) * 1_000;
         let stuck_ms = i64::from(config.slow_reader_timeout_s) * 1_000;
         let mut dropped = Vec::new();
@@ -37,6 +38,17 @@ impl Actor {
             if silent >= silent_ms {
                 connection.close(4500, "silent for too long");
                 continue;
+            }
+            let stale_in_ms = silent_ms - silent;
+            if stale_in_ms > warn_stale_ms {
+                local.warned_stale = false;
+            } else if !local.warned_stale {
+                local.warned_stale = true;
+                connection.send(outgoing::notice(
+                    "cleanup",
+                    "nothing was heard of this connection for long; it is about to be closed",
+                    u64::try_from(stale_in_ms).unwrap_or(0),
+                ));
             }
             if connection.stuck_ms(now_ms) >= stuck_ms {
                 self.rooms.metrics.dropped_slow.inc();

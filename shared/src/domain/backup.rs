@@ -21,6 +21,8 @@ pub enum BackupReason {
     Asked,
     /// To undo the restore that followed.
     Restore,
+    /// A part of a room that the cleanup removed.
+    Removal,
 }
 
 impl BackupReason {
@@ -29,6 +31,7 @@ impl BackupReason {
             Self::Scheduled => "scheduled",
             Self::Asked => "asked",
             Self::Restore => "restore",
+            Self::Removal => "removal",
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod names;
 pub mod place;
 pub mod presence;
 pub mod reactions;
+pub mod removal;
 pub mod room;
 pub mod search;
 pub mod signal;

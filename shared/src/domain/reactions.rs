@@ -1,7 +1,7 @@
 //! What a room's folded state keeps of chat: the reactions of late, and which messages of late are deleted. Every pod folds
 //! the same from the same entries, so all tell the same counts without asking anybody.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,17 @@ impl ChatState {
             .iter()
             .rfind(|r| r.message_id == message && r.emoji == emoji)?;
         Some(&reacted.users)
+    }
+
+    /// Those who reacted to these messages.
+    pub fn reactors_mut<'a>(
+        &'a mut self,
+        messages: &'a BTreeSet<MessageId>,
+    ) -> impl Iterator<Item = &'a mut Reactor> {
+        self.reacted
+            .iter_mut()
+            .filter(|reacted| messages.contains(&reacted.message_id))
+            .flat_map(|reacted| &mut reacted.users)
     }
 
     /// Does this entry say anything, or did the log delete its message before?

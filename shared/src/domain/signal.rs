@@ -94,6 +94,12 @@ pub enum Signal {
     },
     /// The room's row changed (who may enter, what is allowed): it is read again.
     Changed,
+    /// Told to everybody who is connected here, ahead of what will become of the room.
+    Notice {
+        code: String,
+        message: String,
+        in_ms: u64,
+    },
     /// The room is gone.
     Closed {
         reason: String,

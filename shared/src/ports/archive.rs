@@ -133,8 +133,21 @@ pub trait Archive: Backups + super::ActivityArchive + Send + Sync {
     /// How many bytes the documents of these rooms have in their newest checkpoints; rooms without one are left out.
     async fn document_bytes(&self, rooms: &[RoomId]) -> Result<HashMap<RoomId, u64>>;
 
-    /// Forgets all of a room whose row is gone and whose id is still reserved: nobody writes there. Its epoch rises, so that
-    /// whoever is late is refused, and its next life begins at seq 1. Can be repeated.
+    /// [`Self::append`] for entries that were archived once under any room and are brought back: they are not counted
+    /// again as what people did.
+    async fn append_again(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        entries: &[Entry],
+    ) -> Result<ArchiveHead, StaleEpoch>;
+
+    /// Rooms of which anything is archived, by id after `after`, at most `limit`.
+    async fn archived_rooms(&self, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>>;
+
+    /// Forgets all of a room whose row is gone and whose id is still reserved, its backups included: nobody writes there.
+    /// Its epoch rises, so that whoever is late is refused, and its next life begins at seq 1. What people did stays
+    /// counted. Can be repeated.
     async fn forget_room(&self, room: &RoomId) -> Result<()>;
 
     /// Stores a job's result once; a later call for the same job changes nothing and returns false.

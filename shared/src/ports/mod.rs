@@ -11,6 +11,7 @@ mod places;
 mod presence;
 pub(crate) mod queue;
 mod records;
+mod removals;
 mod room_log;
 mod vault;
 
@@ -40,14 +41,15 @@ pub use records::{
     InviteRecords, JobQuery, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page, Records,
     RoomRecords, RoomVisibility, UserDeletion, UserRecords,
 };
+pub use removals::RemovalRecords;
 pub use room_log::{
     APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Delivery, LogHead, READ_MAX_BYTES, Refusal,
     RoomLog, SUBSCRIPTION_CAPACITY, Subscription,
 };
 pub use vault::{
-    ANSWER_MAX_BYTES, ANSWERS_MAX, Changed, FAMILIES_PER_USER_MAX, Family, Once, OnceKey,
-    REPLACED_TOKENS_MAX, REUSE_MARK_MIN, REVOCATIONS_CAPACITY, Revoked, Rotation, Spent,
-    TICKETS_MAX, Throttle, Ticket, Vault,
+    ANSWER_MAX_BYTES, ANSWERS_MAX, CHANGES_REMEMBERED, CachedProfile, Changed,
+    FAMILIES_PER_USER_MAX, Family, Once, OnceKey, REPLACED_TOKENS_MAX, REUSE_MARK_MIN,
+    REVOCATIONS_CAPACITY, Revoked, Rotation, Spent, TICKETS_MAX, Throttle, Ticket, Vault,
 };
 
 use thiserror::Error;

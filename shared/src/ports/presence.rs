@@ -88,6 +88,9 @@ pub trait Presence: Send + Sync {
     /// every pod on its own beat; a member is handed out once.
     async fn reap(&self, by: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>>;
 
+    /// Whom [`reap`](Self::reap) would hand out, left where they are; at most `limit`.
+    async fn lapsed(&self, by: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>>;
+
     /// Shares what a pod counts with the others, for `lease` from now, in the place of what it reported before; and adds to
     /// the cluster's totals, which outlive every pod (embedded: not the process). Adds twice if repeated.
     async fn report(
@@ -103,6 +106,9 @@ pub trait Presence: Send + Sync {
     /// This person goes by a name (as [`crate::domain::names::key`] spells it) for `ttl` from now on the store's clock; a
     /// hold is never shortened, but zero ends it. Several people may hold one name.
     async fn hold_name(&self, key: &str, person: UserId, ttl: Duration) -> Result<()>;
+
+    /// [`hold_name`](Self::hold_name), but only if nobody else holds the name: of several who try at once one succeeds.
+    async fn take_name(&self, key: &str, person: UserId, ttl: Duration) -> Result<bool>;
 
     /// Does anybody but `person` hold the name now? True to the moment: nothing is swept.
     async fn is_name_held(&self, key: &str, person: Option<UserId>) -> Result<bool>;

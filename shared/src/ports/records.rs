@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::insights::InsightRecords;
 use super::places::PlaceRecords;
+use super::removals::RemovalRecords;
 use super::{PortError, Result};
 use crate::domain::cleanup::CleanupRun;
 use crate::domain::file::StoredFile;
@@ -325,6 +326,7 @@ pub trait Records:
     + InviteRecords
     + FileRecords
     + CleanupRecords
+    + RemovalRecords
 {
     async fn ping(&self) -> Result<()>;
 }

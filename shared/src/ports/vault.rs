@@ -104,6 +104,18 @@ pub enum Changed {
     Missed,
 }
 
+/// What the vault has of a profile.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CachedProfile {
+    /// As it was given to [`Vault::cache_profile`]; `None`: nothing is kept.
+    pub profile: Option<String>,
+    /// To be given back with what is read from the records now.
+    pub generation: u64,
+}
+
+/// Changes of a person are remembered for so long: a profile that was read earlier must not be cached any more.
+pub const CHANGES_REMEMBERED: Duration = Duration::from_secs(10 * 60);
+
 /// What a one-time WebSocket ticket stands for: the claims of the token it was made with, as JSON.
 pub type Ticket = String;
 
@@ -151,7 +163,20 @@ pub trait Vault: Send + Sync {
     /// something may be missing is ([`Revoked::Missed`]).
     async fn revocations(&self) -> Result<mpsc::Receiver<Revoked>>;
 
-    /// What is known of this person changed: tells every subscriber of every pod.
+    /// What the pods share of a person's profile. May keep nothing (embedded: there is one process, with a cache of its own).
+    async fn cached_profile(&self, user: UserId) -> Result<CachedProfile>;
+
+    /// Shares a profile with the other pods for `ttl`, read after [`Self::cached_profile`] gave this generation. False: the
+    /// person changed since (or nothing is kept), and what was read may be old.
+    async fn cache_profile(
+        &self,
+        user: UserId,
+        profile: &str,
+        generation: u64,
+        ttl: Duration,
+    ) -> Result<bool>;
+
+    /// What is known of this person changed: what is cached of it is gone, and every subscriber of every pod is told.
     async fn announce_change(&self, user: UserId) -> Result<()>;
 
     /// People who changed from now on, on any pod; that something may be missing is told, too.

@@ -5,8 +5,10 @@ mod backups;
 mod checkpoints;
 mod entries;
 mod epochs;
+mod forgetting;
 mod history;
 mod messages;
+mod plans;
 mod refs;
 mod results;
 
@@ -62,10 +64,15 @@ pub fn trials(trials: &mut Vec<Trial>) {
         backups::backups_are_listed_newest_first_and_read_whole,
         backups::a_removed_backup_is_gone_and_the_others_stay,
         backups::a_room_needs_a_backup_until_one_covers_all_that_is_archived,
+        forgetting::of_a_forgotten_room_nothing_is_left_and_its_next_life_begins_at_1,
+        forgetting::who_is_late_in_a_forgotten_room_is_refused,
+        forgetting::what_comes_back_is_read_as_before_and_not_counted_again,
+        forgetting::rooms_of_which_anything_is_archived_are_walked_by_id,
         results::a_result_is_stored_once,
         results::an_expired_result_is_none,
         results::expired_results_stay_until_they_are_removed,
     );
+    plans::trials(trials);
 }
 
 /// Somebody who writes entries.

@@ -48,11 +48,12 @@ pub fn trials(trials: &mut Vec<Trial>) {
             an_empty_room_is_not_occupied;
         reports: a_report_stands_for_its_lease_and_totals_stay;
         names: a_name_is_held_for_its_time_and_not_longer, several_people_may_hold_a_name_and_each_lets_go_alone,
-            a_shorter_hold_does_not_shorten_a_longer_one, a_crowd_under_one_name_is_bounded;
+            a_shorter_hold_does_not_shorten_a_longer_one, a_crowd_under_one_name_is_bounded,
+            of_many_who_take_a_name_at_once_one_has_it, who_holds_a_name_takes_it_again_and_others_when_it_is_over;
         leases: a_lapsed_pods_members_are_handed_out_once, a_live_pod_is_not_reaped, reaping_keeps_its_limit,
             who_just_came_reaps_nobody, who_stopped_renewing_reaps_nobody, a_pod_that_renews_again_is_safe,
             a_retired_pod_is_lapsed_at_once, a_reaped_member_may_enter_again,
-            a_member_that_moved_to_a_live_pod_is_not_reaped, a_pod_is_told_for_how_long_it_was_steady;
+            a_member_that_moved_to_a_live_pod_is_not_reaped, whom_reaping_would_hand_out_is_listed_and_left, a_pod_is_told_for_how_long_it_was_steady;
     );
     promises!(trials only Mode::Distributed,
         redis: a_stall_of_redis_reaps_nobody, who_was_steady_starts_anew_when_redis_forgets,

@@ -2,10 +2,12 @@
 
 mod departures;
 mod files;
+mod insights;
 mod invites;
 mod jobs;
 mod people;
 mod places;
+mod removals;
 mod roles;
 mod rooms;
 
@@ -26,6 +28,8 @@ pub fn trials(trials: &mut Vec<Trial>) {
     jobs::trials(trials);
     invites::trials(trials);
     files::trials(trials);
+    insights::trials(trials);
+    removals::trials(trials);
 }
 
 /// Now, as the store keeps it.

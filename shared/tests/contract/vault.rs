@@ -2,6 +2,7 @@
 
 mod families;
 mod once;
+mod profiles;
 mod revocations;
 mod spending;
 mod tickets;
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 pub fn trials(trials: &mut Vec<Trial>) {
     families::trials(trials);
     once::trials(trials);
+    profiles::trials(trials);
     revocations::trials(trials);
     tickets::trials(trials);
     tries::trials(trials);

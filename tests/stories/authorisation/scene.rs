@@ -115,6 +115,7 @@ impl<'a> Scene<'a> {
             "refresh_token" => Ok(self.cast.somebody("guest").await?.refresh_token),
             "name" => Ok("code_execution".to_owned()),
             "id" => Ok("none".to_owned()),
+            "removal_id" => Ok(NIL.to_owned()),
             "path" => Ok("out.txt".to_owned()),
             "job_id" if self.route.is("done") => self.cast.done_job(self.route.is("project")).await,
             name => self.thing(name).await,

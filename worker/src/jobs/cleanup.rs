@@ -3,7 +3,10 @@
 
 mod files;
 mod people;
+mod remains;
 mod rooms;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +15,12 @@ use atelier_shared::Backends;
 use atelier_shared::domain::cleanup::{Cleanup, CleanupRun, Counts, RunState, Scope};
 use atelier_shared::domain::job::QUEUE_CLEANUP;
 use atelier_shared::ports::{Enqueue, PortError, Result};
+use atelier_shared::removals;
 use chrono::{DateTime, SubsecRound, Utc};
 use uuid::Uuid;
 
 use super::{Attempt, Failure, Job};
 use crate::bridge::Backoff;
-
-/// Attempts of a scheduled run; the next beat makes good what the last one left.
-const ATTEMPTS: u32 = 3;
 
 /// How long things must have been nobody's, and how often they are looked for.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,12 @@ pub struct Policy {
     pub room_delay: Duration,
     /// Files and rows younger than this are left alone.
     pub file_grace: Duration,
+    /// Whoever is connected to a room that an administrator has cleaned is told so long before.
+    pub notice: Duration,
+    /// Between a room's row going and its content: whoever was just coming in shows up meanwhile, and has it back.
+    pub settle: Duration,
+    /// What a removed room held is kept for so long.
+    pub keep: Duration,
     pub rooms_every: Duration,
     pub people_every: Duration,
     pub everything_every: Duration,
@@ -54,30 +61,25 @@ impl Cleaner {
         Self { backends, policy }
     }
 
-    async fn clean(&self, job: &Cleanup, attempt: &Attempt, counts: &mut Counts) -> Result<()> {
+    async fn clean(&self, job: &Cleanup, counts: &mut Counts) -> Result<()> {
         let dry_run = job.dry_run;
         match job.scope {
             Scope::Connections | Scope::AutoUsers | Scope::StuckUsers => {
-                self.people(dry_run, counts).await
+                self.people(job.scope, dry_run, counts).await
             }
             Scope::Rooms => self.rooms(dry_run, counts).await,
             Scope::Room => match &job.room {
-                Some(room) => {
-                    // Asked for by name, it need not have been empty for long.
-                    let delay = match job.run {
-                        Some(_) => Duration::ZERO,
-                        None => self.policy.room_delay,
-                    };
-                    let again = attempt.number > 1;
-                    self.room(room, delay, dry_run, again, counts).await
-                }
+                // Asked for by name, it need not have been empty for long, or at all.
+                Some(room) if job.run.is_some() => self.room_asked_for(room, dry_run, counts).await,
+                Some(room) => self.abandoned_room(room, dry_run, counts).await,
                 None => Err(PortError::fatal("clean a room", "the job names no room")),
             },
             Scope::OrphanedFiles => self.files(dry_run, counts).await,
             Scope::Comprehensive => {
-                self.people(dry_run, counts).await?;
+                self.people(Scope::Comprehensive, dry_run, counts).await?;
                 self.rooms(dry_run, counts).await?;
-                self.files(dry_run, counts).await
+                self.files(dry_run, counts).await?;
+                self.remains(dry_run, counts).await
             }
         }
     }
@@ -89,30 +91,17 @@ fn count(counts: &mut Counts, what: &str, amount: u64) {
 
 /// A scheduled run: the same id each time, so that late ones do not pile up.
 pub fn scheduled(scope: Scope) -> Enqueue {
-    enqueue(
+    let job = Cleanup {
+        run: None,
+        scope,
+        room: None,
+        dry_run: false,
+    };
+    removals::job(
         format!("scheduled:{}", scope.as_str()),
-        &Cleanup {
-            run: None,
-            scope,
-            room: None,
-            dry_run: false,
-        },
+        &job,
         Duration::ZERO,
     )
-}
-
-fn enqueue(id: String, job: &Cleanup, delay: Duration) -> Enqueue {
-    Enqueue {
-        id,
-        // Words and ids: serialising them does not fail.
-        payload: serde_json::to_string(job).unwrap_or_default(),
-        tenant: "installation".into(),
-        priority: 0,
-        delay,
-        max_attempts: ATTEMPTS,
-        traceparent: None,
-        again_if_running: false,
-    }
 }
 
 fn chrono_of(duration: Duration) -> chrono::Duration {
@@ -133,11 +122,7 @@ impl Job for Cleanup {
         most: Duration::from_secs(60),
     };
 
-    async fn run(
-        self,
-        attempt: Attempt,
-        cleaner: Arc<Cleaner>,
-    ) -> std::result::Result<(), Failure> {
+    async fn run(self, _: Attempt, cleaner: Arc<Cleaner>) -> std::result::Result<(), Failure> {
         let records = &cleaner.backends.records;
         let asked = match self.run {
             Some(id) => records.cleanup(id).await?,
@@ -155,7 +140,7 @@ impl Job for Cleanup {
             next_at: None,
         });
         let mut counts = Counts::new();
-        let outcome = cleaner.clean(&self, &attempt, &mut counts).await;
+        let outcome = cleaner.clean(&self, &mut counts).await;
         run.counts = counts;
         run.finished_at = Some(now());
         run.next_at = Some(now() + chrono_of(cleaner.policy.every(self.scope)));

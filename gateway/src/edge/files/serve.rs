@@ -55,6 +55,12 @@ pub async fn get(
         .map_err(|error| Problem::forbidden(error.to_string()))?;
     let file = app.backends.records.file(id).await?;
     let file = file.ok_or_else(|| Problem::not_found("file"))?;
+    if let Some(room) = &file.room
+        && app.backends.records.room(room).await?.is_none()
+    {
+        // It goes with its room, whether or not the bytes are there for a while.
+        return Err(Problem::not_found("file"));
+    }
     let mut response = answer(&app, &file, &method, &headers).await?;
     if response.status().is_client_error() {
         return Ok(response);

@@ -174,7 +174,37 @@ impl Archive for MongoArchive {
         epoch: Epoch,
         entries: &[Entry],
     ) -> Result<ArchiveHead, StaleEpoch> {
-        self.append_entries(room, epoch, entries).await
+        self.append_entries(room, epoch, entries, true).await
+    }
+
+    async fn append_again(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        entries: &[Entry],
+    ) -> Result<ArchiveHead, StaleEpoch> {
+        self.append_entries(room, epoch, entries, false).await
+    }
+
+    async fn archived_rooms(&self, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>> {
+        const OPERATION: &str = "list archived rooms";
+        let rows: Vec<HeadRow> = bounded(OPERATION, async {
+            self.heads
+                .find(doc! {
+                    "_id": { "$gt": after.map_or("", RoomId::as_str) },
+                    "seq": { "$gt": 0_i64 },
+                })
+                .sort(doc! { "_id": 1 })
+                .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+                .await?
+                .try_collect()
+                .await
+        })
+        .await?;
+        let parsed = rows.iter().map(|row| row.room.parse());
+        parsed
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|e| PortError::fatal(OPERATION, e))
     }
 
     async fn read(&self, room: &RoomId, after: Seq, limit: usize) -> Result<Vec<Entry>> {
@@ -320,9 +350,13 @@ impl Archive for MongoArchive {
             .await?;
         }
         self.forget_checkpoint(room).await?;
+        self.forget_backups(room).await?;
         bounded("forget a room", async {
             self.heads
-                .update_one(doc! { "_id": id }, doc! { "$set": { "seq": 0_i64 } })
+                .update_one(
+                    doc! { "_id": id },
+                    doc! { "$set": { "seq": 0_i64 }, "$unset": { "unbacked": "" } },
+                )
                 .await
         })
         .await?;

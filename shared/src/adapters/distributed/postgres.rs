@@ -49,6 +49,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "insights",
         include_str!("../../../../migrations/postgres/0008_insights.sql"),
     ),
+    (
+        "removed rooms",
+        include_str!("../../../../migrations/postgres/0009_removed_rooms.sql"),
+    ),
 ];
 
 /// Fit for a pooler in transaction mode (PgBouncer): no start-up parameters that it would refuse, no statements cached

@@ -63,6 +63,7 @@ struct Scripts {
     report: Script,
     reports: Script,
     hold_name: Script,
+    take_name: Script,
     name_held: Script,
 }
 
@@ -82,6 +83,7 @@ impl RedisPresence {
                 report: Script::new(include_str!("presence/report.lua")),
                 reports: Script::new(include_str!("presence/reports.lua")),
                 hold_name: Script::new(include_str!("presence/hold_name.lua")),
+                take_name: Script::new(include_str!("presence/take_name.lua")),
                 name_held: Script::new(include_str!("presence/name_held.lua")),
             },
             leases: DashMap::new(),
@@ -282,6 +284,10 @@ impl Presence for RedisPresence {
         self.reap_lapsed(by, limit).await
     }
 
+    async fn lapsed(&self, by: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>> {
+        self.list_lapsed(by, limit).await
+    }
+
     async fn report(
         &self,
         pod: PodId,
@@ -308,6 +314,19 @@ impl Presence for RedisPresence {
             .await
             .map_err(|e| port_error("hold a name", e))?;
         Ok(())
+    }
+
+    async fn take_name(&self, key: &str, person: UserId, ttl: Duration) -> Result<bool> {
+        let args = vec![
+            person.to_string().into(),
+            ttl.as_millis().to_string().into(),
+        ];
+        self.scripts
+            .take_name
+            .call(&self.redis, vec![self.name_key(key)], args)
+            .await
+            .and_then(FromValue::from_value)
+            .map_err(|e| port_error("take a name", e))
     }
 
     async fn is_name_held(&self, key: &str, person: Option<UserId>) -> Result<bool> {

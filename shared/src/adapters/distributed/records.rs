@@ -12,6 +12,7 @@ use crate::adapters::queries::insights::insight_records;
 use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
 use crate::adapters::queries::places::place_records;
+use crate::adapters::queries::removals::removal_records;
 use crate::adapters::queries::rooms::room_records;
 use crate::adapters::queries::users::user_records;
 use crate::ports::{Records, Result};
@@ -57,6 +58,7 @@ insight_records!(PostgresRecords);
 invite_records!(PostgresRecords);
 file_records!(PostgresRecords);
 cleanup_records!(PostgresRecords);
+removal_records!(PostgresRecords, Postgres);
 
 #[async_trait]
 impl Records for PostgresRecords {

@@ -2,7 +2,7 @@
 //!
 //! Keys: `{ns}:vault:{<family>}:family|replaced|revoked` (one slot for each family, so that one script sees all of it),
 //! `{ns}:vault:{user:<id>}:families` (what to revoke with a person), `{ns}:vault:ticket:<sha256>`,
-//! `{ns}:vault:throttle:<sha256 of the key>`, `{ns}:vault:{once:<owner>}:ends|held` (idempotency keys); channels `{ns}:vault:revoked` and `{ns}:vault:changed`. Times are microseconds since 1970, and
+//! `{ns}:vault:throttle:<sha256 of the key>`, `{ns}:vault:{once:<owner>}:ends|held` (idempotency keys), `{ns}:vault:{profile:<id>}:value|changes`; channels `{ns}:vault:revoked` and `{ns}:vault:changed`. Times are microseconds since 1970, and
 //! decide; the keys' own expiry only clears away, [`CLOCK_SLACK`] later.
 
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use super::redis::{Redis, port_error as failed};
 use crate::adapters::announcements::Announcements;
 use crate::domain::ids::{FamilyId, UserId};
 use crate::ports::{
-    ANSWER_MAX_BYTES, ANSWERS_MAX, Changed, FAMILIES_PER_USER_MAX, Family, Once, OnceKey,
-    PortError, REPLACED_TOKENS_MAX, REUSE_MARK_MIN, Result, Revoked, Rotation, Spent, Throttle,
-    Ticket, Vault,
+    ANSWER_MAX_BYTES, ANSWERS_MAX, CHANGES_REMEMBERED, CachedProfile, Changed,
+    FAMILIES_PER_USER_MAX, Family, Once, OnceKey, PortError, REPLACED_TOKENS_MAX, REUSE_MARK_MIN,
+    Result, Revoked, Rotation, Spent, Throttle, Ticket, Vault,
 };
 
 /// How far the clocks of pods and of Redis may be apart before something is cleared away too early.
@@ -48,6 +48,8 @@ struct Scripts {
     throttle: Script,
     once: Script,
     spend: Script,
+    cache_profile: Script,
+    change_profile: Script,
 }
 
 impl RedisVault {
@@ -87,6 +89,8 @@ impl RedisVault {
                 throttle: Script::from_lua(include_str!("vault/throttle.lua")),
                 once: Script::from_lua(include_str!("vault/once.lua")),
                 spend: Script::from_lua(include_str!("vault/spend.lua")),
+                cache_profile: Script::from_lua(include_str!("vault/cache_profile.lua")),
+                change_profile: Script::from_lua(include_str!("vault/change_profile.lua")),
             },
             revocations,
             changes,
@@ -102,6 +106,14 @@ impl RedisVault {
 
     fn index_key(&self, user: UserId) -> String {
         format!("{}:vault:{{user:{user}}}:families", self.redis.namespace)
+    }
+
+    /// The profile, and the number of its changes of late.
+    fn profile_keys(&self, user: UserId) -> Vec<String> {
+        ["value", "changes"]
+            .iter()
+            .map(|part| format!("{}:vault:{{profile:{user}}}:{part}", self.redis.namespace))
+            .collect()
     }
 
     fn ticket_key(&self, ticket: &[u8; 32]) -> String {
@@ -150,6 +162,10 @@ fn named<T: std::str::FromStr>(value: &Value) -> Option<T> {
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn millis(duration: Duration) -> i64 {
+    micros(duration) / 1_000
 }
 
 fn slack_ms() -> i64 {
@@ -367,7 +383,48 @@ impl Vault for RedisVault {
         Ok(self.revocations.subscribe())
     }
 
+    async fn cached_profile(&self, user: UserId) -> Result<CachedProfile> {
+        let (profile, generation): (Option<String>, Option<u64>) = self
+            .redis
+            .pool
+            .mget(self.profile_keys(user))
+            .await
+            .map_err(|e| failed("read a cached profile", e))?;
+        Ok(CachedProfile {
+            profile,
+            generation: generation.unwrap_or_default(),
+        })
+    }
+
+    async fn cache_profile(
+        &self,
+        user: UserId,
+        profile: &str,
+        generation: u64,
+        ttl: Duration,
+    ) -> Result<bool> {
+        self.run(
+            "cache a profile",
+            &self.scripts.cache_profile,
+            self.profile_keys(user),
+            vec![
+                generation.to_string().into(),
+                profile.into(),
+                millis(ttl).max(1).to_string().into(),
+            ],
+        )
+        .await
+    }
+
     async fn announce_change(&self, user: UserId) -> Result<()> {
+        let _: i64 = self
+            .run(
+                "announce a change",
+                &self.scripts.change_profile,
+                self.profile_keys(user),
+                vec![millis(CHANGES_REMEMBERED).to_string().into()],
+            )
+            .await?;
         self.redis
             .pool
             .next()

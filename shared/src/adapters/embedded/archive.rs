@@ -150,7 +150,32 @@ impl Archive for SqliteArchive {
         epoch: Epoch,
         entries: &[Entry],
     ) -> Result<ArchiveHead, StaleEpoch> {
-        self.appends.append(room, epoch, entries).await
+        self.appends.append(room, epoch, entries, true).await
+    }
+
+    async fn append_again(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        entries: &[Entry],
+    ) -> Result<ArchiveHead, StaleEpoch> {
+        self.appends.append(room, epoch, entries, false).await
+    }
+
+    async fn archived_rooms(&self, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>> {
+        const OPERATION: &str = "list archived rooms";
+        let rooms: Vec<String> = sqlx::query_scalar(
+            "SELECT room FROM room_heads WHERE room > $1 AND seq > 0 ORDER BY room LIMIT $2",
+        )
+        .bind(after.map_or("", RoomId::as_str))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.file.read)
+        .await
+        .map_err(|e| port_error(OPERATION, e))?;
+        let parsed = rooms.iter().map(|room| room.parse());
+        parsed
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|e| PortError::fatal(OPERATION, e))
     }
 
     async fn read(&self, room: &RoomId, after: Seq, limit: usize) -> Result<Vec<Entry>> {
@@ -331,7 +356,8 @@ impl Archive for SqliteArchive {
             "DELETE FROM messages WHERE room = $1",
             "DELETE FROM entries WHERE room = $1",
             "DELETE FROM checkpoints WHERE room = $1",
-            "UPDATE room_heads SET epoch = epoch + 1, seq = 0, opened = 0 WHERE room = $1",
+            "DELETE FROM backups WHERE room = $1",
+            "UPDATE room_heads SET epoch = epoch + 1, seq = 0, opened = 0, unbacked = 0 WHERE room = $1",
         ] {
             sqlx::query(sql)
                 .bind(room.as_str())

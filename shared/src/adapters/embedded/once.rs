@@ -95,3 +95,58 @@ pub async fn forget(file: &Sqlite, once: &OnceKey) -> Result<()> {
     .map(drop)
     .map_err(|e| failed("free an idempotency key", e))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::embedded::sqlite::Commits;
+    use crate::adapters::embedded::vault::SqliteVault;
+    use crate::ports::Vault;
+
+    /// The twin of the contract's test of Redis; the rows are made at once, for their commits would take a minute.
+    #[tokio::test]
+    async fn beyond_its_bound_the_answer_that_ends_first_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let vault = SqliteVault::open(folder.path()).await.unwrap();
+        let file = Sqlite::open(folder.path(), "vault.db", Commits::Synced)
+            .await
+            .unwrap();
+        let key = |n: i64| {
+            let mut key = [0; 32];
+            key[24..].copy_from_slice(&n.to_be_bytes());
+            OnceKey {
+                owner: [7; 32],
+                key,
+                request: uuid::Uuid::new_v4().into_bytes(),
+            }
+        };
+        let (now_ms, most) = (
+            Utc::now().timestamp_millis(),
+            i64::try_from(ANSWERS_MAX).unwrap(),
+        );
+        let mut tx = file.write.begin().await.unwrap();
+        for n in 0..most - 1 {
+            let once = key(n);
+            sqlx::query(
+                "INSERT INTO once (owner, key, request, answer, until_ms) VALUES ($1, $2, $3, 'x', $4)",
+            )
+            .bind(once.owner.as_slice())
+            .bind(once.key.as_slice())
+            .bind(once.request.as_slice())
+            .bind(now_ms + 60_000 + n)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        }
+        tx.commit().await.unwrap();
+        let lease = Duration::from_secs(600);
+        let begin = async |n| vault.begin_once(&key(n), lease).await.unwrap();
+        assert_eq!(begin(0).await, Once::Answered("x".into()));
+        assert_eq!(begin(most).await, Once::Begun, "there is room");
+        assert_eq!(begin(0).await, Once::Answered("x".into()));
+        assert_eq!(begin(most + 1).await, Once::Begun);
+        assert_eq!(begin(most).await, Once::InFlight, "what is in flight stays");
+        assert_eq!(begin(1).await, Once::Answered("x".into()));
+        assert_eq!(begin(0).await, Once::Begun, "the first made room");
+    }
+}

@@ -32,6 +32,44 @@ struct Names {
     sweep_at: usize,
 }
 
+impl Names {
+    fn hold(&mut self, key: &str, person: UserId, ttl: Duration, now: Instant) {
+        if self.holders.len() >= self.sweep_at {
+            self.holders
+                .retain(|_, holders| holders.iter().any(|(_, until)| *until > now));
+            self.sweep_at = self.holders.len() + NAMES_SWEPT_EVERY;
+        }
+        let holders = match self.holders.get_mut(key) {
+            Some(holders) => holders,
+            None => self.holders.entry(key.into()).or_default(),
+        };
+        let held = holders.iter().find(|(holder, _)| *holder == person);
+        let until = held.map_or(now, |(_, until)| *until).max(now + ttl);
+        holders.retain(|(holder, until)| *until > now && *holder != person);
+        if !ttl.is_zero() {
+            // Nearly always the only one.
+            holders.reserve_exact(1);
+            holders.push((person, until));
+        }
+        if holders.len() > NAME_HOLDERS_MAX
+            && let Some(first) = (0..holders.len()).min_by_key(|at| holders[*at].1)
+        {
+            holders.swap_remove(first);
+        }
+        if holders.is_empty() {
+            self.holders.remove(key);
+        }
+    }
+
+    /// By anybody but `person`?
+    fn is_held(&self, key: &str, person: Option<UserId>, now: Instant) -> bool {
+        self.holders.get(key).is_some_and(|holders| {
+            let mut others = holders.iter().filter(|(holder, _)| Some(*holder) != person);
+            others.any(|(_, until)| *until > now)
+        })
+    }
+}
+
 #[derive(Default)]
 struct State {
     rooms: BTreeMap<RoomId, BTreeMap<ClientId, Box<Member>>>,
@@ -65,6 +103,26 @@ impl Lease {
 }
 
 impl State {
+    fn may_judge(&self, pod: PodId, now: Instant) -> bool {
+        let lease = self.pods.get(&pod);
+        lease.is_some_and(|lease| lease.may_judge(now))
+    }
+
+    /// The members of pods whose lease lapsed.
+    fn dead(&self, now: Instant, limit: usize) -> Vec<(RoomId, ClientId)> {
+        let lapsed = |pod: &PodId| {
+            let lease = self.pods.get(pod);
+            lease.is_some_and(|lease| lease.has_lapsed(now))
+        };
+        self.rooms
+            .iter()
+            .flat_map(|(room, members)| members.values().map(move |member| (room, member)))
+            .filter(|(_, member)| lapsed(&member.pod))
+            .take(limit)
+            .map(|(room, member)| (room.clone(), member.client_id.clone()))
+            .collect()
+    }
+
     fn remove(&mut self, room: &RoomId, client_id: &ClientId) -> Option<Box<Member>> {
         let members = self.rooms.get_mut(room)?;
         let removed = members.remove(client_id);
@@ -181,22 +239,10 @@ impl Presence for MemoryPresence {
     async fn reap(&self, by: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>> {
         let now = Instant::now();
         let mut state = self.state.lock();
-        if !state
-            .pods
-            .get(&by)
-            .is_some_and(|lease| lease.may_judge(now))
-        {
+        if !state.may_judge(by, now) {
             return Ok(Vec::new());
         }
-        let State { rooms, pods, .. } = &*state;
-        let lapsed = |pod: &PodId| pods.get(pod).is_some_and(|lease| lease.has_lapsed(now));
-        let dead: Vec<(RoomId, ClientId)> = rooms
-            .iter()
-            .flat_map(|(room, members)| members.values().map(move |member| (room, member)))
-            .filter(|(_, member)| lapsed(&member.pod))
-            .take(limit)
-            .map(|(room, member)| (room.clone(), member.client_id.clone()))
-            .collect();
+        let dead = state.dead(now, limit);
         let all = dead.len() < limit;
         let reaped = dead
             .into_iter()
@@ -206,6 +252,20 @@ impl Presence for MemoryPresence {
             state.pods.retain(|_, lease| !lease.has_lapsed(now));
         }
         Ok(reaped)
+    }
+
+    async fn lapsed(&self, by: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>> {
+        let now = Instant::now();
+        let state = self.state.lock();
+        if !state.may_judge(by, now) {
+            return Ok(Vec::new());
+        }
+        let dead = state.dead(now, limit).into_iter();
+        let member = |(room, client): (RoomId, ClientId)| {
+            let member = Member::clone(state.rooms.get(&room)?.get(&client)?);
+            Some((room, member))
+        };
+        Ok(dead.filter_map(member).collect())
     }
 
     async fn report(
@@ -226,35 +286,18 @@ impl Presence for MemoryPresence {
     }
 
     async fn hold_name(&self, key: &str, person: UserId, ttl: Duration) -> Result<()> {
+        self.names.lock().hold(key, person, ttl, Instant::now());
+        Ok(())
+    }
+
+    async fn take_name(&self, key: &str, person: UserId, ttl: Duration) -> Result<bool> {
         let now = Instant::now();
         let mut names = self.names.lock();
-        if names.holders.len() >= names.sweep_at {
-            names
-                .holders
-                .retain(|_, holders| holders.iter().any(|(_, until)| *until > now));
-            names.sweep_at = names.holders.len() + NAMES_SWEPT_EVERY;
+        let free = !names.is_held(key, Some(person), now);
+        if free {
+            names.hold(key, person, ttl, now);
         }
-        let holders = match names.holders.get_mut(key) {
-            Some(holders) => holders,
-            None => names.holders.entry(key.into()).or_default(),
-        };
-        let held = holders.iter().find(|(holder, _)| *holder == person);
-        let until = held.map_or(now, |(_, until)| *until).max(now + ttl);
-        holders.retain(|(holder, until)| *until > now && *holder != person);
-        if !ttl.is_zero() {
-            // Nearly always the only one.
-            holders.reserve_exact(1);
-            holders.push((person, until));
-        }
-        if holders.len() > NAME_HOLDERS_MAX
-            && let Some(first) = (0..holders.len()).min_by_key(|at| holders[*at].1)
-        {
-            holders.swap_remove(first);
-        }
-        if holders.is_empty() {
-            names.holders.remove(key);
-        }
-        Ok(())
+        Ok(free)
     }
 
     async fn reports(&self) -> Result<Reports> {
@@ -272,12 +315,7 @@ impl Presence for MemoryPresence {
     }
 
     async fn is_name_held(&self, key: &str, person: Option<UserId>) -> Result<bool> {
-        let now = Instant::now();
-        let names = self.names.lock();
-        Ok(names.holders.get(key).is_some_and(|holders| {
-            let mut others = holders.iter().filter(|(holder, _)| Some(*holder) != person);
-            others.any(|(_, until)| *until > now)
-        }))
+        Ok(self.names.lock().is_held(key, person, Instant::now()))
     }
 
     async fn retire(&self, pod: PodId) -> Result<()> {

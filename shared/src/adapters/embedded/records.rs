@@ -14,6 +14,7 @@ use crate::adapters::queries::insights::insight_records;
 use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
 use crate::adapters::queries::places::place_records;
+use crate::adapters::queries::removals::removal_records;
 use crate::adapters::queries::rooms::room_records;
 use crate::adapters::queries::users::user_records;
 use crate::ports::{Records, Result};
@@ -55,6 +56,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     (
         "insights",
         include_str!("../../../../migrations/sqlite/records/0008_insights.sql"),
+    ),
+    (
+        "removed rooms",
+        include_str!("../../../../migrations/sqlite/records/0009_removed_rooms.sql"),
     ),
 ];
 
@@ -99,6 +104,7 @@ insight_records!(SqliteRecords);
 invite_records!(SqliteRecords);
 file_records!(SqliteRecords);
 cleanup_records!(SqliteRecords);
+removal_records!(SqliteRecords, Db);
 
 #[async_trait]
 impl Records for SqliteRecords {

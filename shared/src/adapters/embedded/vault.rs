@@ -17,8 +17,8 @@ use super::vault_memory::{Spending, Tickets, Tries};
 use crate::adapters::announcements::Announcements;
 use crate::domain::ids::{FamilyId, UserId};
 use crate::ports::{
-    Changed, FAMILIES_PER_USER_MAX, Family, Once, OnceKey, REPLACED_TOKENS_MAX, REUSE_MARK_MIN,
-    Result, Revoked, Rotation, Spent, Throttle, Ticket, Vault,
+    CachedProfile, Changed, FAMILIES_PER_USER_MAX, Family, Once, OnceKey, REPLACED_TOKENS_MAX,
+    REUSE_MARK_MIN, Result, Revoked, Rotation, Spent, Throttle, Ticket, Vault,
 };
 
 const MIGRATIONS: [(&str, &str); 2] = [
@@ -355,6 +355,14 @@ impl Vault for SqliteVault {
 
     async fn revocations(&self) -> Result<mpsc::Receiver<Revoked>> {
         Ok(self.revocations.subscribe())
+    }
+
+    async fn cached_profile(&self, _: UserId) -> Result<CachedProfile> {
+        Ok(CachedProfile::default())
+    }
+
+    async fn cache_profile(&self, _: UserId, _: &str, _: u64, _: Duration) -> Result<bool> {
+        Ok(false)
     }
 
     async fn announce_change(&self, user: UserId) -> Result<()> {

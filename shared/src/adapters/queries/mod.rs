@@ -10,6 +10,7 @@ pub mod insights;
 pub mod invites;
 pub mod jobs;
 pub mod places;
+pub mod removals;
 pub mod rooms;
 pub mod users;
 

@@ -252,3 +252,36 @@ pub async fn a_pod_is_told_for_how_long_it_was_steady(mode: Mode) -> Outcome {
     );
     DONE
 }
+
+pub async fn whom_reaping_would_hand_out_is_listed_and_left(mode: Mode) -> Outcome {
+    let [here, there] = presences(mode).await;
+    let (live, dead, reaper) = (PodId::generate(), PodId::generate(), PodId::generate());
+    let room = RoomId::generate();
+    let _live = alive(&here, live).await;
+    here.renew(dead, LEASE).await?;
+    here.enter(&room, &member("live", live), None).await?;
+    here.enter(&room, &member("one", dead), None).await?;
+    here.enter(&room, &member("two", dead), None).await?;
+    here.retire(dead).await?;
+    assert_eq!(there.lapsed(reaper, 10).await?, [], "it just came");
+    let _reaper = alive(&there, reaper).await;
+    let listed = async {
+        loop {
+            let listed = there.lapsed(reaper, 10).await.expect("a list");
+            if !listed.is_empty() {
+                return listed;
+            }
+            tokio::time::sleep(LEASE / 20).await;
+        }
+    };
+    let mut listed = tokio::time::timeout(DEADLINE, listed).await?;
+    listed.sort_by(|a, b| a.1.client_id.cmp(&b.1.client_id));
+    let names: Vec<&str> = listed.iter().map(|(_, m)| m.client_id.as_str()).collect();
+    assert_eq!(names, ["one", "two"]);
+    assert!(listed.iter().all(|(at, _)| *at == room));
+    assert_eq!(there.lapsed(reaper, 1).await?.len(), 1);
+    assert_eq!(here.members(&room).await?.len(), 3, "they are left");
+    assert_eq!(reaped(&*there, reaper, 2).await.len(), 2);
+    assert_eq!(there.lapsed(reaper, 10).await?, []);
+    DONE
+}

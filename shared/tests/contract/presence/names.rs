@@ -66,3 +66,43 @@ pub async fn a_crowd_under_one_name_is_bounded(mode: Mode) -> Outcome {
     assert!(there.is_name_held("ana", None).await?);
     DONE
 }
+
+pub async fn of_many_who_take_a_name_at_once_one_has_it(mode: Mode) -> Outcome {
+    let presences = presences(mode).await;
+    let mut takers = tokio::task::JoinSet::new();
+    for n in 0..20 {
+        let presence = presences[n % 2].clone();
+        takers.spawn(async move {
+            let person = UserId::generate();
+            let taken = presence.take_name("ana", person, LONG).await;
+            taken.expect("an answer").then_some(person)
+        });
+    }
+    let had: Vec<UserId> = takers.join_all().await.into_iter().flatten().collect();
+    assert_eq!(had.len(), 1);
+    assert!(!presences[0].is_name_held("ana", Some(had[0])).await?);
+    assert!(presences[1].is_name_held("ana", None).await?);
+    DONE
+}
+
+pub async fn who_holds_a_name_takes_it_again_and_others_when_it_is_over(mode: Mode) -> Outcome {
+    let [here, there] = presences(mode).await;
+    let (ana, eve) = (UserId::generate(), UserId::generate());
+    assert!(here.take_name("ana", ana, LONG).await?);
+    assert!(there.take_name("ana", ana, LONG).await?, "her own");
+    assert!(!there.take_name("ana", eve, LONG).await?);
+    here.hold_name("ana", ana, Duration::ZERO).await?;
+    assert!(
+        there
+            .take_name("ana", eve, Duration::from_millis(300))
+            .await?
+    );
+    let free = async {
+        while !here.take_name("ana", ana, LONG).await? {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok::<_, atelier_shared::ports::PortError>(())
+    };
+    tokio::time::timeout(DEADLINE, free).await??;
+    DONE
+}

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atelier_shared::Mode;
-use atelier_shared::ports::{ANSWER_MAX_BYTES, Once, OnceKey};
+use atelier_shared::ports::{ANSWER_MAX_BYTES, ANSWERS_MAX, Once, OnceKey, PortError};
 use libtest_mimic::Trial;
 
 use super::token;
-use crate::fixture::{self, Outcome, both};
+use crate::fixture::{self, Outcome, both, only};
 
 const LEASE: Duration = Duration::from_secs(30);
 const KEEP: Duration = Duration::from_secs(60);
@@ -32,6 +32,56 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "a_request_that_went_silent_frees_its_key_and_answers_too_late",
         lapsed,
     );
+    only(
+        trials,
+        Mode::Distributed,
+        "vault",
+        "beyond_its_bound_the_answer_that_ends_first_is_forgotten",
+        bounded,
+    );
+}
+
+/// What SQLite does is tested beside it: its commits are synced, and these are twenty thousand.
+async fn bounded(mode: Mode) -> Outcome {
+    use futures::{StreamExt, TryStreamExt};
+
+    let vault = fixture::vault(mode).await;
+    let in_flight = once("ana", "in flight");
+    assert_eq!(
+        vault.here.begin_once(&in_flight, KEEP * 20).await?,
+        Once::Begun
+    );
+    answer_later(&vault, 0).await?;
+    futures::stream::iter(1..ANSWERS_MAX - 1)
+        .map(|n| answer_later(&vault, n))
+        .buffer_unordered(64)
+        .try_collect::<()>()
+        .await?;
+    let asked = async |n: usize| {
+        vault
+            .there
+            .begin_once(&once("ana", &format!("key {n}")), LEASE)
+            .await
+    };
+    assert_eq!(asked(0).await?, Once::Answered("x".into()), "there is room");
+    answer_later(&vault, ANSWERS_MAX).await?;
+    assert_eq!(asked(0).await?, Once::Begun, "the first made room for it");
+    assert_eq!(asked(ANSWERS_MAX).await?, Once::Answered("x".into()));
+    let held = vault
+        .there
+        .begin_once(&once("ana", "in flight"), LEASE)
+        .await?;
+    assert_eq!(held, Once::InFlight, "what is in flight is not forgotten");
+    Ok(())
+}
+
+/// The greater `n` the longer it is remembered.
+async fn answer_later(vault: &fixture::Vaults, n: usize) -> Result<(), PortError> {
+    let once = once("ana", &format!("key {n}"));
+    assert_eq!(vault.here.begin_once(&once, LEASE).await?, Once::Begun);
+    let keep = KEEP * 10 + Duration::from_millis(n as u64);
+    assert!(vault.here.answer_once(&once, "x", keep).await?);
+    Ok(())
 }
 
 fn once(owner: &str, key: &str) -> OnceKey {

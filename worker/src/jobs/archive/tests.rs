@@ -456,6 +456,27 @@ async fn a_room_is_unloaded_when_nobody_is_in_it_and_all_is_archived() {
 
 /// Client 1 writes a hundred letters and a word, and takes the letters back.
 #[tokio::test]
+async fn a_room_that_was_opened_and_never_written_to_leaves_the_hot_store_too() {
+    // Loaded a day ago by somebody who only looked; what they queued is all there is to find it by.
+    let stage = Stage::new(eager()).await;
+    let queue = &*stage.archiver.queue;
+    recovery::watch_idle(queue, &stage.room, Duration::ZERO)
+        .await
+        .unwrap();
+    assert!(!stage.is_dirty().await);
+    assert_eq!(stage.queued().await, ["unload"]);
+    stage.archiver.unload_if_idle(&stage.room).await.unwrap();
+    let log = stage.archiver.log.head(&stage.room).await.unwrap();
+    assert_eq!(log, None, "it left");
+    // Whoever opens it again finds an empty room, in a new epoch, and may write.
+    let head = stage.activate().await;
+    assert_eq!(head.seq, Seq(0));
+    stage.write(1, 0).await;
+    stage.run().await;
+    assert_eq!(stage.archived().await, 1);
+}
+
+#[tokio::test]
 async fn a_checkpoint_leaves_out_what_was_deleted_from_the_document() {
     let stage = Stage::new(eager()).await;
     let mut letters = vec![1, 1, 1, 0, 4, 1, 1, b't', 100];

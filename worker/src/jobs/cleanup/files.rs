@@ -37,7 +37,10 @@ impl Cleaner {
             let rooms = b.records.rooms(&named).await?;
             let rooms: HashSet<RoomId> = rooms.into_iter().map(|room| room.id).collect();
             for file in page {
-                let room_exists = file.room.as_ref().is_some_and(|room| rooms.contains(room));
+                let room_exists = match &file.room {
+                    Some(room) => rooms.contains(room) || self.keeps(room).await?,
+                    None => false,
+                };
                 let key = file::key(file.id);
                 if is_orphan(&file, room_exists, now(), grace) {
                     // In no room: only if it still is in none, for somebody may just have shown it.
@@ -57,6 +60,14 @@ impl Cleaner {
                 }
             }
         }
+    }
+
+    /// Is it what is kept of a removed room?
+    async fn keeps(&self, room: &RoomId) -> Result<bool> {
+        let Ok(id) = room.as_str().parse() else {
+            return Ok(false);
+        };
+        Ok(self.backends.records.removal(id).await?.is_some())
     }
 
     async fn bytes(&self, dry_run: bool, counts: &mut Counts) -> Result<()> {

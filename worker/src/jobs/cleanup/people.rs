@@ -1,11 +1,14 @@
-//! People and connections: whoever is still shown in a room though their gateway died. (Gateways close silent sockets
-//! themselves, and free names when they are asked for; what is left to find is what a crash left.)
+//! People and connections: whoever is still shown in a room though their gateway died, made-up names that nobody goes by
+//! any more, and one person twice where a name is one connection's. (Gateways close silent sockets themselves, and reap one
+//! another; what is left to find is what a crash of all of them left.)
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use atelier_shared::domain::cleanup::Counts;
-use atelier_shared::domain::ids::PodId;
+use atelier_shared::domain::cleanup::{Counts, Scope};
+use atelier_shared::domain::ids::{PodId, RoomId, UserId};
 use atelier_shared::domain::names;
+use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::Result;
 
@@ -14,15 +17,17 @@ use super::{Cleaner, count};
 /// A lease of our own: only who has renewed steadily for a full one may say that others are dead.
 const LEASE: Duration = Duration::from_millis(3_000);
 const RENEWALS: u32 = 5;
-const REAP_AT_ONCE: usize = 1_000;
+const LOOK_AT_ONCE: usize = 1_000;
 
 impl Cleaner {
-    /// Takes the members of gateways whose lease lapsed out of their rooms, and tells the rooms. A dry run counts nothing:
-    /// who is dead is only known by taking them out.
-    pub(super) async fn people(&self, dry_run: bool, counts: &mut Counts) -> Result<()> {
-        if dry_run {
-            return Ok(());
-        }
+    /// By scope: `connections` looks for dead connections and doubles, `auto-users` for dead ones under made-up names,
+    /// `force-stuck-users` for all that a crash left.
+    pub(super) async fn people(
+        &self,
+        scope: Scope,
+        dry_run: bool,
+        counts: &mut Counts,
+    ) -> Result<()> {
         let presence = &self.backends.presence;
         let pod = PodId::generate();
         presence.renew(pod, LEASE).await?;
@@ -30,35 +35,121 @@ impl Cleaner {
             tokio::time::sleep(LEASE / 4).await;
             presence.renew(pod, LEASE).await?;
         }
-        let outcome = self.reap(pod, counts).await;
+        let outcome = self.dead(pod, scope, dry_run, counts).await;
         presence.retire(pod).await?;
-        outcome
+        outcome?;
+        match scope {
+            Scope::AutoUsers => Ok(()),
+            _ => self.doubles(dry_run, counts).await,
+        }
     }
 
-    async fn reap(&self, pod: PodId, counts: &mut Counts) -> Result<()> {
+    async fn dead(
+        &self,
+        pod: PodId,
+        scope: Scope,
+        dry_run: bool,
+        counts: &mut Counts,
+    ) -> Result<()> {
         let presence = &self.backends.presence;
-        count(counts, "stuck_users", 0);
-        count(counts, "auto_users", 0);
+        let auto_only = scope == Scope::AutoUsers;
+        for what in ["auto_users", "released_names"] {
+            count(counts, what, 0);
+        }
+        if !auto_only {
+            count(counts, "stale_connections", 0);
+            count(counts, "stuck_users", 0);
+        }
         loop {
             presence.renew(pod, LEASE).await?;
-            let reaped = presence.reap(pod, REAP_AT_ONCE).await?;
-            if reaped.is_empty() {
+            let found = presence.lapsed(pod, LOOK_AT_ONCE).await?;
+            let (last, mut removed) = (found.len() < LOOK_AT_ONCE, 0);
+            for (room, member) in found {
+                let made_up = names::is_made_up(&member.name);
+                if auto_only && !made_up {
+                    continue;
+                }
+                // Of several who clean at once, one takes it out, tells the others and counts it.
+                if !dry_run && !self.take_out(&room, &member, "lost").await? {
+                    continue;
+                }
+                removed += 1;
+                if !auto_only {
+                    count(counts, "stale_connections", 1);
+                    count(counts, "stuck_users", u64::from(member.joined));
+                }
+                count(counts, "auto_users", u64::from(made_up));
+                if made_up {
+                    self.release_name(&member, dry_run, counts).await?;
+                }
+            }
+            if last || dry_run || removed == 0 {
                 return Ok(());
             }
-            for (room, member) in reaped {
-                count(counts, "stuck_users", 1);
-                count(
-                    counts,
-                    "auto_users",
-                    u64::from(names::is_made_up(&member.name)),
-                );
-                let left = Signal::Left {
-                    client_id: member.client_id,
-                    connection: member.connection,
-                    reason: Some("lost".into()),
-                };
-                self.backends.log.publish(&room, &left).await?;
+        }
+    }
+
+    /// A made-up name is free as soon as nobody goes by it.
+    async fn release_name(
+        &self,
+        member: &Member,
+        dry_run: bool,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let (presence, key) = (&self.backends.presence, names::key(&member.name));
+        if presence.is_name_held(&key, None).await? {
+            count(counts, "released_names", 1);
+            if !dry_run {
+                presence
+                    .hold_name(&key, member.user_id, Duration::ZERO)
+                    .await?;
             }
         }
+        Ok(())
+    }
+
+    /// Where a name is one connection's at a time, one principal who has it twice (they came at the same moment) keeps the
+    /// newer.
+    async fn doubles(&self, dry_run: bool, counts: &mut Counts) -> Result<()> {
+        count(counts, "duplicate_users", 0);
+        for room in self.occupied().await? {
+            let mut members = self.backends.presence.members(&room).await?;
+            members.retain(|member| member.name_is_exclusive && member.joined);
+            members.sort_by_key(|member| member.connection);
+            let mut newest: HashMap<(UserId, String), Member> = HashMap::new();
+            for member in members {
+                let whose = (member.user_id, names::key(&member.name));
+                let Some(older) = newest.insert(whose, member) else {
+                    continue;
+                };
+                if dry_run {
+                    count(counts, "duplicate_users", 1);
+                    continue;
+                }
+                let connection = older.connection;
+                if self.take_out(&room, &older, "replaced").await? {
+                    count(counts, "duplicate_users", 1);
+                    let replaced = Signal::Replaced { connection };
+                    self.backends.log.publish(&room, &replaced).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// True: this call took it out, and told the room.
+    async fn take_out(&self, room: &RoomId, member: &Member, reason: &str) -> Result<bool> {
+        let b = &self.backends;
+        let (client_id, connection) = (member.client_id.clone(), member.connection);
+        if !b.presence.leave(room, &client_id, connection).await? {
+            return Ok(false);
+        }
+        let left = Signal::Left {
+            client_id,
+            connection,
+            reason: Some(reason.to_owned()),
+        };
+        b.log.publish(room, &left).await?;
+        Ok(true)
     }
 }

@@ -4,23 +4,39 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use atelier_shared::domain::cleanup::{Cleanup, Counts, Scope, is_abandoned};
-use atelier_shared::domain::file;
+use atelier_shared::domain::cleanup::{Counts, is_abandoned};
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::domain::job::QUEUE_CLEANUP;
-use atelier_shared::domain::room::Retention;
+use atelier_shared::domain::removal::RemovalState;
+use atelier_shared::domain::room::{Retention, Room};
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::{Enqueued, Result, RoomVisibility};
+use atelier_shared::removals::{self, Claim};
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
-use super::{Cleaner, chrono_of, count, enqueue, now};
+use super::{Cleaner, chrono_of, count, now};
 
 /// Rows and rooms read at a time.
 const PAGE: usize = 500;
+/// Beyond any clock's error: a room in which somebody was active just now counts as quiet for whoever was told otherwise.
+const FAR: chrono::Duration = chrono::Duration::days(1);
+
+/// Does anybody who is in the room while it is removed have it back?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    IfAnybodyComes,
+    /// They have been told.
+    No,
+}
 
 impl Cleaner {
     /// Schedules empty rooms, and takes back what was scheduled of rooms that are occupied again.
     pub(super) async fn rooms(&self, dry_run: bool, counts: &mut Counts) -> Result<()> {
         let b = &self.backends;
+        if !dry_run {
+            self.take_up_removals().await?;
+        }
         let occupied = self.occupied().await?;
         count(counts, "scheduled_rooms", 0);
         let mut before = None;
@@ -37,21 +53,15 @@ impl Cleaner {
                 if room.retention != Retention::Ephemeral {
                     continue;
                 }
-                let id = format!("room:{}", room.id);
+                let id = removals::room_job_id(&room.id);
                 if occupied.contains(&room.id) {
                     if !dry_run && b.queue.cancel(QUEUE_CLEANUP, &id).await? {
                         count(counts, "unscheduled_rooms", 1);
                     }
                     continue;
                 }
-                let job = Cleanup {
-                    run: None,
-                    scope: Scope::Room,
-                    room: Some(room.id),
-                    dry_run: false,
-                };
                 let new = dry_run || {
-                    let job = enqueue(id, &job, self.policy.room_delay);
+                    let job = removals::room_job(room.id, self.policy.room_delay);
                     b.queue.enqueue(QUEUE_CLEANUP, &job).await? == Enqueued::Added
                 };
                 count(counts, "scheduled_rooms", u64::from(new));
@@ -62,7 +72,17 @@ impl Cleaner {
         }
     }
 
-    async fn occupied(&self) -> Result<BTreeSet<RoomId>> {
+    /// Removals whose worker died.
+    async fn take_up_removals(&self) -> Result<()> {
+        let b = &self.backends;
+        for removal in b.records.unfinished_removals(PAGE).await? {
+            let job = removals::room_job(removal.room, Duration::ZERO);
+            b.queue.enqueue(QUEUE_CLEANUP, &job).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn occupied(&self) -> Result<BTreeSet<RoomId>> {
         let mut all = BTreeSet::new();
         let mut after: Option<RoomId> = None;
         loop {
@@ -80,59 +100,147 @@ impl Cleaner {
         }
     }
 
-    /// Removes one room if it is abandoned. `again`: an attempt before this one may have died after the row was gone.
-    pub(super) async fn room(
+    /// Removes one room if it is abandoned, or goes on where an attempt before this one died.
+    pub(super) async fn abandoned_room(
         &self,
         id: &RoomId,
-        delay: Duration,
         dry_run: bool,
-        again: bool,
         counts: &mut Counts,
     ) -> Result<()> {
-        let b = &self.backends;
-        let Some(room) = b.records.room(id).await? else {
-            if again && !dry_run {
-                self.forget_room(id, counts).await?;
-            }
+        let delay = chrono_of(self.policy.room_delay);
+        let Some(room) = self.still_there(id, dry_run, counts).await? else {
             return Ok(());
         };
-        let members = b.presence.members(id).await?.len();
-        if !is_abandoned(&room, members, now(), chrono_of(delay)) {
+        let members = self.backends.presence.members(id).await?.len();
+        if !is_abandoned(&room, members, now(), delay) {
             return Ok(());
         }
         if dry_run {
             count(counts, "rooms", 1);
             return Ok(());
         }
-        // The row first: from here on nobody comes in, and nobody can make the room anew before all of it is gone.
-        if !b.records.delete_room(id, now()).await? {
-            return Ok(());
-        }
-        let closed = Signal::Closed {
-            reason: "the room was empty and has been cleaned up".to_owned(),
-        };
-        b.log.publish(id, &closed).await?;
-        self.forget_room(id, counts).await?;
-        b.records.release_room_id(id).await?;
-        count(counts, "rooms", 1);
-        Ok(())
+        let quiet_since = now() - delay;
+        self.remove(id, quiet_since, Wanted::IfAnybodyComes, counts)
+            .await
     }
 
-    /// Files, then the archive, whose epoch rises: whoever still has the old room in mind is told to load anew.
-    async fn forget_room(&self, id: &RoomId, counts: &mut Counts) -> Result<()> {
+    /// An administrator names the room: whoever is in it is told, and has time to make it one that is kept.
+    pub(super) async fn room_asked_for(
+        &self,
+        id: &RoomId,
+        dry_run: bool,
+        counts: &mut Counts,
+    ) -> Result<()> {
         let b = &self.backends;
-        loop {
-            let files = b.records.files_of_room(id, None, PAGE).await?;
-            for file in &files.items {
-                if b.records.delete_file(file.id, false).await? {
-                    b.files.delete(&file::key(file.id)).await?;
-                    count(counts, "files", 1);
+        let Some(room) = self.still_there(id, dry_run, counts).await? else {
+            return Ok(());
+        };
+        if room.retention != Retention::Ephemeral {
+            return Ok(());
+        }
+        let members = b.presence.members(id).await?.len();
+        if members > 0 {
+            count(counts, "people_told", members as u64);
+        }
+        if dry_run {
+            count(counts, "rooms", 1);
+            return Ok(());
+        }
+        if members == 0 {
+            // Whoever comes while it is removed did not know, and wants it.
+            return self.remove(id, now(), Wanted::IfAnybodyComes, counts).await;
+        }
+        let in_ms = u64::try_from(self.policy.notice.as_millis()).unwrap_or(u64::MAX);
+        let notice = Signal::Notice {
+            code: "cleanup".to_owned(),
+            message: "this room is about to be cleaned up by an administrator".to_owned(),
+            in_ms,
+        };
+        b.log.publish(id, &notice).await?;
+        tokio::time::sleep(self.policy.notice).await;
+        self.remove(id, now() + FAR, Wanted::No, counts).await
+    }
+
+    /// `None`: its row is gone. Then whatever is left to do is done: of a removal that was cut off, or of a deletion.
+    async fn still_there(
+        &self,
+        id: &RoomId,
+        dry_run: bool,
+        counts: &mut Counts,
+    ) -> Result<Option<Room>> {
+        let b = &self.backends;
+        let room = b.records.room(id).await?;
+        if room.is_none() && !dry_run {
+            match b.records.removal_of(id).await? {
+                Some(removal) => {
+                    self.go_on(removal.id, Wanted::IfAnybodyComes, counts)
+                        .await?;
+                }
+                None => {
+                    if let Some(files) = removals::forget_remains(b, id, now()).await? {
+                        count(counts, "files", files);
+                    }
                 }
             }
-            if !files.more {
-                break;
-            }
         }
-        b.archive.forget_room(id).await
+        Ok(room)
+    }
+
+    async fn remove(
+        &self,
+        id: &RoomId,
+        quiet_since: DateTime<Utc>,
+        wanted: Wanted,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let expires_at = now() + chrono_of(self.policy.keep);
+        let removal = self
+            .backends
+            .records
+            .remove_room(id, quiet_since, now(), expires_at)
+            .await?;
+        match removal {
+            Some(removal) => self.go_on(removal.id, wanted, counts).await,
+            // Somebody wanted it in the last moment.
+            None => Ok(()),
+        }
+    }
+
+    /// From wherever the removal stands. Every step can be repeated.
+    async fn go_on(&self, removal: Uuid, wanted: Wanted, counts: &mut Counts) -> Result<()> {
+        let b = &self.backends;
+        let Some((claim, removal)) = Claim::of(b, removal).await? else {
+            // Another worker is at it; should that one die, the next beat finds what it left.
+            count(counts, "removals_under_way", 1);
+            return Ok(());
+        };
+        let room = &removal.room;
+        let closed = Signal::Closed {
+            reason: "the room has been cleaned up".to_owned(),
+        };
+        let mut entries = removal.entries;
+        if removal.state == RemovalState::Removing {
+            if wanted == Wanted::No {
+                b.log.publish(room, &closed).await?;
+            }
+            tokio::time::sleep(self.policy.settle).await;
+            if wanted == Wanted::IfAnybodyComes && !b.presence.members(room).await?.is_empty() {
+                // They read the row before it went: the room is theirs.
+                if b.records.undo_removal(removal.id).await? {
+                    count(counts, "rooms_taken_back", 1);
+                }
+                return Ok(());
+            }
+            removals::archive_all(b, room).await?;
+            entries = removals::keep_aside(b, &claim, &removal).await?;
+        }
+        b.log.publish(room, &closed).await?;
+        removals::finish(b, &claim, &removal, entries).await?;
+        // Whoever slipped in between finds out now rather than with the next thing they do.
+        b.log.publish(room, &closed).await?;
+        count(counts, "rooms", 1);
+        count(counts, "backups", u64::from(entries > 0));
+        tracing::info!(%room, entries, files = removal.files, removal = %removal.id, "room removed; what it held is kept for a while");
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use mongodb::error::Error;
 
 use super::MongoArchive;
 use super::rows::uuid_key;
-use crate::adapters::archive::{from_db, slots_in_bounds, to_db};
+use crate::adapters::archive::{from_db, last_before, newest_minutes, slots_in_bounds, to_db};
 use crate::adapters::distributed::mongo::bounded;
 use crate::domain::activity::{ActivityCounts, by_minute};
 use crate::domain::entry::Entry;
@@ -20,6 +20,9 @@ use crate::ports::{
 
 /// Documents counted up by one command.
 const UPDATES_AT_ONCE: usize = 1_000;
+/// Rooms whose newest minutes one command reads.
+const ROOMS_AT_ONCE: usize = 100;
+const ACTIVITY: &str = "activity";
 const COUNTS: [&str; 5] = ["messages", "comments", "strokes", "edits", "runs"];
 
 impl MongoArchive {
@@ -154,32 +157,17 @@ impl ActivityArchive for MongoArchive {
         before: Option<(i64, RoomId, UserId)>,
         limit: usize,
     ) -> Result<Vec<RoomMinute>> {
-        let rooms = rooms.iter().take(ACTIVITY_SUBJECTS_MAX);
-        let rooms: Vec<&str> = rooms.map(RoomId::as_str).collect();
-        let mut wanted = doc! { "room": { "$in": rooms } };
-        if let Some((minute, room, user)) = before {
-            wanted.insert("minute", doc! { "$lte": minute });
-            let room = room.as_str();
-            wanted.insert(
-                "$or",
-                vec![
-                    doc! { "minute": { "$lt": minute } },
-                    doc! { "room": { "$lt": room } },
-                    doc! { "room": room, "user": { "$lt": uuid_key(user.0) } },
-                ],
-            );
+        let rooms = &rooms[..rooms.len().min(ACTIVITY_SUBJECTS_MAX)];
+        let mut found: Vec<Document> = Vec::new();
+        for rooms in rooms.chunks(ROOMS_AT_ONCE) {
+            let pipeline = newest_of(rooms, before.as_ref(), limit)?;
+            let rows: Vec<Document> = bounded("read activity", async {
+                let activity = self.database.collection::<Document>(ACTIVITY);
+                activity.aggregate(pipeline).await?.try_collect().await
+            })
+            .await?;
+            found.extend(rows);
         }
-        let found: Vec<Document> = bounded("read activity", async {
-            let activity = self.database.collection::<Document>("activity");
-            activity
-                .find(wanted)
-                .sort(doc! { "minute": -1, "room": -1, "user": -1 })
-                .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-                .await?
-                .try_collect()
-                .await
-        })
-        .await?;
         let minute = |row: &Document| {
             let room = row.get_str("room").map_err(malformed)?;
             Ok(RoomMinute {
@@ -189,6 +177,36 @@ impl ActivityArchive for MongoArchive {
                 counts: counts(row)?,
             })
         };
-        found.iter().map(minute).collect()
+        let minutes = found.iter().map(minute).collect::<Result<_>>()?;
+        Ok(newest_minutes(minutes, limit))
     }
+}
+
+/// The newest minutes of each of these rooms, by its index, in one command: a sort across rooms would read all they ever did.
+fn newest_of(
+    rooms: &[RoomId],
+    before: Option<&(i64, RoomId, UserId)>,
+    limit: usize,
+) -> Result<Vec<Document>> {
+    let limit = to_db(limit.max(1) as u64)?;
+    let mut of_each = rooms.iter().map(|room| {
+        let (minute, user) = last_before(room, before);
+        [
+            doc! { "$match": {
+                "room": room.as_str(),
+                "$or": [
+                    { "minute": { "$lt": minute } },
+                    { "minute": minute, "user": { "$lt": uuid_key(user.0) } },
+                ],
+            } },
+            doc! { "$sort": { "minute": -1, "user": -1 } },
+            doc! { "$limit": limit },
+        ]
+    });
+    let mut pipeline = of_each.next().map(Vec::from).unwrap_or_default();
+    for of_room in of_each {
+        let of_room = Vec::from(of_room);
+        pipeline.push(doc! { "$unionWith": { "coll": ACTIVITY, "pipeline": of_room } });
+    }
+    Ok(pipeline)
 }

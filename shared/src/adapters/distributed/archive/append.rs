@@ -38,8 +38,10 @@ impl MongoArchive {
         room: &RoomId,
         epoch: Epoch,
         entries: &[Entry],
+        counts: bool,
     ) -> Result<ArchiveHead, StaleEpoch> {
-        match tokio::time::timeout(APPEND, self.append_until_written(room, epoch, entries)).await {
+        let appending = self.append_until_written(room, epoch, entries, counts);
+        match tokio::time::timeout(APPEND, appending).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 let reason = format!("MongoDB did not answer in {} s", APPEND.as_secs());
@@ -53,6 +55,7 @@ impl MongoArchive {
         room: &RoomId,
         epoch: Epoch,
         entries: &[Entry],
+        counts: bool,
     ) -> Result<ArchiveHead, StaleEpoch> {
         let mut entries = Cow::Borrowed(entries);
         let mut last_trouble = None;
@@ -67,7 +70,7 @@ impl MongoArchive {
                 seq: last.seq,
                 ..head
             };
-            match self.try_append(room, head, after, rest).await? {
+            match self.try_append(room, head, after, rest, counts).await? {
                 Tried::Written => return Ok(after),
                 Tried::RefTaken => self.strip_known_refs(room, entries.to_mut()).await?,
                 Tried::Again(trouble) => {
@@ -89,6 +92,7 @@ impl MongoArchive {
         before: ArchiveHead,
         after: ArchiveHead,
         entries: &[Entry],
+        counts: bool,
     ) -> Result<Tried> {
         let at = doc! {
             "_id": room.as_str(),
@@ -122,7 +126,9 @@ impl MongoArchive {
                 .map_err(Error::custom)?;
             self.entries.insert_many(rows).session(&mut session).await?;
             self.write_messages(&mut session, room, &folded).await?;
-            self.count_activity(&mut session, room, entries).await?;
+            if counts {
+                self.count_activity(&mut session, room, entries).await?;
+            }
             commit(&mut session).await?;
             Ok(Tried::Written)
         }

@@ -60,6 +60,18 @@ fn decode(row: &BackupRow) -> Result<Backup> {
     serde_json::from_str(&row.about).map_err(|e| PortError::fatal("decode backup", e))
 }
 
+impl MongoArchive {
+    /// All of a room's: first what lists them.
+    pub(super) async fn forget_backups(&self, room: &RoomId) -> Result<()> {
+        let all = || doc! { "_id": { "$gt": start_of(room), "$lt": end_of(room) } };
+        bounded("forget a room", async {
+            self.backups.delete_many(all()).await?;
+            self.backup_chunks.delete_many(all()).await.map(|_| ())
+        })
+        .await
+    }
+}
+
 #[async_trait]
 impl Backups for MongoArchive {
     async fn changed_rooms(&self, limit: usize) -> Result<Vec<RoomId>> {

@@ -10,7 +10,7 @@ use super::super::redis::port_error;
 use super::{FORGET_AFTER, RedisPresence};
 use crate::domain::ids::{ClientId, PARTITIONS, PodId, RoomId};
 use crate::domain::presence::Member;
-use crate::ports::Result;
+use crate::ports::{Presence, Result};
 
 /// Lapsed pods that one call looks after.
 const PODS_AT_ONCE: usize = 4;
@@ -45,6 +45,50 @@ impl RedisPresence {
             }
         }
         Ok(reaped)
+    }
+
+    /// Members that could be reaped, left where they are. The claims end at once: whoever reaps is not held up.
+    pub(super) async fn list_lapsed(
+        &self,
+        by: PodId,
+        limit: usize,
+    ) -> Result<Vec<(RoomId, Member)>> {
+        let mut found = Vec::new();
+        for (pod, _) in self.claim_lapsed(by).await? {
+            let listed = self.list_pod(&pod, limit, &mut found).await;
+            self.release_claim(&pod).await;
+            listed?;
+            if found.len() >= limit {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn list_pod(
+        &self,
+        pod: &str,
+        limit: usize,
+        found: &mut Vec<(RoomId, Member)>,
+    ) -> Result<()> {
+        let mut pages = stream::iter(0..PARTITIONS)
+            .map(|partition| self.places_of(pod, partition, limit))
+            .buffer_unordered(WIDTH);
+        let mut rooms = std::collections::BTreeSet::new();
+        while let Some(places) = pages.try_next().await? {
+            let room = |place: &String| place.split(' ').nth(1)?.parse::<RoomId>().ok();
+            rooms.extend(places.iter().filter_map(room));
+        }
+        for room in rooms {
+            if found.len() >= limit {
+                break;
+            }
+            let members = self.members(&room).await?.into_iter();
+            let dead = members.filter(|member| member.pod.to_string() == pod);
+            found.extend(dead.map(|member| (room.clone(), member)));
+        }
+        found.truncate(limit);
+        Ok(())
     }
 
     /// Lapsed pods, claimed for `by`, and for how long they lapsed.

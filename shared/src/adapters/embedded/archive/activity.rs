@@ -4,14 +4,14 @@ use async_trait::async_trait;
 use sqlx::{QueryBuilder, Row, Sqlite as Db, SqliteConnection};
 
 use super::SqliteArchive;
-use crate::adapters::archive::{from_db, slots_in_bounds, to_db};
+use crate::adapters::archive::{from_db, last_before, newest_minutes, slots_in_bounds, to_db};
 use crate::adapters::embedded::sqlite::port_error;
 use crate::domain::activity::{ActivityCounts, by_minute};
 use crate::domain::entry::Entry;
 use crate::domain::ids::{RoomId, UserId};
 use crate::ports::{
     ACTIVITY_SLOTS_MAX, ACTIVITY_SUBJECTS_MAX, ActivityArchive, ActivityQuery, ActivitySlot,
-    PortError, Result, RoomMinute,
+    Result, RoomMinute,
 };
 
 pub async fn count(
@@ -54,29 +54,34 @@ fn counts(row: &sqlx::sqlite::SqliteRow, at: usize) -> Result<ActivityCounts> {
     })
 }
 
+/// Slots of people, by the primary key.
+fn slots_query(query: &ActivityQuery) -> Result<QueryBuilder<Db>> {
+    let mut sql = QueryBuilder::<Db>::new("SELECT user_id, minute - minute % ");
+    sql.push_bind(query.slot_minutes);
+    sql.push(
+        " AS slot, SUM(messages), SUM(comments), SUM(strokes), SUM(edits), SUM(runs), COUNT(DISTINCT minute)
+         FROM activity WHERE user_id IN (",
+    );
+    let mut users = sql.separated(", ");
+    for user in query.users.iter().take(ACTIVITY_SUBJECTS_MAX) {
+        users.push_bind(user.0);
+    }
+    sql.push(") AND minute >= ")
+        .push_bind(query.from_minute)
+        .push(" AND minute < ")
+        .push_bind(query.to_minute)
+        .push(" GROUP BY user_id, slot ORDER BY user_id, slot LIMIT ")
+        .push_bind(to_db(ACTIVITY_SLOTS_MAX as u64 + 1)?);
+    Ok(sql)
+}
+
 #[async_trait]
 impl ActivityArchive for SqliteArchive {
     async fn activity_of(&self, query: &ActivityQuery) -> Result<Vec<ActivitySlot>> {
         if query.users.is_empty() {
             return Ok(Vec::new());
         }
-        let mut sql = QueryBuilder::<Db>::new("SELECT user_id, minute - minute % ");
-        sql.push_bind(query.slot_minutes);
-        sql.push(
-            " AS slot, SUM(messages), SUM(comments), SUM(strokes), SUM(edits), SUM(runs), COUNT(DISTINCT minute)
-             FROM activity WHERE user_id IN (",
-        );
-        let mut users = sql.separated(", ");
-        for user in query.users.iter().take(ACTIVITY_SUBJECTS_MAX) {
-            users.push_bind(user.0);
-        }
-        sql.push(") AND minute >= ")
-            .push_bind(query.from_minute)
-            .push(" AND minute < ")
-            .push_bind(query.to_minute)
-            .push(" GROUP BY user_id, slot ORDER BY user_id, slot LIMIT ")
-            .push_bind(to_db(ACTIVITY_SLOTS_MAX as u64 + 1)?);
-        let rows = sql
+        let rows = slots_query(query)?
             .build()
             .fetch_all(&self.file.read)
             .await
@@ -100,45 +105,149 @@ impl ActivityArchive for SqliteArchive {
         before: Option<(i64, RoomId, UserId)>,
         limit: usize,
     ) -> Result<Vec<RoomMinute>> {
-        if rooms.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut sql = QueryBuilder::<Db>::new(
-            "SELECT minute, room, user_id, messages, comments, strokes, edits, runs FROM activity WHERE room IN (",
-        );
-        let mut list = sql.separated(", ");
+        let mut found = Vec::new();
         for room in rooms.iter().take(ACTIVITY_SUBJECTS_MAX) {
-            list.push_bind(room.as_str());
+            found.extend(self.minutes_of(room, before.as_ref(), limit).await?);
         }
-        sql.push(")");
-        if let Some((minute, room, user)) = &before {
-            sql.push(" AND (minute, room, user_id) < (")
-                .push_bind(*minute)
-                .push(", ")
-                .push_bind(room.as_str())
-                .push(", ")
-                .push_bind(user.0)
-                .push(")");
-        }
-        sql.push(" ORDER BY minute DESC, room DESC, user_id DESC LIMIT ")
-            .push_bind(i64::try_from(limit).unwrap_or(i64::MAX));
-        let rows = sql
-            .build()
+        Ok(newest_minutes(found, limit))
+    }
+}
+
+impl SqliteArchive {
+    /// One room's at a time: its index has them in order, and no more are read than one page has.
+    async fn minutes_of(
+        &self,
+        room: &RoomId,
+        before: Option<&(i64, RoomId, UserId)>,
+        limit: usize,
+    ) -> Result<Vec<RoomMinute>> {
+        let (minute, user) = last_before(room, before);
+        let rows = sqlx::query(MINUTES_OF_ROOM)
+            .bind(room.as_str())
+            .bind(minute)
+            .bind(user.0)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(&self.file.read)
             .await
             .map_err(|e| port_error("read activity", e))?;
         rows.iter()
             .map(|row| {
-                let room: &str = row.get(1);
                 Ok(RoomMinute {
                     minute: row.get(0),
-                    room: room
-                        .parse()
-                        .map_err(|e| PortError::fatal("read activity", e))?,
-                    user_id: UserId(row.get(2)),
-                    counts: counts(row, 3)?,
+                    room: room.clone(),
+                    user_id: UserId(row.get(1)),
+                    counts: counts(row, 2)?,
                 })
             })
             .collect()
+    }
+}
+
+const MINUTES_OF_ROOM: &str =
+    "SELECT minute, user_id, messages, comments, strokes, edits, runs FROM activity
+     WHERE room = $1 AND (minute, user_id) < ($2, $3) ORDER BY minute DESC, user_id DESC LIMIT $4";
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::domain::ids::Epoch;
+    use crate::ports::Archive;
+
+    async fn plan(archive: &SqliteArchive, sql: &str) -> String {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))
+            .fetch_all(&archive.file.read)
+            .await
+            .unwrap();
+        let details = rows.iter().map(|row| row.get::<String, _>("detail"));
+        details.collect::<Vec<_>>().join("; ")
+    }
+
+    #[tokio::test]
+    async fn every_query_searches_an_index_and_pages_need_no_sorting() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = SqliteArchive::open(folder.path()).await.unwrap();
+        let page = plan(&archive, MINUTES_OF_ROOM).await;
+        assert!(
+            page.contains("SEARCH activity USING INDEX activity_by_room"),
+            "{page}"
+        );
+        assert!(!page.contains("TEMP B-TREE"), "{page}");
+        let query = ActivityQuery {
+            users: vec![UserId::generate(), UserId::generate()],
+            from_minute: 0,
+            to_minute: 10,
+            slot_minutes: 5,
+        };
+        let slots = plan(&archive, slots_query(&query).unwrap().sql().as_str()).await;
+        assert!(
+            slots.contains(
+                "SEARCH activity USING PRIMARY KEY (user_id=? AND minute>? AND minute<?)"
+            ),
+            "{slots}"
+        );
+    }
+
+    /// A million counted minutes: two hundred people in a hundred rooms, half a year. `cargo test … -- --ignored` tells the
+    /// times; how long is too long depends on the machine, so only the answers are judged.
+    #[tokio::test]
+    #[ignore = "takes a minute"]
+    #[expect(clippy::print_stdout, reason = "it tells the times")]
+    async fn a_million_minutes_are_summed_by_index() {
+        const PEOPLE: i64 = 200;
+        const EACH: i64 = 5_000;
+        let folder = tempfile::tempdir().unwrap();
+        let archive = SqliteArchive::open(folder.path()).await.unwrap();
+        let people: Vec<UserId> = (0..PEOPLE).map(|_| UserId::generate()).collect();
+        let rooms: Vec<RoomId> = (0..100).map(|_| RoomId::generate()).collect();
+        let mut tx = archive.file.write.begin().await.unwrap();
+        for (n, person) in people.iter().enumerate() {
+            sqlx::query(
+                "WITH RECURSIVE minutes(m) AS (SELECT 0 UNION ALL SELECT m + 1 FROM minutes WHERE m < $2 - 1)
+                 INSERT INTO activity SELECT $1, m * 51, $3, 1, 0, 2, 0, 0 FROM minutes",
+            )
+            .bind(person.0)
+            .bind(EACH)
+            .bind(rooms[n % rooms.len()].as_str())
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        }
+        tx.commit().await.unwrap();
+        assert_eq!(archive.head(&rooms[0]).await.unwrap().epoch, Epoch(0));
+        let timed = async |name: &str, users: &[UserId], days: i64| {
+            let query = ActivityQuery {
+                users: users.to_vec(),
+                from_minute: 0,
+                to_minute: days * 1_440,
+                slot_minutes: 1_440,
+            };
+            let began = Instant::now();
+            let slots = archive.activity_of(&query).await.unwrap();
+            let took: Duration = began.elapsed();
+            let messages: u64 = slots.iter().map(|slot| slot.counts.messages).sum();
+            println!(
+                "{name}: {messages} minutes in {} slots, {took:?}",
+                slots.len()
+            );
+            messages
+        };
+        let week = 7 * 1_440 / 51 + 1;
+        let ten = timed("ten people, a week", &people[..10], 7).await;
+        assert_eq!(ten, u64::try_from(10 * week).unwrap());
+        let all = timed("all, for ever", &people, 1_000).await;
+        assert_eq!(all, u64::try_from(PEOPLE * EACH).unwrap());
+        let (mut seen, mut before) = (0, None);
+        let began = Instant::now();
+        for _ in 0..20 {
+            let page = archive.activity_in(&rooms, before, 50).await.unwrap();
+            seen += page.len();
+            before = page
+                .last()
+                .map(|row| (row.minute, row.room.clone(), row.user_id));
+        }
+        println!("twenty pages of a hundred rooms: {:?}", began.elapsed());
+        assert_eq!(seen, 1_000);
     }
 }

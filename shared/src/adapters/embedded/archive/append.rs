@@ -28,6 +28,8 @@ struct Append {
     room: RoomId,
     epoch: Epoch,
     entries: Vec<Entry>,
+    /// As what people did.
+    counts: bool,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -41,14 +43,22 @@ impl Appends {
         Self(appends)
     }
 
-    /// Returns when the transaction is synced. A caller that gives up waiting leaves the append undecided.
-    pub async fn append(&self, room: &RoomId, epoch: Epoch, entries: &[Entry]) -> Answer {
+    /// Returns when the transaction is synced. A caller that gives up waiting leaves the append undecided. `counts`: the
+    /// entries are counted as what people did.
+    pub async fn append(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        entries: &[Entry],
+        counts: bool,
+    ) -> Answer {
         let stopped = || PortError::retry(DOING, "the archive is shut down");
         let (answer, answered) = oneshot::channel();
         let append = Append {
             room: room.clone(),
             epoch,
             entries: entries.to_vec(),
+            counts,
             answer,
         };
         self.0.send(append).await.map_err(|_| stopped())?;
@@ -143,7 +153,9 @@ async fn write_one(connection: &mut SqliteConnection, append: &Append) -> Answer
         insert(connection, room, &folded, entries).await?;
     }
     messages::write(connection, room, &folded).await?;
-    activity::count(connection, room, unwritten).await?;
+    if append.counts {
+        activity::count(connection, room, unwritten).await?;
+    }
     sqlx::query("UPDATE room_heads SET seq = $2, unbacked = 1 WHERE room = $1")
         .bind(room.as_str())
         .bind(to_db(last.seq.0)?)
