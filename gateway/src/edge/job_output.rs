@@ -85,6 +85,7 @@ pub async fn output(
     let follow = Follow {
         // Before anything is read, so that what is said meanwhile is not missed.
         waker: app.backends.output.waker(id).await?,
+        moved: false,
         app,
         id,
         seen: place.and_then(|id| id.parse().ok()).unwrap_or_default(),
@@ -178,6 +179,8 @@ struct Follow {
     app: App,
     id: JobId,
     waker: OutputWaker,
+    /// The waker moved while it was waited for, which it does not tell a second time.
+    moved: bool,
     seen: Place,
     /// The last status that was sent.
     told: Option<JobState>,
@@ -229,7 +232,7 @@ impl Follow {
 
     /// Finds what there is to be sent. False: nothing.
     async fn look(&mut self) -> Result<bool, PortError> {
-        let moved = self.waker.has_changed().unwrap_or(false);
+        let moved = std::mem::take(&mut self.moved) || self.waker.has_changed().unwrap_or(false);
         self.waker.borrow_and_update();
         let Some(row) = &self.row else {
             self.over = true;
@@ -288,8 +291,10 @@ impl Follow {
     async fn wait(&mut self) {
         let most = self.row_due.saturating_duration_since(Instant::now());
         // Without a waker there is still the time.
-        if let Ok(Err(_)) = timeout(most, self.waker.changed()).await {
-            tokio::time::sleep(most).await;
+        match timeout(most, self.waker.changed()).await {
+            Ok(Ok(())) => self.moved = true,
+            Ok(Err(_)) => tokio::time::sleep(most).await,
+            Err(_) => {}
         }
     }
 
