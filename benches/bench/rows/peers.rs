@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::Settings;
 use crate::load::{Crowd, Dialect, Message, Pace, Shape};
@@ -154,14 +154,16 @@ fn phase(
     let mut section = Section::new(title, "CPU us/delivery", &names);
     for contestant in contestants.iter_mut() {
         contestant.crowd.wake()?;
-        contestant.crowd.run(contestant.message, pace, WARM_UP)?;
+        let warm = contestant.crowd.run(contestant.message, pace, WARM_UP);
+        warm.with_context(|| contestant.name.clone())?;
     }
     for _ in 0..settings.repetitions.min(REPETITIONS_MOST) {
         for (row, contestant) in section.rows.iter_mut().zip(contestants.iter_mut()) {
             contestant.crowd.wake()?;
             let process = &contestant.servers[0].process;
             let before = process.cpu_time()?;
-            let run = contestant.crowd.run(contestant.message, pace, duration)?;
+            let run = contestant.crowd.run(contestant.message, pace, duration);
+            let run = run.with_context(|| contestant.name.clone())?;
             let spent_us = process.cpu_time()?.since_ns(&before) as f64 / 1_000.0;
             let delivered = run.delivered as f64;
             row.push(
