@@ -19,7 +19,7 @@ pub use atelier_shared::Mode;
 pub use client::Client;
 pub use cluster::{ADMIN_TOKEN, Cluster, Options};
 pub use door::{ADDRESSES, Address, Door};
-pub use puppets::{NODE, PYTHON, Puppets};
+pub use puppets::{NODE, PYTHON, Puppets, packages};
 pub use rest::{Answer, Person, Rest};
 pub use story::{Stories, Story};
 pub use stream::{Safe, Stream};

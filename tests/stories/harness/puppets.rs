@@ -34,7 +34,8 @@ pub const PYTHON: Interpreter = Interpreter {
     script: "puppet.py",
 };
 
-fn packages() -> PathBuf {
+/// Where `scripts/setup clients` puts other people's packages.
+pub fn packages() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(".local/clients")
 }
 
