@@ -8,7 +8,9 @@ pub async fn run(records: &dyn Records, arguments: &[String]) -> anyhow::Result<
     let (is_admin, name) = match arguments {
         [verb, name] if verb == "grant" => (true, name),
         [verb, name] if verb == "revoke" => (false, name),
-        _ => bail!("usage: atelier admin grant NAME | atelier admin revoke NAME"),
+        _ => bail!(
+            "usage: atelier admin grant NAME | atelier admin revoke NAME | atelier admin callback-secret"
+        ),
     };
     let found = records
         .set_admin(name, is_admin)

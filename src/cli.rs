@@ -16,7 +16,7 @@ use clap::{Args, Parser, ValueEnum};
 pub struct Cli {
     #[arg(value_enum, default_value_t = Command::All)]
     pub command: Command,
-    /// For `admin`: `grant NAME` or `revoke NAME`
+    /// For `admin`: `grant NAME`, `revoke NAME`, or `callback-secret`
     pub arguments: Vec<String>,
     #[command(flatten)]
     pub process: ProcessConfig,
@@ -40,7 +40,8 @@ pub enum Command {
     Migrate,
     /// Print the OpenAPI document, and end
     Openapi,
-    /// Make an account an administrator (`admin grant NAME`), or not any more (`admin revoke NAME`)
+    /// Make an account an administrator (`admin grant NAME`), or not any more (`admin revoke NAME`); print the secret that
+    /// signs callbacks (`admin callback-secret`)
     Admin,
     /// The sandbox's helper; started by the worker itself
     SandboxInit,

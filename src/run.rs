@@ -37,6 +37,17 @@ async fn command(cli: Cli) -> anyhow::Result<()> {
             Backends::migrate(&cli.stores).await?;
             say("the databases are at this version's schema\n")
         }
+        Command::Admin if cli.arguments == ["callback-secret"] => {
+            let mut cli = cli;
+            settle(&mut cli)?;
+            let secret = cli.worker.callback_secret;
+            say(&format!(
+                "{}\n",
+                secret.context(
+                    "CALLBACK_SECRET, JWT_PRIVATE_KEY and JWT_SECRET_KEY are all absent"
+                )?
+            ))
+        }
         Command::Admin => {
             let records = Backends::open_records(&cli.stores)
                 .await
@@ -66,9 +77,7 @@ async fn serve(mut cli: Cli) -> anyhow::Result<()> {
             "`atelier {word}` alone needs distributed mode: set DATABASE_URL, REDIS_URL and MONGO_URL, or run `atelier` for everything in one process"
         );
     }
-    if cli.command != Command::Worker {
-        cli.gateway.prepare(mode, &cli.stores.data_dir)?;
-    }
+    settle(&mut cli)?;
     raise_open_files();
     // Bound before the stores are opened: a port that is taken is told at once.
     let listener = listen(cli.process.listen)
@@ -135,6 +144,23 @@ fn raise_open_files() {
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, limit = ?limit.current, "the limit of open files stays as it is");
     }
+}
+
+/// Settles what depends on the mode, and what of the worker's settings depends on the gateway's.
+fn settle(cli: &mut Cli) -> anyhow::Result<()> {
+    let mode = Mode::of(&cli.stores)?;
+    // A worker alone needs no keys: it checks no tokens.
+    if mode == Mode::Embedded || matches!(cli.command, Command::All | Command::Gateway) {
+        cli.gateway.prepare(mode, &cli.stores.data_dir)?;
+    }
+    let secret = &mut cli.worker.callback_secret;
+    if secret.as_ref().is_some_and(|text| text.trim().is_empty()) {
+        *secret = None;
+    }
+    if secret.is_none() {
+        *secret = cli.gateway.callback_secret()?;
+    }
+    Ok(())
 }
 
 /// Where this machine gives no sandbox that may run code, everything else still works; jobs say that nobody takes them.

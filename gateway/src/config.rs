@@ -223,6 +223,19 @@ impl GatewayConfig {
         Ok(())
     }
 
+    /// The secret that signs callbacks where `CALLBACK_SECRET` is not set, derived from the keys that sign tokens.
+    /// `None`: there are none here either, as may be on a worker.
+    ///
+    /// # Errors
+    /// The keys can't be read.
+    pub fn callback_secret(&self) -> Result<Option<String>, ConfigError> {
+        let set = |key: &Option<String>| key.as_ref().is_some_and(|key| !key.trim().is_empty());
+        if !set(&self.jwt_private_key) && !set(&self.jwt_secret_key) {
+            return Ok(None);
+        }
+        identity::keys::callback_secret(self).map(Some)
+    }
+
     /// CORS_ORIGINS and ALLOWED_ORIGINS are one setting; afterwards `cors_origins` holds it.
     fn settle_origins(&mut self) -> Result<(), ConfigError> {
         let clean = |list: &[String]| -> Vec<String> {

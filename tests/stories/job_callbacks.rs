@@ -14,6 +14,7 @@ use crate::harness::{Cluster, Options, Rest, Stories, Story, Told, until};
 pub fn stories(all: &mut Stories) {
     all.both(a_result_is_posted_signed_and_again_after_a_failure);
     all.both(no_callback_goes_into_a_private_network);
+    all.both(a_result_is_signed_without_a_secret_configured);
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -191,6 +192,30 @@ async fn no_callback_goes_into_a_private_network(story: Story) -> Told {
         let problem = refused.problem(422, "invalid")?;
         ensure!(problem["field"] == "callback_url", "{problem}");
     }
+    Ok(())
+}
+
+/// Without a secret of its own it is derived from the key that signs tokens, the same on gateway and worker.
+async fn a_result_is_signed_without_a_secret_configured(story: Story) -> Told {
+    let options = Options::default()
+        .gateways(1)
+        .set("CALLBACK_NETWORKS", "127.0.0.0/8");
+    let cluster = story.cluster(options).await?;
+    let ana = cluster.rest().guest("Ana").await?;
+    let rest = cluster.rest().as_person(&ana);
+    let receiver = Receiver::start(&["200 OK"]).await?;
+    submit(&rest, &format!("http://127.0.0.1:{}/", receiver.port)).await?;
+    let posted = until("a post", PATIENCE, async || {
+        receiver.posted().into_iter().next().context("nothing yet")
+    })
+    .await?;
+    let signature = posted.header("atelier-signature").context("signed")?;
+    ensure!(
+        signature
+            .strip_prefix("v1=")
+            .is_some_and(|hex| hex.len() == 64),
+        "{signature}"
+    );
     Ok(())
 }
 

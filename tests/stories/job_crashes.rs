@@ -280,6 +280,16 @@ async fn a_job_that_kills_its_worker_twice_is_quarantined_and_can_be_replayed(
     })
     .await?;
     ensure!(done["result"]["attempts"] == 1, "{done}");
+    // Its room hears both starts and both ends.
+    let told = until("the room to hear", PATIENCE, async || {
+        let path = format!("/api/v1/rooms/{}/log?since=0", stage.room);
+        let log = stage.rest.get(&path).await?.expect(200)?.to_string();
+        let count = |word: &str| log.matches(&format!("\"{word}\"")).count();
+        ensure!(count("run_finished") >= 2, "{log}");
+        anyhow::Ok((count("run_started"), count("run_finished")))
+    })
+    .await?;
+    ensure!(told == (2, 2), "{told:?}");
     admin
         .post(&replay, json!({}))
         .await?

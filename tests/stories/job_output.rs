@@ -14,9 +14,46 @@ pub fn stories(all: &mut Stories) {
     all.both(a_program_is_watched_live_on_another_pod_until_its_end);
     all.both(a_watcher_goes_on_where_it_was);
     all.both(a_program_that_is_over_is_read_from_its_result);
+    all.both(a_program_tells_how_far_it_is);
     all.both(a_batch_takes_what_it_can);
     all.both(files_a_program_leaves_are_downloads);
     all.both(jobs_are_listed_by_what_is_asked_for);
+}
+
+async fn a_program_tells_how_far_it_is(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let ana = cluster.rest().guest("Ana").await?;
+    let rest = cluster.rest().as_person(&ana);
+    // The pause is what a watcher has to look at the first step.
+    let source = "echo '::progress 42 half way'; sleep 2; echo '::progress 100%'";
+    let body = json!({"language": "bash", "source": source});
+    let job = rest.post("/api/v1/jobs", body).await?.expect(202)?;
+    let id = job["id"].as_str().context("an id")?;
+    let mut events = Events::open(&rest, id, None).await?;
+    let mut steps = Vec::new();
+    let end = loop {
+        let event = events.next().await?.context("an end")?;
+        match event.name.as_str() {
+            "progress" => {
+                if steps.is_empty() {
+                    let now = rest.get(&format!("/api/v1/jobs/{id}")).await?.expect(200)?;
+                    ensure!(now["progress"]["percent"].is_u64(), "{now}");
+                }
+                steps.push(event.data);
+            }
+            "end" => break event.data,
+            _ => {}
+        }
+    };
+    let last = json!({"percent": 100, "message": ""});
+    ensure!(
+        steps == [json!({"percent": 42, "message": "half way"}), last.clone()],
+        "{steps:?}"
+    );
+    ensure!(end["result"]["progress"] == last, "{end}");
+    let done = rest.get(&format!("/api/v1/jobs/{id}")).await?.expect(200)?;
+    ensure!(done["progress"] == last, "{done}");
+    Ok(())
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -258,6 +258,11 @@ async fn jobs_are_refused_by_field(story: Story) -> Told {
             json!({"language": "python", "source": "1", "network": true}),
             "network",
         ),
+        // Within what could be asked for anywhere, beyond what the workers here grant.
+        (
+            json!({"language": "python", "source": "1", "limits": {"cpu_ms": 61_000}}),
+            "limits.cpu_ms",
+        ),
     ] {
         let problem = rest
             .post("/api/v1/jobs", body.clone())

@@ -1,5 +1,6 @@
 //! Every setting of the worker: a flag and an environment variable, with its default, its unit and its bounds.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use atelier_shared::domain::job::{
@@ -9,7 +10,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use crate::bridge::LaneConfig;
-use crate::sandbox::{Limits, Policy, TierLevel};
+use crate::sandbox::{DriverChoice, Limits, Policy, TierLevel};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -73,7 +74,8 @@ pub struct WorkerConfig {
     /// Most MiB of files that a job leaves behind and that are kept with its result; 0 keeps none
     #[arg(long, env = "ARTIFACT_MAX_MIB", default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=256))]
     pub artifact_max_mib: u64,
-    /// Signs what is posted to the callback_url of a job: HMAC-SHA256 over time and body. Unsigned where absent
+    /// Signs what is posted to the callback_url of a job: HMAC-SHA256 over time and body. Where absent, a secret derived
+    /// from the key that signs tokens; `atelier admin callback-secret` prints the one in use
     #[arg(long, env = "CALLBACK_SECRET", hide_env_values = true)]
     pub callback_secret: Option<String>,
     /// Networks that are called back although they are not public, as 10.0.0.0/8; several separated by commas
@@ -100,7 +102,17 @@ pub struct WorkerConfig {
     /// What a room held that the cleanup removed can be brought back for so long, seconds
     #[arg(long, env = "REMOVED_ROOM_KEEP", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub removed_room_keep: u64,
-    /// The weakest sandbox that may run code: full, or reduced where the machine lacks a layer
+    /// What keeps the code that is run apart from the machine
+    #[arg(long, env = "SANDBOX_DRIVER", value_enum, default_value_t = DriverChoice::Auto)]
+    pub sandbox_driver: DriverChoice,
+    /// Where programs of the drivers landlock and gvisor have their folders; best a file system of their own, in memory.
+    /// Absent: the best place found
+    #[arg(long, env = "SANDBOX_WORK_DIR")]
+    pub sandbox_work_dir: Option<PathBuf>,
+    /// The program of the driver gvisor
+    #[arg(long, env = "SANDBOX_RUNSC", default_value = "runsc")]
+    pub sandbox_runsc: PathBuf,
+    /// The weakest sandbox that may run code: full, reduced where the machine lacks a layer, or basic: no namespaces
     #[arg(long, env = "SANDBOX_TIER", default_value = "full")]
     pub sandbox_tier: TierLevel,
     /// First of the host user ids that boxes run under; a range of its own for each worker of one machine

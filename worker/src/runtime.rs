@@ -12,7 +12,7 @@ use apalis_core::monitor::{Monitor, MonitorError};
 use atelier_shared::Backends;
 use atelier_shared::domain::cleanup::{Cleanup, Scope};
 use atelier_shared::domain::job::{
-    QUEUE_ARCHIVE, QUEUE_BACKUP, QUEUE_CALLBACK, QUEUE_CLEANUP, QUEUE_CODE,
+    AskedLimits, QUEUE_ARCHIVE, QUEUE_BACKUP, QUEUE_CALLBACK, QUEUE_CLEANUP, QUEUE_CODE,
 };
 use atelier_shared::outbox::{CallBack, ExecuteJob};
 use atelier_shared::ports::WorkerInfo;
@@ -31,13 +31,17 @@ use crate::jobs::callback::CallBacks;
 use crate::jobs::cleanup::{self, Cleaner};
 use crate::jobs::execute::Execution;
 use crate::sandbox::toolchains::Toolchains;
-use crate::sandbox::{CompileCache, NsConfig, NsSandbox, Sandbox, SandboxError};
+use crate::sandbox::{self, CompileCache, GvisorConfig, NsConfig, Sandbox, SandboxError};
 
 /// Why the worker could not start, or ended by itself.
 #[derive(Debug, Error)]
 pub enum WorkerError {
     #[error("the queue {QUEUE_CODE} can't be served: {0}")]
     Sandbox(#[from] SandboxError),
+    #[error(
+        "the queue {QUEUE_CALLBACK} can't be served: set CALLBACK_SECRET, or the JWT_PRIVATE_KEY or JWT_SECRET_KEY of the gateways, to sign what is posted"
+    )]
+    Unsigned,
     #[error("a worker ended: {0}")]
     Ended(#[from] MonitorError),
 }
@@ -64,7 +68,7 @@ pub struct Worker {
 
 /// What serving [`QUEUE_CODE`] takes.
 struct Code {
-    sandbox: Arc<NsSandbox>,
+    sandbox: Arc<dyn Sandbox>,
     execution: Arc<Execution>,
 }
 
@@ -72,20 +76,25 @@ impl Worker {
     /// Starts the sandbox and looks for languages, where code is to be run.
     ///
     /// # Errors
-    /// [`WorkerError::Sandbox`]: the machine gives no sandbox, or a weaker one than configured.
+    /// [`WorkerError::Sandbox`]: the machine gives no sandbox, or a weaker one than configured; [`WorkerError::Unsigned`].
     pub async fn prepare(backends: Backends, config: WorkerConfig) -> Result<Self, WorkerError> {
         let mut info = WorkerInfo {
             id: Uuid::now_v7().to_string(),
             queues: config.queues.clone(),
             languages: Vec::new(),
             sandbox_tier: "none".into(),
+            ceiling: AskedLimits::default(),
         };
+        if config.serves(QUEUE_CALLBACK) && config.callback_secret.is_none() {
+            return Err(WorkerError::Unsigned);
+        }
         let mut code = None;
         if config.serves(QUEUE_CODE) {
             let sandbox = start_sandbox(&config).await?;
             let execution = execution(&backends, &config, sandbox.clone()).await?;
             info.languages = execution.toolchains.present();
             info.sandbox_tier = sandbox.tier().to_string();
+            info.ceiling = config.ceiling().told();
             code = Some(Code { sandbox, execution });
         }
         Ok(Self {
@@ -172,11 +181,15 @@ impl Worker {
                 schedule.queue_every(beat, QUEUE_CLEANUP, move |_| cleanup::scheduled(scope));
             }
         }
-        if config.serves(QUEUE_CALLBACK) {
+        if let Some(secret) = config
+            .callback_secret
+            .clone()
+            .filter(|_| config.serves(QUEUE_CALLBACK))
+        {
             let callbacks = Arc::new(CallBacks {
                 records: backends.records.clone(),
                 archive: backends.archive.clone(),
-                secret: config.callback_secret.clone(),
+                secret,
                 allowed: config.callback_networks.clone(),
             });
             let lane = Lane::new(
@@ -234,18 +247,24 @@ impl Worker {
     }
 }
 
-async fn start_sandbox(config: &WorkerConfig) -> Result<Arc<NsSandbox>, SandboxError> {
+async fn start_sandbox(config: &WorkerConfig) -> Result<Arc<dyn Sandbox>, SandboxError> {
     let slots = config.code_slots();
-    let sandbox = NsConfig {
+    let boxes = NsConfig {
         slots,
         warm: slots,
         first_host_user: config.sandbox_first_user,
         ceiling: config.ceiling(),
+        work_folder: config.sandbox_work_dir.clone(),
         ..NsConfig::default()
     };
-    NsSandbox::start(sandbox, config.policy())
-        .await
-        .map(Arc::new)
+    let gvisor = GvisorConfig {
+        runsc: config.sandbox_runsc.clone(),
+        slots,
+        ceiling: config.ceiling(),
+        first_user: config.sandbox_first_user,
+        work_folder: config.sandbox_work_dir.clone(),
+    };
+    sandbox::start(config.sandbox_driver, boxes, gvisor, config.policy()).await
 }
 
 async fn execution(

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use atelier_shared::domain::ids::JobId;
-use atelier_shared::domain::job::{Job, JobResult, JobState};
+use atelier_shared::domain::job::{Job, JobResult, JobState, Progress};
 use atelier_shared::domain::room::Role;
 use atelier_shared::ports::{OutputPiece, OutputWaker, PortError};
 use axum::extract::State;
@@ -60,7 +60,7 @@ pub struct OutputEvent {
 }
 
 /// What a program says, live and to its end, as server-sent events: `output {stream, chunk, offset}`, `status {status}`,
-/// `end {status, result}`; then the stream closes. `offset` counts the bytes of text before `chunk` in its stream.
+/// `progress {percent, message}` (of a line `::progress 42 half way` that it writes), `end {status, result}`; then the stream closes. `offset` counts the bytes of text before `chunk` in its stream.
 /// Send `Last-Event-ID` to go on where you were.
 #[utoipa::path(get, path = "/jobs/{job_id}/output", tag = "jobs", security(("bearer" = [])),
     params(("job_id" = Uuid, Path), ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event you got")),
@@ -90,6 +90,7 @@ pub async fn output(
         id,
         seen: place.and_then(|id| id.parse().ok()).unwrap_or_default(),
         told: None,
+        step: None,
         next: 0,
         row: Some(job),
         // At once: it may have ended after the row was read and before its waker was watched.
@@ -184,6 +185,8 @@ struct Follow {
     seen: Place,
     /// The last status that was sent.
     told: Option<JobState>,
+    /// The last progress that was sent.
+    step: Option<Progress>,
     /// Where to read on in the live output of `seen.attempt`.
     next: u64,
     /// As it was looked at last; `None`: the job was removed.
@@ -250,6 +253,7 @@ impl Follow {
                 self.attempt(result.attempts);
             }
             self.tell(state);
+            self.step(result.as_ref().and_then(|result| result.progress.clone()));
             self.ending = Some((state, result));
             return Ok(true);
         }
@@ -269,6 +273,7 @@ impl Follow {
                     self.push(new);
                 }
             }
+            self.step(page.progress);
             if !page.pieces.is_empty() {
                 return Ok(true);
             }
@@ -306,6 +311,7 @@ impl Follow {
                 ..Place::default()
             };
             self.next = 0;
+            self.step = None;
         }
     }
 
@@ -319,6 +325,15 @@ impl Follow {
         let event = self.event("status", &json!({ "status": state.as_str() }));
         self.ready
             .push_back(if first { event.retry(RETRY) } else { event });
+    }
+
+    fn step(&mut self, progress: Option<Progress>) {
+        let Some(progress) = progress.filter(|step| self.step.as_ref() != Some(step)) else {
+            return;
+        };
+        let data = json!({ "percent": progress.percent, "message": progress.message });
+        self.ready.push_back(self.event("progress", &data));
+        self.step = Some(progress);
     }
 
     fn push(&mut self, (stream, offset, chunk): (usize, u64, String)) {

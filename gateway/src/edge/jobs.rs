@@ -1,7 +1,7 @@
 //! `/jobs`: code taken in, looked at, cancelled.
 
 use atelier_shared::domain::ids::{JobId, PlaceId, RoomId};
-use atelier_shared::domain::job::{Job, JobResult, JobState, QUEUE_CODE};
+use atelier_shared::domain::job::{AskedLimits, Job, JobResult, JobState, Progress, QUEUE_CODE};
 use atelier_shared::domain::place::{PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Activity, Role};
 use atelier_shared::outbox;
@@ -28,7 +28,7 @@ use super::state::App;
 use super::trace;
 use super::words::JobStateWord;
 use crate::identity::Principal;
-use crate::runs::spec::NewJob;
+use crate::runs::spec::{self, NewJob};
 use crate::runs::{self, Accepted, SUBMIT_WINDOW};
 
 /// A job in a list.
@@ -56,6 +56,9 @@ pub struct JobSummary {
 pub struct JobView {
     #[serde(flatten)]
     job: JobSummary,
+    /// What the program said last of how far it is, in a line `::progress 42 half way`
+    #[schema(value_type = Option<ProgressBody>)]
+    progress: Option<Progress>,
     /// `null` until it is over, and again after its result was thrown away
     #[schema(value_type = Option<ResultBody>)]
     result: Option<JobResult>,
@@ -81,8 +84,21 @@ pub struct ResultBody {
     finished_at: String,
     attempts: u32,
     trace_id: Option<String>,
+    progress: Option<ProgressBody>,
+    /// Files that were not kept, with the reason; absent where there are none
+    artifacts_skipped: Option<Vec<SkippedBody>>,
     /// Why it was rejected or is dead
     message: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "documents Progress")]
+pub struct ProgressBody {
+    /// 0 to 100
+    #[schema(example = 42)]
+    percent: u8,
+    #[schema(example = "half way")]
+    message: String,
 }
 
 #[derive(ToSchema)]
@@ -100,6 +116,14 @@ pub struct UsageBody {
 pub struct ArtifactBody {
     path: String,
     size: u64,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "documents SkippedArtifact")]
+pub struct SkippedBody {
+    path: String,
+    #[schema(example = "not a regular file")]
+    reason: String,
 }
 
 impl From<Job> for JobSummary {
@@ -146,12 +170,18 @@ pub(super) async fn accept(
     asked: NewJob,
 ) -> Result<Job, Problem> {
     let (room_id, project_id) = (asked.room_id.clone(), asked.project_id);
-    let (spec, priority) = asked.check()?;
+    let (asked_spec, priority) = asked.check()?;
     if let Some(room) = &room_id {
         may_run_in(app, room, principal).await?;
     }
     if let Some(project) = project_id {
         may_run_for(app, project, principal).await?;
+    }
+    if asked_spec.limits != AskedLimits::default() {
+        // While the queue is away nobody says what is granted; whoever runs it then cuts it.
+        let workers = app.backends.queue.workers().await.unwrap_or_default();
+        let ceilings: Vec<AskedLimits> = workers.iter().map(|worker| worker.ceiling).collect();
+        spec::within(&asked_spec.limits, &ceilings)?;
     }
     throttle(app, principal).await?;
     let accepted = Accepted {
@@ -159,7 +189,7 @@ pub(super) async fn accept(
         owner_name: principal.name.clone().unwrap_or_default(),
         room_id,
         project_id,
-        spec,
+        spec: asked_spec,
         priority,
         traceparent: trace::current_traceparent(),
         asked_by: None,
@@ -168,7 +198,8 @@ pub(super) async fn accept(
 }
 
 async fn may_run_in(app: &App, room: &RoomId, principal: &Principal) -> Result<(), Problem> {
-    let (room, _) = may(app, room, Some(principal), Role::Editor).await?;
+    let found = may(app, room, Some(principal), Role::Editor).await;
+    let (room, _) = found.map_err(|problem| problem.at("room_id"))?;
     if room.allows(Activity::Code) {
         return Ok(());
     }
@@ -351,8 +382,19 @@ async fn stop(app: &App, job: Job) -> Result<Job, Problem> {
 
 async fn view(app: &App, job: Job) -> Result<JobView, Problem> {
     let (job, result) = with_result(app, job).await?;
+    let progress = match &result {
+        Some(result) => result.progress.clone(),
+        None if job.state == JobState::Running => {
+            let output = &app.backends.output;
+            // The job is worth more than its progress: where that can't be read, it has none.
+            let page = output.read(job.id, job.attempts, 0, 0).await;
+            page.ok().and_then(|page| page.progress)
+        }
+        None => None,
+    };
     Ok(JobView {
         job: job.into(),
+        progress,
         result,
     })
 }

@@ -46,6 +46,7 @@ pub(super) struct Key {
     resume: [u8; 32],
     refresh: [u8; 32],
     file: [u8; 32],
+    callback: [u8; 32],
 }
 
 impl Key {
@@ -111,6 +112,7 @@ impl KeyRing {
                 resume: derive(secret, b"resume token"),
                 refresh: derive(secret, b"refresh token"),
                 file: derive(secret, b"file link"),
+                callback: derive(secret, b"callback"),
             }],
         })
     }
@@ -150,6 +152,11 @@ impl KeyRing {
             .unwrap_or(&self.keys[0])
     }
 
+    /// What signs callbacks where nothing else is configured, hexadecimal; the same on every process with these keys.
+    pub fn callback_secret(&self) -> String {
+        hex::encode(self.steady().callback)
+    }
+
     pub fn find(&self, id: &str) -> Option<&Key> {
         self.keys.iter().find(|key| key.id == id)
     }
@@ -172,6 +179,11 @@ impl KeyRing {
     }
 }
 
+/// See [`KeyRing::callback_secret`].
+pub(crate) fn callback_secret(config: &GatewayConfig) -> Result<String, ConfigError> {
+    Ok(KeyRing::open(config)?.callback_secret())
+}
+
 fn ed25519(pem: &str) -> Result<Key, ConfigError> {
     let broken =
         |reason: String| ConfigError::new(SETTING, format!("not an Ed25519 key: {reason}"));
@@ -190,6 +202,7 @@ fn ed25519(pem: &str) -> Result<Key, ConfigError> {
         resume: derive(signing.as_bytes(), b"resume token"),
         refresh: derive(signing.as_bytes(), b"refresh token"),
         file: derive(signing.as_bytes(), b"file link"),
+        callback: derive(signing.as_bytes(), b"callback"),
     })
 }
 

@@ -58,6 +58,7 @@ pub async fn accept(backends: &Backends, accepted: Accepted) -> Result<Job, Port
         spec: accepted.spec,
         state: JobState::Queued,
         attempts: 0,
+        revivals: 0,
         traceparent: accepted.traceparent,
         asked_by: accepted.asked_by,
         created_at: Utc::now().trunc_subsecs(6),

@@ -55,7 +55,7 @@ pub struct NewJob {
     #[schema(example = "print(6*7)")]
     source: Option<String>,
     files: Option<Vec<FileBody>>,
-    /// Path of the file to run; the language's own (`main.py`, `main.c`, …) where absent
+    /// Path of the file to run; where absent the language's own (`main.py`, `main.c`, …), else the first
     entrypoint: Option<String>,
     #[serde(default)]
     stdin: String,
@@ -322,6 +322,22 @@ fn check_env(env: &BTreeMap<String, String>) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// Refuses what no worker grants. Each limit of `ceilings` is one worker's; a limit that none of them names is not refused.
+pub fn within(asked: &AskedLimits, ceilings: &[AskedLimits]) -> Result<(), Invalid> {
+    for (field, limit, least, _) in LIMITS {
+        let most = ceilings.iter().filter_map(limit).max();
+        if let (Some(value), Some(most)) = (limit(asked), most)
+            && value > most
+        {
+            return Err(Invalid::new(
+                field,
+                format!("must be {least} to {most} here"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn check_limits(limits: &AskedLimits) -> Result<(), Invalid> {
     for (field, asked, least, most) in LIMITS {
         if asked(limits).is_some_and(|value| !(least..=most).contains(&value)) {
@@ -459,6 +475,20 @@ mod tests {
         ] {
             assert_eq!(refused(with("callback_url", json!(url))), "callback_url");
         }
+    }
+
+    #[test]
+    fn what_no_worker_grants_is_refused_by_name() {
+        let of = |wall_ms| AskedLimits {
+            wall_ms: Some(wall_ms),
+            ..AskedLimits::default()
+        };
+        let refused = within(&of(61), &[of(10), of(60)]).unwrap_err();
+        assert_eq!(refused.field, "limits.wall_ms");
+        assert!(refused.reason.contains("60"), "{}", refused.reason);
+        assert!(within(&of(60), &[of(10), of(60)]).is_ok());
+        assert!(within(&of(61), &[]).is_ok(), "nobody has said");
+        assert!(within(&of(61), &[AskedLimits::default()]).is_ok());
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub struct JobSpec {
     pub language: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// At least one; the first is the entry unless `entrypoint` names another.
+    /// At least one. The entry is the one that `entrypoint` names, else the language's own (`main.py`, …), else the first.
     pub files: Vec<SourceFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<String>,
@@ -127,6 +127,8 @@ pub struct Job {
     pub spec: JobSpec,
     pub state: JobState,
     pub attempts: u32,
+    /// How often it was dead and put back; 0 when it is made.
+    pub revivals: u32,
     /// W3C trace context of the request that made it.
     pub traceparent: Option<String>,
     pub asked_by: Option<AskedBy>,
@@ -173,11 +175,30 @@ pub fn artifact_folder(job: JobId) -> String {
     format!("jobs/{job}")
 }
 
+/// How far a running program says it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// 0 to 100.
+    pub percent: u8,
+    /// At most [`PROGRESS_MESSAGE_MAX_BYTES`]; may be empty.
+    pub message: String,
+}
+
+/// Longest message of a [`Progress`], in bytes.
+pub const PROGRESS_MESSAGE_MAX_BYTES: usize = 200;
+
 /// A file the program left behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
     pub path: String,
     pub size: u64,
+}
+
+/// A file the program left behind that was not kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedArtifact {
+    pub path: String,
+    pub reason: String,
 }
 
 /// What came of a job; kept in the archive. Output that is not UTF-8 has U+FFFD in place of bad bytes.
@@ -199,6 +220,12 @@ pub struct JobResult {
     pub finished_at: DateTime<Utc>,
     pub attempts: u32,
     pub trace_id: Option<String>,
+    /// What the program said last of how far it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Files that were left where they were, with the reason: links, devices, what was too much.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts_skipped: Vec<SkippedArtifact>,
     /// Why it was rejected or is dead, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::Result;
 use crate::domain::ids::JobId;
+use crate::domain::job::Progress;
 
 /// Longest text of one piece, in bytes.
 pub const OUTPUT_PIECE_MAX_BYTES: usize = 64 * 1024;
@@ -30,9 +31,11 @@ pub struct OutputPage {
     pub pieces: Vec<OutputPiece>,
     /// Where to read on.
     pub next: u64,
+    /// What the present attempt said last of how far it is.
+    pub progress: Option<Progress>,
 }
 
-/// Moves when something was said, when an attempt began, and when the program ended.
+/// Moves when something was said or a step was made, when an attempt began, and when the program ended.
 pub type OutputWaker = watch::Receiver<u64>;
 
 /// Promises: pieces are read in the order they were appended, by any pod, until [`LiveOutput::end`]; an attempt that was
@@ -46,11 +49,14 @@ pub trait LiveOutput: Send + Sync {
     /// False: this attempt does not speak (any more); nothing changed.
     async fn append(&self, job: JobId, attempt: u32, piece: &OutputPiece) -> Result<bool>;
 
+    /// How far the program is, in place of what was told before. False as in [`LiveOutput::append`].
+    async fn progress(&self, job: JobId, attempt: u32, progress: &Progress) -> Result<bool>;
+
     /// It is over, and its result is stored: all is forgotten, and watchers are woken.
     async fn end(&self, job: JobId) -> Result<()>;
 
     /// At most `limit` pieces of the present attempt after `after`, which is the `next` of an earlier page of the same
-    /// attempt, or 0. Pieces that were dropped meanwhile show as a hole in the offsets.
+    /// attempt, or 0. Pieces that were dropped meanwhile show as a hole in the offsets. `limit` 0 asks for the progress alone.
     async fn read(&self, job: JobId, attempt: u32, after: u64, limit: usize) -> Result<OutputPage>;
 
     async fn waker(&self, job: JobId) -> Result<OutputWaker>;

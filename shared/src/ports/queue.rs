@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{PortError, Result};
+use crate::domain::job::AskedLimits;
 
 /// Longest payload of a job, in bytes.
 pub const PAYLOAD_MAX_BYTES: usize = 256 * 1024;
@@ -152,6 +153,9 @@ pub struct WorkerInfo {
     /// `(name, version)` of each language found.
     pub languages: Vec<(String, String)>,
     pub sandbox_tier: String,
+    /// The most it lets a job ask for.
+    #[serde(default)]
+    pub ceiling: AskedLimits,
 }
 
 /// Wakes whoever waits for work. The value changes with every wake-up.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use atelier_shared::Mode;
 use atelier_shared::domain::ids::JobId;
+use atelier_shared::domain::job::Progress;
 use atelier_shared::ports::{OUTPUT_PIECES_MAX, OutputPiece};
 use libtest_mimic::Trial;
 
@@ -30,6 +31,44 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "a_talkative_program_keeps_its_last_pieces",
         capped,
     );
+    both(
+        trials,
+        "live_output",
+        "the_last_step_of_the_present_attempt_is_read_by_all",
+        progress,
+    );
+}
+
+async fn progress(mode: Mode) -> Outcome {
+    let pods = fixture::pods(mode).await;
+    let (here, there) = (pods.here.output, pods.there.output);
+    let job = JobId::generate();
+    let step = |percent, message: &str| Progress {
+        percent,
+        message: message.into(),
+    };
+    assert!(!here.progress(job, 1, &step(1, "nobody speaks")).await?);
+    assert!(here.begin(job, 1).await?);
+    let mut waker = there.waker(job).await?;
+    waker.mark_unchanged();
+    for percent in [10, 20] {
+        assert!(here.progress(job, 1, &step(percent, "Zoë")).await?);
+    }
+    tokio::time::timeout(PATIENCE, waker.changed()).await??;
+    assert!(here.append(job, 1, &piece(0, "x")).await?);
+    let page = there.read(job, 1, 0, 0).await?;
+    assert_eq!(page.progress, Some(step(20, "Zoë")));
+    assert_eq!((page.pieces.len(), page.next), (0, 0), "the progress alone");
+    let page = there.read(job, 1, page.next, 10).await?;
+    assert_eq!(texts(&page.pieces), ["x"]);
+    // What an earlier attempt said of itself is void.
+    assert!(there.begin(job, 2).await?);
+    assert!(!here.progress(job, 1, &step(90, "late")).await?);
+    assert_eq!(here.read(job, 2, 0, 1).await?.progress, None);
+    assert!(there.progress(job, 2, &step(5, "")).await?);
+    here.end(job).await?;
+    assert_eq!(there.read(job, 2, 0, 1).await?.progress, None);
+    Ok(())
 }
 
 fn piece(offset: u64, text: &str) -> OutputPiece {

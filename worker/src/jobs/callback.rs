@@ -38,8 +38,8 @@ const ADDRESSES_MAX: usize = 4;
 pub struct CallBacks {
     pub records: Arc<dyn Records>,
     pub archive: Arc<dyn Archive>,
-    /// Signs what is sent; nothing is signed without it.
-    pub secret: Option<String>,
+    /// Signs what is sent.
+    pub secret: String,
     /// Networks that may be called although they are not public.
     pub allowed: Vec<IpNet>,
 }
@@ -101,14 +101,13 @@ impl CallBacks {
         }
         let client = client.build().map_err(|e| Failure::Retry(text(&e)))?;
         let timestamp = Utc::now().timestamp().to_string();
-        let mut request = client
+        let signature = sign(&self.secret, &timestamp, &body);
+        let request = client
             .post(url)
             .header("content-type", "application/json")
             .header("atelier-job", job.to_string())
-            .header("atelier-timestamp", &timestamp);
-        if let Some(secret) = &self.secret {
-            request = request.header("atelier-signature", sign(secret, &timestamp, &body));
-        }
+            .header("atelier-timestamp", &timestamp)
+            .header("atelier-signature", signature);
         let answer = request.body(body).send().await;
         let status = answer.map_err(|e| Failure::Retry(text(&e)))?.status();
         let said = format!("the callback was answered {}", status.as_u16());

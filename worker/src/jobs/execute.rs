@@ -6,6 +6,7 @@
 
 mod artifacts;
 mod live;
+mod progress;
 mod record;
 mod result;
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atelier_shared::domain::job::{Job as Row, JobState, QUEUE_CODE};
+use atelier_shared::domain::job::{Job as Row, JobState, Progress, QUEUE_CODE};
 use atelier_shared::outbox::{EXECUTE_LAPSES, ExecuteJob};
 use atelier_shared::ports::{Archive, Files, LiveOutput, Queue, Records, RoomLog};
 use chrono::{DateTime, Utc};
@@ -83,9 +84,10 @@ impl Job for ExecuteJob {
         }
         let started_at = Utc::now();
         match services.run(&row, &attempt).await {
-            Ok(mut outcome) => {
+            Ok((mut outcome, progress)) => {
                 let left = std::mem::take(&mut outcome.artifacts);
                 let mut result = result::of_outcome(&row, &attempt, started_at, outcome);
+                result.progress = progress;
                 artifacts::keep(&*services.files, &row, left, &mut result).await;
                 recorder.conclude(&row, result).await
             }
@@ -109,7 +111,11 @@ impl Job for ExecuteJob {
 
 impl Execution {
     /// The program's own span; what the room sees of its output, it sees while it is made.
-    async fn run(&self, row: &Row, attempt: &Attempt) -> Result<Outcome, SandboxError> {
+    async fn run(
+        &self,
+        row: &Row,
+        attempt: &Attempt,
+    ) -> Result<(Outcome, Option<Progress>), SandboxError> {
         let mut program = self.toolchains.program(&row.spec, &self.ceiling)?;
         program.artifacts = artifacts::request(self.artifact_bytes);
         let span = tracing::info_span!(
@@ -128,11 +134,11 @@ impl Execution {
             attempt: attempt.number,
         };
         // The sink goes with the run, so that the telling ends after its last word.
-        let (ran, ()) = tokio::join!(run.instrument(span.clone()), telling.tell(chunks));
+        let (ran, progress) = tokio::join!(run.instrument(span.clone()), telling.tell(chunks));
         if let Ok(outcome) = &ran {
             span.record("state", outcome.state().as_str());
         }
-        ran
+        Ok((ran?, progress))
     }
 
     /// Records a job whose attempts were all lost (the worker died under each), unless a result says otherwise.

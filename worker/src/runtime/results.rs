@@ -69,6 +69,8 @@ mod tests {
             finished_at: Utc::now(),
             attempts: 1,
             trace_id: None,
+            progress: None,
+            artifacts_skipped: Vec::new(),
             message: None,
         }
     }

@@ -183,6 +183,10 @@ impl Sandbox for CompileCache {
         self.inner.tier()
     }
 
+    async fn shutdown(&self) {
+        self.inner.shutdown().await;
+    }
+
     async fn run(
         &self,
         program: Program,

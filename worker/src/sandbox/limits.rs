@@ -98,6 +98,18 @@ impl Limits {
         }
     }
 
+    /// As whoever asks for limits knows them.
+    pub fn told(&self) -> AskedLimits {
+        AskedLimits {
+            wall_ms: Some(self.wall_ms),
+            cpu_ms: Some(self.cpu_ms),
+            memory_bytes: Some(self.memory_bytes),
+            pids: Some(self.pids.into()),
+            output_bytes: Some(self.output_bytes),
+            disk_bytes: Some(self.disk_bytes),
+        }
+    }
+
     /// Checks every limit against the ceiling and the least that makes sense.
     ///
     /// # Errors

@@ -3,9 +3,12 @@
 //! A driver keeps one promise: code it runs can spend what its [`Limits`] allow and touch nothing else.
 //! What a machine lets a driver promise is its [`Tier`]; [`Policy`] says which tier is enough.
 
+mod choice;
 mod compiled;
 mod error;
+mod gvisor;
 pub mod init;
+mod landlock;
 mod limits;
 mod ns;
 mod outcome;
@@ -18,10 +21,12 @@ pub mod toolchains;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+pub use choice::{DriverChoice, start};
 pub use compiled::CompileCache;
 pub use error::SandboxError;
+pub use gvisor::{GvisorConfig, GvisorSandbox};
 pub use limits::Limits;
-pub use ns::{AccountingChoice, NsConfig, NsSandbox};
+pub use ns::{AccountingChoice, BoxKind, NsConfig, NsSandbox};
 pub use outcome::{Artifact, Outcome, Skipped, StepOutcome, Verdict};
 pub use output::{Channel, OutputChunk, OutputSink, StepKind};
 pub use probe::{Layer, LayerReport, LayerState, Policy, Tier, TierLevel};
@@ -48,4 +53,7 @@ pub trait Sandbox: Send + Sync + std::fmt::Debug {
         output: OutputSink,
         cancel: CancellationToken,
     ) -> Result<Outcome, SandboxError>;
+
+    /// Ends every program and clears up; nothing runs afterwards.
+    async fn shutdown(&self) {}
 }

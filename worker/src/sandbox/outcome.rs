@@ -20,6 +20,8 @@ pub enum Verdict {
     OutOfMemory,
     /// Killed at `output_bytes`.
     OutputLimit,
+    /// Killed at `disk_bytes` or `inodes`, where the file system itself has no bounds.
+    DiskExceeded,
     /// Killed because the caller asked.
     Cancelled,
     /// The operating system refused to start it; `StepOutcome::message` says why.
@@ -90,7 +92,7 @@ impl Outcome {
         match step.verdict {
             Verdict::Exited if step.exit_code == Some(0) => JobState::Succeeded,
             Verdict::Exited | Verdict::NotStarted => JobState::Failed,
-            Verdict::Signaled => JobState::Killed,
+            Verdict::Signaled | Verdict::DiskExceeded => JobState::Killed,
             Verdict::TimedOut | Verdict::CpuExceeded => JobState::TimedOut,
             Verdict::OutOfMemory => JobState::OutOfMemory,
             Verdict::OutputLimit => JobState::OutputLimit,

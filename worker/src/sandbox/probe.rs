@@ -26,6 +26,12 @@ pub enum Layer {
     NoNewPrivileges,
     Seccomp,
     Landlock,
+    /// No signal leaves the box, though processes outside are in sight.
+    SignalScope,
+    /// No socket can be opened at all.
+    NoNetwork,
+    /// A kernel of its own, in user space or a virtual machine.
+    OwnKernel,
     /// Memory is limited and counted over all processes by the kernel.
     MemoryControl,
     /// So is the number of processes.
@@ -46,6 +52,16 @@ impl Layer {
         Self::NoCapabilities,
         Self::NoNewPrivileges,
         Self::Seccomp,
+    ];
+
+    /// Without these the driver that needs no namespaces runs nothing. Signals must be held back by one of two: see
+    /// [`Tier::judge`].
+    pub const WITHOUT_NAMESPACES: &'static [Self] = &[
+        Self::NoCapabilities,
+        Self::NoNewPrivileges,
+        Self::Seccomp,
+        Self::Landlock,
+        Self::NoNetwork,
     ];
 
     /// Without one of these the tier is [`TierLevel::Reduced`].
@@ -73,6 +89,9 @@ impl Layer {
             Self::NoNewPrivileges => "no new privileges",
             Self::Seccomp => "seccomp",
             Self::Landlock => "landlock",
+            Self::SignalScope => "signal scope",
+            Self::NoNetwork => "no network",
+            Self::OwnKernel => "own kernel",
             Self::MemoryControl => "memory control",
             Self::ProcessControl => "process control",
             Self::CpuAccounting => "cpu accounting",
@@ -111,6 +130,8 @@ impl LayerReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TierLevel {
+    /// No namespaces: Landlock and seccomp hold, and the host's processes and file names can be guessed at.
+    Basic,
     /// Namespaces and seccomp hold, but a layer behind them is missing.
     Reduced,
     /// Every layer holds.
@@ -120,6 +141,7 @@ pub enum TierLevel {
 impl fmt::Display for TierLevel {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Basic => "basic",
             Self::Reduced => "reduced",
             Self::Full => "full",
         })
@@ -131,10 +153,11 @@ impl FromStr for TierLevel {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
+            "basic" => Ok(Self::Basic),
             "reduced" => Ok(Self::Reduced),
             "full" => Ok(Self::Full),
             other => Err(format!(
-                "`{other}` is no sandbox tier; say `full` or `reduced`"
+                "`{other}` is no sandbox tier; say `full`, `reduced` or `basic`"
             )),
         }
     }
@@ -143,13 +166,22 @@ impl FromStr for TierLevel {
 /// What a driver found it can promise here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tier {
-    /// The driver's name, `ns`.
+    /// The driver's name: `ns`, `gvisor` or `landlock`.
     pub driver: &'static str,
     pub level: TierLevel,
     pub layers: Vec<LayerReport>,
 }
 
 impl Tier {
+    /// Of a driver that has not been probed yet.
+    pub(crate) fn none(driver: &'static str) -> Self {
+        Self {
+            driver,
+            level: TierLevel::Basic,
+            layers: Vec::new(),
+        }
+    }
+
     /// Judges a probe.
     ///
     /// # Errors
@@ -163,14 +195,28 @@ impl Tier {
                 report.layer == layer && matches!(report.state, LayerState::Present(_))
             })
         };
-        if let Some(layer) = Layer::INDISPENSABLE.iter().find(|layer| !stands(**layer)) {
+        let (needed, best) = match driver {
+            "landlock" => (Layer::WITHOUT_NAMESPACES, TierLevel::Basic),
+            "gvisor" => (&[Layer::OwnKernel] as &[Layer], TierLevel::Full),
+            _ => (Layer::INDISPENSABLE, TierLevel::Full),
+        };
+        if let Some(layer) = needed.iter().find(|layer| !stands(**layer)) {
             return Err(SandboxError::Unavailable(format!("no {}", layer.name())));
         }
-        let full = Layer::FULL.iter().all(|layer| stands(*layer));
-        let level = if full {
-            TierLevel::Full
-        } else {
-            TierLevel::Reduced
+        if driver == "landlock" && !stands(Layer::OwnHostUser) && !stands(Layer::SignalScope) {
+            return Err(SandboxError::Unavailable(
+                "neither its own host user nor a signal scope: a program could kill the worker"
+                    .into(),
+            ));
+        }
+        // What a kernel of its own does not need from the host's.
+        let behind = |layer: &Layer| driver == "gvisor" && *layer == Layer::Landlock;
+        let full = Layer::FULL
+            .iter()
+            .all(|layer| stands(*layer) || behind(layer));
+        let level = match best {
+            TierLevel::Full if !full => TierLevel::Reduced,
+            best => best,
         };
         Ok(Self {
             driver,
@@ -284,6 +330,21 @@ mod tests {
     fn a_missing_namespace_is_refused_whatever_the_policy() {
         for layer in Layer::INDISPENSABLE {
             assert!(Tier::judge("ns", without(*layer)).is_err(), "{layer:?}");
+        }
+    }
+
+    #[test]
+    fn without_namespaces_the_tier_is_basic_and_signals_must_be_held_back() {
+        let report = |layer: &Layer| LayerReport::new(*layer, Ok(String::new()));
+        let walls: Vec<LayerReport> = Layer::WITHOUT_NAMESPACES.iter().map(report).collect();
+        assert!(Tier::judge("landlock", walls.clone()).is_err());
+        for holder in [Layer::OwnHostUser, Layer::SignalScope] {
+            let with = [walls.clone(), vec![report(&holder)]].concat();
+            let tier = Tier::judge("landlock", with).expect("a tier");
+            assert_eq!(tier.level, TierLevel::Basic);
+            for minimum in [TierLevel::Reduced, TierLevel::Full] {
+                assert!(Policy { minimum }.check(&tier).is_err());
+            }
         }
     }
 

@@ -87,9 +87,19 @@ pub struct Executable {
     cwd: CString,
     stdio: [RawFd; 3],
     rlimits: Vec<(u32, u64, u64)>,
+    rules: RawFd,
 }
 
 impl Executable {
+    /// Under these Landlock rules, beside those we are under ourselves.
+    #[must_use]
+    pub fn within(self, rules: Option<RawFd>) -> Self {
+        Self {
+            rules: rules.unwrap_or(-1),
+            ..self
+        }
+    }
+
     /// `stdio` must be open descriptors above 2; `rlimits` are (resource, soft, hard).
     ///
     /// # Errors
@@ -116,6 +126,7 @@ impl Executable {
             cwd: text(cwd.to_owned())?,
             stdio,
             rlimits,
+            rules: -1,
         })
     }
 }
@@ -128,6 +139,8 @@ struct Launch {
     stdio: [RawFd; 3],
     rlimits: *const (u32, u64, u64),
     rlimit_count: usize,
+    /// A Landlock ruleset, or -1.
+    rules: RawFd,
     error: c_int,
     stage: &'static CStr,
 }
@@ -155,6 +168,7 @@ pub fn spawn(executable: &Executable) -> Result<Pid, (&'static CStr, io::Error)>
         stdio: executable.stdio,
         rlimits: executable.rlimits.as_ptr(),
         rlimit_count: executable.rlimits.len(),
+        rules: executable.rules,
         error: 0,
         stage: c"start",
     };
@@ -203,6 +217,12 @@ extern "C" fn child(argument: *mut c_void) -> c_int {
             if libc::dup2(source, target as c_int) < 0 {
                 return failed(launch);
             }
+        }
+        launch.stage = c"rules";
+        if launch.rules >= 0
+            && libc::syscall(libc::SYS_landlock_restrict_self, launch.rules, 0u32) != 0
+        {
+            return failed(launch);
         }
         launch.stage = c"close descriptors";
         if libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) != 0 {
@@ -382,6 +402,51 @@ pub fn kill_everybody_else(signal: rustix::process::Signal) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// From now on this signal kills everybody this process may signal, and then itself.
+///
+/// Only for the first process of a box, when its walls stand: "everybody" is then its program.
+///
+/// # Errors
+/// That of `sigaction(2)`.
+pub fn end_everybody_on(signal: rustix::process::Signal) -> io::Result<()> {
+    extern "C" fn end(_: c_int) {
+        // SAFETY: both calls are safe in a signal handler (signal-safety(7)) and take no pointers.
+        unsafe {
+            libc::kill(-1, libc::SIGKILL);
+            libc::_exit(1);
+        }
+    }
+    // SAFETY: sigaction is plain data, for which zero is valid: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = end as *const () as usize;
+    // SAFETY: `action` is whole and only read; the old one is not asked for.
+    if unsafe { libc::sigaction(signal.as_raw(), &raw const action, ptr::null_mut()) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Whether no socket can be opened, of whatever family programs reach others by.
+pub fn socket_is_refused() -> bool {
+    [
+        libc::AF_INET,
+        libc::AF_INET6,
+        libc::AF_UNIX,
+        libc::AF_NETLINK,
+    ]
+    .into_iter()
+    .all(|family| {
+        // SAFETY: socket takes no pointers; what it might open is closed at once.
+        let opened = unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+        if opened >= 0 {
+            // SAFETY: it is ours and nobody else knows it.
+            unsafe { libc::close(opened) };
+        }
+        opened < 0
+    })
 }
 
 /// Calls `clone3(2)` in a way that can only fail, to see how.

@@ -105,7 +105,13 @@ impl Toolchains {
         let first = files
             .first()
             .ok_or_else(|| SandboxError::invalid("files", "is empty"))?;
-        let entry = job.entrypoint.as_deref().unwrap_or(&first.path).to_owned();
+        // Where none is named: the language's own, else the first.
+        let usual = files.iter().find(|file| file.path == row.entry_file);
+        let entry = job
+            .entrypoint
+            .as_deref()
+            .unwrap_or(&usual.unwrap_or(first).path)
+            .to_owned();
         if files.iter().all(|file| file.path != entry) {
             return Err(SandboxError::invalid(
                 "entrypoint",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use atelier_shared::domain::job::{AskedLimits, JobSpec, SourceFile};
 use atelier_worker::sandbox::{
-    NsConfig, NsSandbox, Outcome, OutputSink, Policy, Program, ProgramFile, Sandbox as _,
+    BoxKind, NsConfig, NsSandbox, Outcome, OutputSink, Policy, Program, ProgramFile, Sandbox as _,
     SandboxError, StepOutcome, TierLevel,
 };
 use libtest_mimic::{Failed, Trial};
@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Any tier will do: what a test needs it asserts itself.
 pub const ANY: Policy = Policy {
-    minimum: TierLevel::Reduced,
+    minimum: TierLevel::Basic,
 };
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -41,6 +41,21 @@ static SHARED: LazyLock<Arc<NsSandbox>> = LazyLock::new(|| {
     let sandbox = RUNTIME.block_on(NsSandbox::start(config, ANY));
     Arc::new(sandbox.expect("a sandbox on this machine"))
 });
+
+/// That of boxes without namespaces, or why this machine gives none.
+static LANDLOCK: LazyLock<Result<Arc<NsSandbox>, String>> = LazyLock::new(|| {
+    let config = NsConfig {
+        kind: BoxKind::Landlock,
+        ..config()
+    };
+    let sandbox = RUNTIME.block_on(NsSandbox::start(config, ANY));
+    sandbox.map(Arc::new).map_err(|error| error.to_string())
+});
+
+/// The shared sandbox without namespaces. As with [`shared`], first taken by `main`.
+pub fn landlock() -> Result<&'static Arc<NsSandbox>, &'static str> {
+    LANDLOCK.as_ref().map_err(String::as_str)
+}
 
 /// A test that is an async function.
 pub fn test<F>(name: &str, body: impl FnOnce() -> F + Send + 'static) -> Trial
@@ -68,6 +83,9 @@ pub fn shared_handle() -> Arc<NsSandbox> {
 /// Ends the shared sandbox.
 pub fn close_shared() {
     RUNTIME.block_on(SHARED.shutdown());
+    if let Ok(sandbox) = landlock() {
+        RUNTIME.block_on(sandbox.shutdown());
+    }
 }
 
 /// A configuration whose host users no other test uses.

@@ -1,6 +1,6 @@
 //! Every language of the table that is on this machine runs; the absent ones say so.
 
-use atelier_shared::domain::job::{JobSpec, JobState};
+use atelier_shared::domain::job::{JobSpec, JobState, SourceFile};
 use atelier_shared::domain::language::LANGUAGES;
 use atelier_worker::sandbox::toolchains::Toolchains;
 use atelier_worker::sandbox::{
@@ -21,7 +21,7 @@ async fn toolchains() -> Result<&'static Toolchains, SandboxError> {
 }
 
 /// A program per language: reads a number from standard input and prints six times it, an argument, and fails on demand.
-const PROGRAMS: &[(&str, &str)] = &[
+pub const PROGRAMS: &[(&str, &str)] = &[
     (
         "python",
         "import sys, json, math, asyncio, hashlib\nprint(6 * int(input()), sys.argv[1])\n",
@@ -96,10 +96,31 @@ pub fn tests() -> Vec<Trial> {
         refusals,
     ));
     tests.push(test(
+        "without_an_entrypoint_the_language_s_own_file_is_run",
+        usual_entry,
+    ));
+    tests.push(test(
         "every_row_is_present_with_a_version_or_absent_with_a_reason",
         every_row,
     ));
     tests
+}
+
+async fn usual_entry() -> Result<(), Failed> {
+    let toolchains = toolchains().await?;
+    for (own, expected) in [("main.py", "main\n"), ("other.py", "lib\n")] {
+        let mut job = job("python", "lib.py", "print('lib')");
+        job.files.push(SourceFile {
+            path: own.into(),
+            content: "print('main')".into(),
+            encoding: None,
+        });
+        let program = toolchains.program(&job, &Limits::CEILING)?;
+        let outcome = run(shared(), program).await?;
+        let said = outcome.run.map(|step| text(&step.stdout));
+        assert_eq!(said.as_deref(), Some(expected), "{own}");
+    }
+    Ok(())
 }
 
 async fn runs(name: &str) -> Result<Completion, Failed> {

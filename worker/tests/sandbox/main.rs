@@ -5,6 +5,8 @@
 
 mod abuse;
 mod fixture;
+mod gvisor;
+mod landlock;
 mod languages;
 mod life;
 mod limits;
@@ -48,11 +50,14 @@ fn main() {
     tests.extend(languages::tests());
     tests.extend(limits::tests());
     tests.extend(life::tests());
+    tests.extend(landlock::tests());
+    tests.extend(gvisor::tests());
     tests.extend(abuse::tests());
     if arguments.list {
         libtest_mimic::run(&arguments, tests).exit();
     }
     fixture::shared();
+    let _ = fixture::landlock();
     let conclusion = libtest_mimic::run(&arguments, tests);
     abuse::close();
     fixture::close_shared();

@@ -1,5 +1,5 @@
--- KEYS[1]: list of pieces (JSON); KEYS[2]: hash: attempt, dropped (pieces that are gone from the list's head).
--- ARGV: channel, how long it is kept in ms, "begin" | "append" | "end", attempt, piece, most pieces.
+-- KEYS[1]: list of pieces (JSON); KEYS[2]: hash: attempt, dropped (pieces that are gone from the list's head), progress (JSON).
+-- ARGV: channel, how long it is kept in ms, "begin" | "append" | "progress" | "end", attempt, piece or progress, most pieces.
 -- Invariant: only the highest attempt that began speaks.
 local pieces, meta = KEYS[1], KEYS[2]
 local how, attempt = ARGV[3], tonumber(ARGV[4])
@@ -10,6 +10,10 @@ elseif how == 'begin' then
   if speaks > attempt then return 0 end
   redis.call('DEL', pieces, meta)
   redis.call('HSET', meta, 'attempt', ARGV[4])
+  redis.call('PEXPIRE', meta, ARGV[2])
+elseif how == 'progress' then
+  if speaks ~= attempt then return 0 end
+  redis.call('HSET', meta, 'progress', ARGV[5])
   redis.call('PEXPIRE', meta, ARGV[2])
 else
   if speaks ~= attempt then return 0 end

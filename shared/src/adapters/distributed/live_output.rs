@@ -11,6 +11,7 @@ use fred::types::scripts::Script;
 use super::redis::{Redis, port_error};
 use super::wake::Wakers;
 use crate::domain::ids::JobId;
+use crate::domain::job::Progress;
 use crate::ports::{
     LiveOutput, OUTPUT_PIECE_MAX_BYTES, OUTPUT_PIECES_MAX, OutputPage, OutputPiece, OutputWaker,
     PortError, Result,
@@ -79,6 +80,12 @@ impl LiveOutput for RedisLiveOutput {
         self.write(job, "append", attempt, piece).await
     }
 
+    async fn progress(&self, job: JobId, attempt: u32, progress: &Progress) -> Result<bool> {
+        let progress = serde_json::to_string(progress)
+            .map_err(|e| PortError::fatal("write live output", e))?;
+        self.write(job, "progress", attempt, progress).await
+    }
+
     async fn end(&self, job: JobId) -> Result<()> {
         self.write(job, "end", 0, String::new()).await.map(drop)
     }
@@ -91,7 +98,7 @@ impl LiveOutput for RedisLiveOutput {
             .evalsha_with_reload(self.redis.pool.next(), self.keys(job), args)
             .await
             .map_err(|e| port_error(OPERATION, e))?;
-        let [attempt, next, pieces @ ..] = found.as_slice() else {
+        let [attempt, next, progress, pieces @ ..] = found.as_slice() else {
             return Err(PortError::fatal(OPERATION, "an answer without a place"));
         };
         Ok(OutputPage {
@@ -104,6 +111,12 @@ impl LiveOutput for RedisLiveOutput {
                 .map(|piece| serde_json::from_str(piece))
                 .collect::<Result<_, _>>()
                 .map_err(|e| PortError::fatal(OPERATION, e))?,
+            progress: match progress.as_str() {
+                "" => None,
+                told => {
+                    Some(serde_json::from_str(told).map_err(|e| PortError::fatal(OPERATION, e))?)
+                }
+            },
         })
     }
 

@@ -53,6 +53,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "removed rooms",
         include_str!("../../../../migrations/postgres/0009_removed_rooms.sql"),
     ),
+    (
+        "revivals",
+        include_str!("../../../../migrations/postgres/0010_revivals.sql"),
+    ),
 ];
 
 /// Fit for a pooler in transaction mode (PgBouncer): no start-up parameters that it would refuse, no statements cached

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::domain::ids::JobId;
+use crate::domain::job::Progress;
 use crate::ports::{
     LiveOutput, OUTPUT_PIECE_MAX_BYTES, OUTPUT_PIECES_MAX, OutputPage, OutputPiece, OutputWaker,
     PortError, Result,
@@ -23,6 +24,7 @@ struct Program {
     attempt: u32,
     pieces: VecDeque<OutputPiece>,
     dropped: u64,
+    progress: Option<Progress>,
     moved: watch::Sender<u64>,
 }
 
@@ -50,6 +52,7 @@ impl LiveOutput for MemoryLiveOutput {
             program.attempt = attempt;
             program.pieces.clear();
             program.dropped = 0;
+            program.progress = None;
             true
         }))
     }
@@ -74,11 +77,22 @@ impl LiveOutput for MemoryLiveOutput {
         }))
     }
 
+    async fn progress(&self, job: JobId, attempt: u32, progress: &Progress) -> Result<bool> {
+        Ok(self.change(job, |program| {
+            if program.attempt != attempt {
+                return false;
+            }
+            program.progress = Some(progress.clone());
+            true
+        }))
+    }
+
     async fn end(&self, job: JobId) -> Result<()> {
         self.change(job, |program| {
             program.attempt = 0;
             program.pieces.clear();
             program.dropped = 0;
+            program.progress = None;
             true
         });
         Ok(())
@@ -99,6 +113,7 @@ impl LiveOutput for MemoryLiveOutput {
             attempt: program.attempt,
             next: program.dropped + (from + pieces.len()) as u64,
             pieces,
+            progress: program.progress.clone(),
         })
     }
 

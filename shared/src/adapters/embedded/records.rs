@@ -61,6 +61,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "removed rooms",
         include_str!("../../../../migrations/sqlite/records/0009_removed_rooms.sql"),
     ),
+    (
+        "revivals",
+        include_str!("../../../../migrations/sqlite/records/0010_revivals.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]

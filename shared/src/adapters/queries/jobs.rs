@@ -18,6 +18,7 @@ pub struct JobRow {
     spec: String,
     state: String,
     attempts: i64,
+    revivals: i64,
     traceparent: Option<String>,
     asked_client: Option<String>,
     asked_ref: Option<String>,
@@ -46,6 +47,7 @@ impl JobRow {
             spec: serde_json::from_str(&self.spec).map_err(corrupt)?,
             state: parse(&self.state)?,
             attempts: u32::try_from(self.attempts).map_err(corrupt)?,
+            revivals: u32::try_from(self.revivals).map_err(corrupt)?,
             traceparent: self.traceparent,
             created_at: self.created_at,
             started_at: self.started_at,
@@ -243,7 +245,8 @@ macro_rules! job_records {
                 let revived = async {
                     let mut tx = self.write().await?;
                     let done = statement(
-                        "UPDATE jobs SET state = $2, queued = $3, attempts = 0, started_at = NULL, finished_at = NULL
+                        "UPDATE jobs SET state = $2, queued = $3, attempts = 0, started_at = NULL, finished_at = NULL,
+                             revivals = revivals + 1
                          WHERE id = $1 AND state = $4",
                     )
                     .bind(id.0)

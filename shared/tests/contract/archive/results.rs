@@ -31,6 +31,8 @@ fn result(stdout: &str) -> JobResult {
         finished_at: at,
         attempts: 2,
         trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".into()),
+        progress: None,
+        artifacts_skipped: Vec::new(),
         message: None,
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use atelier_shared::domain::job::AskedLimits;
 use atelier_shared::ports::WorkerInfo;
 
 use super::*;
@@ -184,6 +185,10 @@ pub async fn workers(mode: Mode) -> Outcome {
         queues: vec![Q.into()],
         languages: vec![("python".into(), "3.11.2".into())],
         sandbox_tier: "full".into(),
+        ceiling: AskedLimits {
+            wall_ms: Some(60_000),
+            ..AskedLimits::default()
+        },
     };
     let ids = async || -> Vec<String> {
         let mut ids: Vec<_> = queue

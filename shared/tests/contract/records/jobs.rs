@@ -125,6 +125,7 @@ fn job(owner: UserId) -> Job {
         },
         state: JobState::Queued,
         attempts: 0,
+        revivals: 0,
         traceparent: None,
         asked_by: None,
         created_at: now(),
@@ -357,7 +358,11 @@ async fn revival(mode: Mode) -> Outcome {
     records.finish_job(made.id, JobState::Dead, now()).await?;
     assert!(records.revive_job(made.id).await?);
     assert!(!records.revive_job(made.id).await?, "waiting");
-    assert_eq!(records.job(made.id).await?, Some(made.clone()), "as new");
+    let again = Job {
+        revivals: 1,
+        ..made.clone()
+    };
+    assert_eq!(records.job(made.id).await?, Some(again), "as new");
     let later = made.created_at + chrono::TimeDelta::seconds(1);
     let outbox = records.unqueued_jobs(later, 1_000).await?;
     assert!(outbox.iter().any(|job| job.id == made.id), "to be queued");

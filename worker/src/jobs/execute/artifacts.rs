@@ -1,11 +1,12 @@
 //! Files that a program left behind, kept with its result.
 
-use atelier_shared::domain::job::{Artifact, Job as Row, JobResult, artifact_key};
+use atelier_shared::domain::job::{Artifact, Job as Row, JobResult, SkippedArtifact, artifact_key};
 use atelier_shared::ports::Files;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use super::record::patiently;
+use super::result::SKIPPED_MAX;
 use crate::sandbox::{self, ArtifactRequest};
 
 /// Most files kept of one job.
@@ -31,8 +32,27 @@ pub(super) async fn keep(
     left: Vec<sandbox::Artifact>,
     result: &mut JobResult,
 ) {
-    let made = left.into_iter().filter(|file| is_made(row, file));
-    for (index, file) in made.take(FILES_MAX).enumerate() {
+    let skipped = &mut result.artifacts_skipped;
+    skipped.retain(|file| !is_left_by_tools(&file.path));
+    skipped.truncate(SKIPPED_MAX);
+    let mut skip = |path: String, reason: &str| {
+        if skipped.len() < SKIPPED_MAX {
+            let reason = reason.to_owned();
+            skipped.push(SkippedArtifact { path, reason });
+        }
+    };
+    let mut made: Vec<sandbox::Artifact> = Vec::new();
+    for file in left.into_iter().filter(|file| is_made(row, file)) {
+        if made.len() == FILES_MAX {
+            skip(file.path, "more files than are kept");
+        } else if made.iter().any(|other| other.path == file.path) {
+            // Two names that are no UTF-8, told alike.
+            skip(file.path, "another file is told by this name");
+        } else {
+            made.push(file);
+        }
+    }
+    for (index, file) in made.into_iter().enumerate() {
         let key = artifact_key(row.id, result.attempts, index);
         let put = patiently(|| files.put(&key, whole(file.content.clone()))).await;
         if let Err(failure) = put {
@@ -53,13 +73,14 @@ fn whole(content: Bytes) -> stream::BoxStream<'static, atelier_shared::ports::Re
     stream::iter([Ok(content)]).boxed()
 }
 
+fn is_left_by_tools(path: &str) -> bool {
+    path.split('/')
+        .any(|part| part.starts_with('.') || LEFT_BY_TOOLS.contains(&part))
+}
+
 /// Not a source that is as it was, nor what a tool leaves on its own.
 fn is_made(row: &Row, file: &sandbox::Artifact) -> bool {
-    let tools = file
-        .path
-        .split('/')
-        .any(|part| part.starts_with('.') || LEFT_BY_TOOLS.contains(&part));
-    if tools {
+    if is_left_by_tools(&file.path) {
         return false;
     }
     let sources = &row.spec.files;

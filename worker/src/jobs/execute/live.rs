@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atelier_shared::domain::ids::{JobId, RoomId};
+use atelier_shared::domain::job::Progress;
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::{LiveOutput, OutputPiece, RoomLog};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::progress::Reader;
 use crate::sandbox::{Channel, OutputChunk, OutputSink, StepKind};
 
 /// Pieces (of at most 64 KiB) that may wait; beyond it the program waits.
@@ -33,15 +35,25 @@ pub(super) struct Telling<'a> {
 }
 
 impl Telling<'_> {
-    /// Until the program has ended. What is lost on the way is read again from the job's result, by offset.
-    pub async fn tell(&self, mut chunks: mpsc::Receiver<OutputChunk>) {
+    /// Until the program has ended; answers what it said last of how far it is. What is lost on the way is read again
+    /// from the job's result, by offset.
+    pub async fn tell(&self, mut chunks: mpsc::Receiver<OutputChunk>) -> Option<Progress> {
+        let mut readers: BTreeMap<&'static str, Reader> = BTreeMap::new();
+        let (mut progress, mut untold) = (None, false);
         let mut streams: BTreeMap<&'static str, Pending> = BTreeMap::new();
         let mut next_send = Instant::now();
         loop {
-            let something_waits = streams.values().any(|pending| !pending.bytes.is_empty());
+            let something_waits =
+                untold || streams.values().any(|pending| !pending.bytes.is_empty());
             tokio::select! {
                 chunk = chunks.recv() => {
                     let Some(chunk) = chunk else { break };
+                    if chunk.step == StepKind::Run
+                        && let Some(step) = readers.entry(name(&chunk)).or_default().read(&chunk.bytes)
+                    {
+                        untold |= progress.as_ref() != Some(&step);
+                        progress = Some(step);
+                    }
                     streams.entry(name(&chunk)).or_default().bytes.extend_from_slice(&chunk.bytes);
                     // A flood does not wait for its window, or it would grow without bound.
                     if Instant::now() < next_send && streams.values().all(|p| p.bytes.len() < PIECE_BYTES) {
@@ -54,9 +66,22 @@ impl Telling<'_> {
             for (stream, pending) in &mut streams {
                 self.publish(stream, pending, false).await;
             }
+            if std::mem::take(&mut untold)
+                && let Some(step) = &progress
+            {
+                self.progress(step).await;
+            }
         }
         for (stream, pending) in &mut streams {
             self.publish(stream, pending, true).await;
+        }
+        progress
+    }
+
+    async fn progress(&self, step: &Progress) {
+        let told = self.output.progress(self.job, self.attempt, step).await;
+        if let Err(error) = told {
+            tracing::debug!(%error, "progress not told");
         }
     }
 

@@ -50,8 +50,9 @@ impl<'a> Recorder<'a> {
             language: row.spec.language.clone(),
         };
         // In the name of the message that asked for it, if one did: the place of this entry is its ack.
-        let (mut by, mut reference) = (author(row)?, reference(row.id, "started")?);
-        if let Some(asked) = &row.asked_by {
+        let (mut by, mut reference) = (author(row)?, reference(row, "started")?);
+        // Under that ref it starts once; after it was dead and put back it starts under its own.
+        if let Some(asked) = row.asked_by.as_ref().filter(|_| row.revivals == 0) {
             by.client_id = asked.client_id.clone();
             reference = asked.reference.clone();
         }
@@ -86,7 +87,7 @@ impl<'a> Recorder<'a> {
             signal: result.signal,
             wall_ms: result.usage.wall_ms,
         };
-        self.tell(row, author(row)?, reference(row.id, "finished")?, body)
+        self.tell(row, author(row)?, reference(row, "finished")?, body)
             .await?;
         patiently(|| outbox::call_back(&*self.services.queue, row)).await?;
         if let Err(error) = self.services.output.end(row.id).await {
@@ -143,8 +144,13 @@ fn author(row: &Row) -> Result<Author, Failure> {
     })
 }
 
-fn reference(job: JobId, what: &str) -> Result<Ref, Failure> {
-    format!("run:{job}:{what}").parse().map_err(invalid)
+/// What a room has heard under it, it does not hear again: a job that was put back speaks under another.
+fn reference(row: &Row, what: &str) -> Result<Ref, Failure> {
+    let text = match row.revivals {
+        0 => format!("run:{}:{what}", row.id),
+        again => format!("run:{}:{what}:{again}", row.id),
+    };
+    text.parse().map_err(invalid)
 }
 
 fn invalid(error: atelier_shared::domain::Invalid) -> Failure {

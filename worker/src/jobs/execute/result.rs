@@ -1,11 +1,16 @@
 //! Turns what the sandbox saw into the result that is kept.
 
-use atelier_shared::domain::job::{CompileResult, Job as Row, JobResult, JobState, Usage};
+use atelier_shared::domain::job::{
+    CompileResult, Job as Row, JobResult, JobState, SkippedArtifact, Usage,
+};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use crate::jobs::Attempt;
 use crate::sandbox::{Outcome, StepOutcome};
+
+/// Most files told that were not kept.
+pub(super) const SKIPPED_MAX: usize = 64;
 
 pub(super) fn of_outcome(
     row: &Row,
@@ -15,9 +20,23 @@ pub(super) fn of_outcome(
 ) -> JobResult {
     let status = outcome.state();
     let mut result = without_outcome(row, attempt.number, started_at, status, String::new());
-    result.message = outcome
-        .deciding_step()
-        .and_then(|step| step.message.clone());
+    result.message = outcome.deciding_step().and_then(|step| {
+        let message = step.message.clone()?;
+        // Which of the two steps it was is seen nowhere else.
+        Some(if outcome.run.is_none() {
+            format!("compiling: {message}")
+        } else {
+            message
+        })
+    });
+    result.artifacts_skipped = outcome
+        .artifacts_skipped
+        .into_iter()
+        .map(|skipped| SkippedArtifact {
+            path: skipped.path,
+            reason: skipped.reason,
+        })
+        .collect();
     if let Some(step) = &outcome.run {
         result.exit_code = step.exit_code;
         result.signal = step.signal;
@@ -55,6 +74,8 @@ pub(super) fn without_outcome(
         finished_at: Utc::now().max(started_at),
         attempts,
         trace_id: row.traceparent.as_deref().and_then(trace_id),
+        progress: None,
+        artifacts_skipped: Vec::new(),
         message: (!message.is_empty()).then_some(message),
     }
 }

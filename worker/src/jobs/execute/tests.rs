@@ -157,6 +157,7 @@ impl Bench {
             spec: spec(language),
             state: JobState::Queued,
             attempts: 0,
+            revivals: 0,
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
             asked_by: None,
             created_at: Utc::now(),

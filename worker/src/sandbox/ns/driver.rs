@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accounting::AccountingChoice;
 use super::keeper::Helper;
+use super::kind::BoxKind;
 use super::wire::{
     self, Configuration, Done, Failure, Inbox, Kind, MAX_REPORT_BYTES, OutputHead, StepReport,
 };
@@ -34,6 +35,11 @@ const MAX_SLOTS: usize = 256;
 /// How the namespace driver is to work.
 #[derive(Debug, Clone)]
 pub struct NsConfig {
+    /// With [`BoxKind::Landlock`] one program runs at a time, whatever `slots` says.
+    pub kind: BoxKind,
+    /// Where boxes of [`BoxKind::Landlock`] have their folders: a file system on which programs can be started, best one
+    /// in memory that is theirs alone. The best there is by default.
+    pub work_folder: Option<PathBuf>,
     /// Programs running at one time; at most 256.
     pub slots: usize,
     /// Boxes kept ready; each costs well under a megabyte.
@@ -52,6 +58,8 @@ impl Default for NsConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
+            kind: BoxKind::Namespaces,
+            work_folder: None,
             slots: cores,
             warm: cores,
             first_host_user: 61_000,
@@ -62,7 +70,7 @@ impl Default for NsConfig {
     }
 }
 
-/// The namespace driver.
+/// The namespace driver, and that of boxes without them.
 #[derive(Debug)]
 pub struct NsSandbox {
     config: NsConfig,
@@ -89,6 +97,11 @@ impl NsSandbox {
     /// [`SandboxError::Unavailable`] when no box can be built, [`SandboxError::TierTooWeak`] when the policy asks for more.
     pub async fn start(config: NsConfig, policy: Policy) -> Result<Self, SandboxError> {
         let configuration = Configuration {
+            kind: config.kind,
+            work_folder: config
+                .work_folder
+                .as_ref()
+                .map(|path| path.to_string_lossy().into_owned()),
             slots: config.slots.clamp(1, MAX_SLOTS),
             warm: config.warm.clamp(1, MAX_SLOTS),
             first_host_user: config.first_host_user,
@@ -98,7 +111,7 @@ impl NsSandbox {
         };
         let started = Instant::now();
         let helper = Helper::start(config.helper.clone(), &configuration).await?;
-        let tier = Tier::judge("ns", helper.ready.layers.clone())?;
+        let tier = Tier::judge(config.kind.name(), helper.ready.layers.clone())?;
         if let Err(refusal) = policy.check(&tier) {
             helper.stop().await;
             return Err(refusal);
@@ -171,8 +184,10 @@ impl NsSandbox {
             let helper = helper.map_err(|error| {
                 SandboxError::Lost(format!("the helper can't be started again: {error}"))
             })?;
-            self.policy
-                .check(&Tier::judge("ns", helper.ready.layers.clone())?)?;
+            self.policy.check(&Tier::judge(
+                self.config.kind.name(),
+                helper.ready.layers.clone(),
+            )?)?;
             link.helper = Some(helper);
         }
         Err(SandboxError::Lost(
@@ -210,6 +225,10 @@ impl Sandbox for NsSandbox {
         let stream = self.open().await?;
         let mut conversation = Conversation::new(stream, output);
         conversation.hold(frame, cancel).await
+    }
+
+    async fn shutdown(&self) {
+        Self::shutdown(self).await;
     }
 }
 

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::accounting::AccountingChoice;
+use super::kind::BoxKind;
 use crate::sandbox::program::{MAX_CONTENT_BYTES, MAX_FILES, MAX_PATH_BYTES};
 use crate::sandbox::{
     ArtifactRequest, Channel, LayerReport, Limits, Program, ProgramFile, Skipped, Step, StepKind,
@@ -99,6 +100,9 @@ impl Kind {
 /// How the helper is to work.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Configuration {
+    pub kind: BoxKind,
+    /// Where boxes without a file system of their own have their folders.
+    pub work_folder: Option<String>,
     /// Programs running at one time.
     pub slots: usize,
     /// Boxes kept ready.
@@ -147,6 +151,8 @@ pub struct StepOrder {
     pub limits: Limits,
     /// Hold each process's data segment to the memory limit.
     pub limit_data_segment: bool,
+    /// Processes of the same user that are not the box's, and count towards the same limit.
+    pub tasks_beside: u64,
 }
 
 /// How a process of a box ended.

@@ -12,6 +12,11 @@ macro_rules! probes {
 pub const PROBES: &[Probe] = probes![
     // The host's files.
     ("read_shadow", Bare, "opens('/etc/shadow')"),
+    (
+        "stat_host_files",
+        Bare,
+        "attempt(lambda: os.stat('/etc/shadow'), 'the size of the passwords')"
+    ),
     ("list_root_home", Bare, "lists('/root')"),
     (
         "list_home_var_srv_run_boot",
@@ -27,8 +32,9 @@ pub const PROBES: &[Probe] = probes![
     (
         "host_configuration",
         Bare,
-        "[opens(p) for p in ('/etc/fstab', '/etc/resolv.conf', '/etc/machine-id', '/etc/ssh/sshd_config', '/etc/crontab', '/etc/os-release')]"
+        "[opens(p) for p in ('/etc/fstab', '/etc/resolv.conf', '/etc/machine-id', '/etc/ssh/sshd_config', '/etc/crontab')]"
     ),
+    ("name_of_the_system", Bare, "opens('/etc/os-release')"),
     (
         "write_usr",
         Bare,
@@ -110,6 +116,16 @@ pub const PROBES: &[Probe] = probes![
         "signal_anybody",
         Bare,
         "own = (os.getpid(), 1)\nfor pid in range(2, 70000):\n    if pid in own: continue\n    try: os.kill(pid, 0)\n    except ProcessLookupError: continue\n    except PermissionError: pass\n    escaped(f'process {pid}'); break"
+    ),
+    (
+        "processors_of_another",
+        Bare,
+        "attempt(lambda: os.sched_setaffinity(WORKER, os.sched_getaffinity(WORKER)), 'the processors of the worker')"
+    ),
+    (
+        "shared_memory_of_the_machine",
+        Bare,
+        "result, error = call(30, MEMORY, 0, 0o10000)\nif not error: escaped('memory of the machine')"
     ),
     (
         "open_the_worker_as_pidfd",
@@ -468,6 +484,11 @@ pub const PROBES: &[Probe] = probes![
         "named_socket_of_the_host",
         Bare,
         "s = socket.socket(socket.AF_UNIX)\nattempt(lambda: s.connect(SOCKET), 'a named socket')"
+    ),
+    (
+        "datagram_to_a_named_socket_of_the_host",
+        Bare,
+        "a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\nattempt(lambda: a.sendto(b'x', DATAGRAMS), 'a datagram to the host')"
     ),
     ("vsock", Bare, "makes_socket(40)"),
     ("netlink", Bare, "makes_socket(16, socket.SOCK_RAW)"),

@@ -10,6 +10,7 @@ use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::kind::BoxKind;
 use crate::sandbox::LayerReport;
 
 /// Which accounting to use.
@@ -35,6 +36,8 @@ pub struct Spent {
     pub out_of_memory: u64,
     pub memory_peak_bytes: u64,
     pub pids_peak: u64,
+    /// It keeps more files than it may.
+    pub too_many_files: bool,
 }
 
 /// A way of counting and limiting, one per helper.
@@ -74,6 +77,19 @@ pub trait Group {
     /// The box's first process, as the helper sees it.
     fn attach(&mut self, _init: Pid) {}
 
+    /// The box's folders on the host, for its program and for what is temporary, where it has no file systems of its own.
+    fn folders(&self) -> Option<(String, String)> {
+        None
+    }
+
+    /// Sets how many bytes and names of files it may keep, where its file systems don't.
+    fn limit_files(&mut self, _bytes: u64, _names: u64) {}
+
+    /// Processes that count towards the limit of the box's user and are not its own.
+    fn tasks_beside(&self) -> u64 {
+        0
+    }
+
     /// Sets the limits; `pids` counts the program's processes only.
     fn limit(&mut self, memory_bytes: u64, pids: u32) -> io::Result<()>;
 
@@ -104,12 +120,17 @@ pub struct HostView {
 ///
 /// # Errors
 /// In words, when `choice` asks for one that this machine doesn't give.
-pub fn open(choice: AccountingChoice, host: &HostView) -> Result<Box<dyn Accounting>, String> {
+pub fn open(
+    choice: AccountingChoice,
+    kind: BoxKind,
+    host: &HostView,
+) -> Result<Box<dyn Accounting>, String> {
     match choice {
         AccountingChoice::CgroupV2 => Ok(Box::new(v2::CgroupV2::open()?)),
         AccountingChoice::CgroupV1 => Ok(Box::new(v1::CgroupV1::open()?)),
         AccountingChoice::Unaided => Ok(Box::new(unaided::Unaided::open(
             host,
+            kind,
             "asked for by configuration",
         )?)),
         AccountingChoice::Auto => {
@@ -123,6 +144,7 @@ pub fn open(choice: AccountingChoice, host: &HostView) -> Result<Box<dyn Account
             };
             Ok(Box::new(unaided::Unaided::open(
                 host,
+                kind,
                 &format!("cgroup v2: {v2}; v1: {v1}"),
             )?))
         }

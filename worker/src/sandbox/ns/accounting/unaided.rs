@@ -3,6 +3,7 @@
 //! Weaker than a cgroup in kind: memory is seen by sampling, so a fast program overshoots until the next look, and
 //! files of the box don't count (their file systems are bounded instead). Hence one program at a time.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -11,20 +12,24 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
 use super::{Accounting, Group, HostView, Spent, files};
+use crate::sandbox::landlock::tree;
+use crate::sandbox::ns::kind::BoxKind;
 use crate::sandbox::{Layer, LayerReport};
 
 /// The watchdog.
 #[derive(Debug)]
 pub struct Unaided {
+    kind: BoxKind,
     proc: Rc<OwnedFd>,
     reason: String,
     ticks_per_second: u64,
 }
 
 impl Unaided {
-    pub fn open(host: &HostView, reason: &str) -> Result<Self, String> {
+    pub fn open(host: &HostView, kind: BoxKind, reason: &str) -> Result<Self, String> {
         let proc = host.proc.try_clone().map_err(|error| error.to_string())?;
         Ok(Self {
+            kind,
             proc: Rc::new(proc),
             reason: reason.to_owned(),
             ticks_per_second: crate::sandbox::sys::clock_ticks_per_second(),
@@ -47,7 +52,8 @@ impl Accounting for Unaided {
         Ok(Box::new(Watched {
             proc: Rc::clone(&self.proc),
             ticks_per_second: self.ticks_per_second,
-            namespace: None,
+            kind: self.kind,
+            members: Members::Nobody,
             memory_limit: u64::MAX,
             last: Spent::default(),
         }))
@@ -62,18 +68,34 @@ impl Accounting for Unaided {
     }
 }
 
+/// How the processes of a box are told from others.
+enum Members {
+    Nobody,
+    /// Whatever is in the pid namespace with this inode.
+    Namespace(u64),
+    /// Whatever descends from this process.
+    Tree(u32),
+}
+
 struct Watched {
     proc: Rc<OwnedFd>,
     ticks_per_second: u64,
-    /// The inode of the box's pid namespace: whatever is in it belongs to the box.
-    namespace: Option<u64>,
+    kind: BoxKind,
+    members: Members,
     memory_limit: u64,
     last: Spent,
 }
 
 impl Group for Watched {
     fn attach(&mut self, init: Pid) {
-        self.namespace = pid_namespace(self.proc.as_fd(), &init.as_raw_nonzero().to_string());
+        let pid = init.as_raw_nonzero().get();
+        let found = match self.kind {
+            BoxKind::Namespaces => {
+                pid_namespace(self.proc.as_fd(), &pid.to_string()).map(Members::Namespace)
+            }
+            BoxKind::Landlock => u32::try_from(pid).ok().map(Members::Tree),
+        };
+        self.members = found.unwrap_or(Members::Nobody);
     }
 
     fn limit(&mut self, memory_bytes: u64, _pids: u32) -> io::Result<()> {
@@ -87,11 +109,17 @@ impl Group for Watched {
     }
 
     fn spent(&mut self) -> Spent {
-        let Some(namespace) = self.namespace else {
-            return self.last;
+        let proc = self.proc.as_fd();
+        let members: Vec<String> = match self.members {
+            Members::Nobody => return self.last,
+            Members::Namespace(inode) => processes_of(proc, inode),
+            Members::Tree(init) => tree::descendants(proc, &BTreeSet::from([init]))
+                .into_iter()
+                .map(|pid| pid.to_string())
+                .collect(),
         };
         let (mut ticks, mut resident, mut processes) = (0, 0, 0);
-        for pid in processes_of(self.proc.as_fd(), namespace) {
+        for pid in members {
             ticks += files::read_at(self.proc.as_fd(), &format!("{pid}/stat"))
                 .ok()
                 .and_then(|text| cpu_ticks(&text))

@@ -174,6 +174,7 @@ impl Group for GroupV1 {
                     .and_then(files::counter)
                     .unwrap_or(0)
                     .saturating_sub(1),
+                too_many_files: false,
             };
         }
         self.last

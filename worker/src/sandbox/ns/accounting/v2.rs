@@ -170,6 +170,7 @@ impl Group for GroupV2 {
             pids_peak: files::number_at(own, "pids.peak")
                 .unwrap_or(0)
                 .saturating_sub(1),
+            too_many_files: false,
         }
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 
 use super::work::{WALLED, open_work};
-use crate::sandbox::ns::wire::{self, CHUNK_BYTES, Kind};
+use crate::sandbox::ns::wire::CHUNK_BYTES;
 use crate::sandbox::{ArtifactRequest, Skipped};
 
 /// Deepest folder that is looked into.
@@ -18,29 +18,39 @@ const MAX_SKIPPED: usize = 256;
 
 struct Search<'a> {
     request: &'a ArtifactRequest,
-    say: fn(&[u8]) -> io::Result<()>,
+    take: &'a mut dyn FnMut(Piece<'_>) -> io::Result<()>,
     files_left: usize,
     bytes_left: u64,
     names_left: usize,
     skipped: Vec<Skipped>,
 }
 
-/// Sends every file that matches, as frames; returns what matched and was left.
+/// Part of what is brought out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// A file begins: its path.
+    Begin(&'a str),
+    /// Bytes of the file begun last, at most [`CHUNK_BYTES`].
+    Bytes(&'a [u8]),
+}
+
+/// Hands on every file that matches, piece by piece; returns what matched and was left.
 ///
 /// Nothing else runs in the box by now, so nothing changes under our eyes.
 pub fn collect(
+    work: &str,
     request: &ArtifactRequest,
-    say: fn(&[u8]) -> io::Result<()>,
+    take: &mut dyn FnMut(Piece<'_>) -> io::Result<()>,
 ) -> io::Result<Vec<Skipped>> {
     let mut search = Search {
         request,
-        say,
+        take,
         files_left: request.max_files,
         bytes_left: request.max_bytes,
         names_left: MAX_NAMES,
         skipped: Vec::new(),
     };
-    search.folder(&open_work()?, "", 0)?;
+    search.folder(&open_work(work)?, "", 0)?;
     Ok(search.skipped)
 }
 
@@ -119,7 +129,7 @@ impl Search<'_> {
         }
         self.files_left -= 1;
         self.bytes_left -= size;
-        (self.say)(&wire::message(Kind::ArtifactPath, &path)?)?;
+        (self.take)(Piece::Begin(&path))?;
         let (mut left, mut buffer) = (size, vec![0; CHUNK_BYTES]);
         while left > 0 {
             let most = usize::try_from(left)
@@ -130,10 +140,7 @@ impl Search<'_> {
                 break;
             }
             left -= length as u64;
-            (self.say)(&wire::frame(
-                Kind::ArtifactData,
-                &[buffer.get(..length).unwrap_or_default()],
-            ))?;
+            (self.take)(Piece::Bytes(buffer.get(..length).unwrap_or_default()))?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! program that took it over would gain nothing but lies to the helper.
 
 mod collect;
+pub mod files;
 mod process;
 mod syscalls;
 mod walls;
@@ -16,11 +17,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::kind::BoxKind;
 use super::wire::{self, Failure, FileHead, Filled, Inbox, Kind, StepOrder};
+use crate::sandbox::landlock;
 use crate::sandbox::sys;
 use crate::sandbox::{ArtifactRequest, LayerReport, Limits};
 
 pub use syscalls::Filters;
+pub use walls::{capabilities_gone, drop_capabilities};
 
 /// Descriptors of a box, the same in every one.
 const SOCKET: RawFd = 3;
@@ -33,6 +37,13 @@ const ENTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the helper prepared for a new box; lives in the copied memory.
 #[derive(Debug)]
 pub struct Birth<'a> {
+    pub kind: BoxKind,
+    /// Where its program will work.
+    pub place: Place,
+    /// Folders outside `/usr` that hold toolchains.
+    pub toolchain_folders: &'a [String],
+    /// The user it is on the host, if that is its own.
+    pub host_user: u32,
     pub socket: BorrowedFd<'a>,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
@@ -48,13 +59,39 @@ pub struct Birth<'a> {
 
 pub use walls::Namespaces;
 
+/// Where a program works, and where it puts what is temporary.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub work: String,
+    pub temporary: String,
+}
+
+impl Default for Place {
+    /// That of a box with file systems of its own.
+    fn default() -> Self {
+        Self {
+            work: walls::WORK.to_owned(),
+            temporary: "/tmp".to_owned(),
+        }
+    }
+}
+
+/// What a box needs to know of itself once it stands.
+#[derive(Debug)]
+pub struct Home {
+    kind: BoxKind,
+    place: Place,
+    /// Landlock rules for the program alone, within the box's.
+    inner_rules: Option<OwnedFd>,
+}
+
 /// The life of a box. Ends when the helper goes away.
 pub fn live(birth: &Birth<'_>) -> ! {
     let code = match settle(birth) {
-        Ok(layers) => {
-            process::rehearse();
+        Ok((layers, home)) => {
+            process::rehearse(&home);
             match wire::message(Kind::BoxReady, &layers).and_then(|frame| say(&frame)) {
-                Ok(()) => obey(),
+                Ok(()) => obey(&home),
                 Err(_) => 1,
             }
         }
@@ -68,7 +105,7 @@ pub fn live(birth: &Birth<'_>) -> ! {
 }
 
 /// Takes its descriptors, waits to be mapped and builds the walls.
-fn settle(birth: &Birth<'_>) -> Result<Vec<LayerReport>, String> {
+fn settle(birth: &Birth<'_>) -> Result<(Vec<LayerReport>, Home), String> {
     place_descriptors(birth).map_err(|error| format!("descriptors: {error}"))?;
     let mut inbox = Inbox::new(16);
     let timeout =
@@ -86,7 +123,20 @@ fn settle(birth: &Birth<'_>) -> Result<Vec<LayerReport>, String> {
         (Ok(Filled::Some), Ok(Some((Kind::Enter, _)))) => {}
         _ => return Err("the helper said something unexpected".into()),
     }
-    walls::close(birth)
+    let place = birth.place.clone();
+    let (layers, inner_rules) = match birth.kind {
+        BoxKind::Namespaces => (walls::close(birth)?, None),
+        BoxKind::Landlock => {
+            let closed = landlock::walls::close(birth)?;
+            (closed.layers, closed.inner_rules)
+        }
+    };
+    let home = Home {
+        kind: birth.kind,
+        place,
+        inner_rules,
+    };
+    Ok((layers, home))
 }
 
 fn socket() -> BorrowedFd<'static> {
@@ -139,11 +189,11 @@ fn fail(field: Option<String>, reason: String) -> io::Result<()> {
 }
 
 /// Does what the helper says until it goes away. Returns the exit code.
-fn obey() -> i32 {
+fn obey(home: &Home) -> i32 {
     let mut inbox = Inbox::new(wire::MAX_PROGRAM_BYTES);
     loop {
         match inbox.next() {
-            Ok(Some((kind, body))) => match act(kind, body) {
+            Ok(Some((kind, body))) => match act(home, kind, body) {
                 Ok(()) => continue,
                 Err(_) => return 1,
             },
@@ -157,11 +207,11 @@ fn obey() -> i32 {
     }
 }
 
-fn act(kind: Kind, body: Bytes) -> io::Result<()> {
+fn act(home: &Home, kind: Kind, body: Bytes) -> io::Result<()> {
     match kind {
         Kind::Files => {
             let (files, contents): (Vec<FileHead>, Bytes) = wire::parse_with(body)?;
-            match work::write_files(&files, contents) {
+            match work::write_files(&home.place.work, &files, contents) {
                 Ok(()) => Ok(()),
                 Err(refusal) => {
                     fail(Some(refusal.field), refusal.reason)?;
@@ -171,12 +221,15 @@ fn act(kind: Kind, body: Bytes) -> io::Result<()> {
         }
         Kind::Step => {
             let (order, input): (StepOrder, Bytes) = wire::parse_with(body)?;
-            let end = process::run(&order, &input);
+            let end = process::run(home, &order, &input);
             say(&wire::message(Kind::StepEnd, &end)?)
         }
         Kind::Collect => {
             let request: ArtifactRequest = wire::parse(&body)?;
-            let skipped = collect::collect(&request, say)?;
+            let skipped = collect::collect(&home.place.work, &request, &mut |piece| match piece {
+                collect::Piece::Begin(path) => say(&wire::message(Kind::ArtifactPath, &path)?),
+                collect::Piece::Bytes(bytes) => say(&wire::frame(Kind::ArtifactData, &[bytes])),
+            })?;
             say(&wire::message(Kind::Collected, &skipped)?)
         }
         _ => Err(io::ErrorKind::InvalidData.into()),

@@ -1,14 +1,15 @@
 //! Running one step in a box and clearing away whatever it leaves running.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::walls::WORK;
-use super::{STDERR, STDOUT};
+use super::{Home, STDERR, STDOUT};
+use crate::sandbox::ns::kind::BoxKind;
 use crate::sandbox::ns::wire::{self, Inbox, Kind, StepEnd, StepOrder};
 use crate::sandbox::{Limits, Step, sys};
 
@@ -18,20 +19,20 @@ const STACK_BYTES: u64 = 8 * 1024 * 1024;
 const STACK_CEILING_BYTES: u64 = 64 * 1024 * 1024;
 const LOCKED_MEMORY_BYTES: u64 = 64 * 1024;
 const QUEUED_SIGNALS: u64 = 256;
-/// What every step finds in its environment unless it brings its own.
+/// What every step finds in its environment unless it brings its own; the empty ones depend on where it works.
 const ENVIRONMENT: [(&str, &str); 6] = [
     ("PATH", "/usr/local/bin:/usr/bin:/bin"),
-    ("HOME", "/box"),
-    ("TMPDIR", "/tmp"),
+    ("HOME", ""),
+    ("TMPDIR", ""),
     ("LANG", "C.UTF-8"),
     ("USER", "box"),
-    ("PWD", "/box"),
+    ("PWD", ""),
 ];
 
 /// Goes through the motions of a step that can't start.
 ///
 /// Memory of a clone is copied page by page at its first use; what a step uses is used now, while nobody waits.
-pub fn rehearse() {
+pub fn rehearse(home: &Home) {
     let step = Step {
         argv: vec!["./".into(); 4],
         env: vec![("REHEARSAL".into(), "1".into())],
@@ -41,6 +42,7 @@ pub fn rehearse() {
         step,
         limits: Limits::default(),
         limit_data_segment: false,
+        tasks_beside: 0,
     };
     let copy = wire::message_with(Kind::Step, &order, &[]).and_then(|frame| {
         let mut inbox = Inbox::new(wire::MAX_REPORT_BYTES);
@@ -51,19 +53,19 @@ pub fn rehearse() {
         && let Ok((order, input)) = wire::parse_with::<StepOrder>(body)
     {
         // Executing a folder is refused at the very last moment.
-        let end = run(&order, &input);
+        let end = run(home, &order, &input);
         let _ = wire::message(Kind::StepEnd, &end);
     }
 }
 
 /// Runs the step to its end. Afterwards nothing of it runs.
-pub fn run(order: &StepOrder, input: &[u8]) -> StepEnd {
+pub fn run(home: &Home, order: &StepOrder, input: &[u8]) -> StepEnd {
     let started = Instant::now();
-    match start(order, input) {
+    match start(home, order, input) {
         Ok(pid) => {
             let status = wait_for(pid);
             let wall_us = elapsed_us(started);
-            clear_away();
+            clear_away(home.kind);
             StepEnd {
                 exit_code: status.and_then(WaitStatus::exit_status),
                 signal: status.and_then(WaitStatus::terminating_signal),
@@ -84,13 +86,14 @@ fn elapsed_us(started: Instant) -> u64 {
     u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-fn start(order: &StepOrder, input: &[u8]) -> Result<Pid, String> {
+fn start(home: &Home, order: &StepOrder, input: &[u8]) -> Result<Pid, String> {
     let step = &order.step;
+    let work = &home.place.work;
     let stdin = standard_input(input).map_err(|error| format!("standard input: {error}"))?;
     let cwd = if step.cwd.is_empty() {
-        WORK.to_owned()
+        work.clone()
     } else {
-        format!("{WORK}/{}", step.cwd)
+        format!("{work}/{}", step.cwd)
     };
     let mut env: Vec<(String, String)> = Vec::with_capacity(ENVIRONMENT.len() + step.env.len());
     env.extend(
@@ -98,21 +101,25 @@ fn start(order: &StepOrder, input: &[u8]) -> Result<Pid, String> {
             .iter()
             .filter(|(name, _)| step.env.iter().all(|(given, _)| given != name))
             .map(|(name, value)| {
-                (
-                    (*name).to_owned(),
-                    if *name == "PWD" {
-                        cwd.clone()
-                    } else {
-                        (*value).to_owned()
-                    },
-                )
+                let value = match *name {
+                    "PWD" => cwd.clone(),
+                    "HOME" => work.clone(),
+                    "TMPDIR" => home.place.temporary.clone(),
+                    _ => (*value).to_owned(),
+                };
+                ((*name).to_owned(), value)
             }),
     );
-    env.extend(step.env.iter().cloned());
+    env.extend(
+        step.env
+            .iter()
+            .map(|(name, value)| (name.clone(), at_home(work, value))),
+    );
     let stdio = [stdin.as_raw_fd(), STDOUT, STDERR];
-    let limits = resource_limits(&order.limits, order.limit_data_segment);
+    let limits = resource_limits(order);
     let executable = sys::Executable::new(&step.argv, &env, &cwd, stdio, limits)
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| error.to_string())?
+        .within(home.inner_rules.as_ref().map(AsRawFd::as_raw_fd));
     sys::spawn(&executable).map_err(|(stage, error)| {
         let program = step.argv.first().map_or("", String::as_str);
         match stage.to_bytes() {
@@ -121,6 +128,14 @@ fn start(order: &StepOrder, input: &[u8]) -> Result<Pid, String> {
             stage => format!("{}: {error}", String::from_utf8_lossy(stage)),
         }
     })
+}
+
+/// `/box` is how the work folder is called wherever it is.
+fn at_home(work: &str, value: &str) -> String {
+    match value.strip_prefix(WORK) {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("{work}{rest}"),
+        _ => value.to_owned(),
+    }
 }
 
 /// Input is a sealed file in memory: no writer can block on it or be blocked by it.
@@ -145,7 +160,8 @@ fn standard_input(input: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// A second hold behind the cgroup's; per process, except the number of processes.
-fn resource_limits(limits: &Limits, data_segment: bool) -> Vec<(u32, u64, u64)> {
+fn resource_limits(order: &StepOrder) -> Vec<(u32, u64, u64)> {
+    let (limits, data_segment) = (&order.limits, order.limit_data_segment);
     let fixed = |resource: u32, value: u64| (resource, value, value);
     // The kernel sends SIGXCPU at the soft limit and SIGKILL at the hard one, both in whole seconds.
     let cpu_seconds = limits.cpu_ms.div_ceil(1000).saturating_add(1);
@@ -157,7 +173,9 @@ fn resource_limits(limits: &Limits, data_segment: bool) -> Vec<(u32, u64, u64)> 
         fixed(libc::RLIMIT_NOFILE, limits.open_files),
         fixed(
             libc::RLIMIT_NPROC,
-            u64::from(limits.pids).saturating_add(BOX_PROCESSES),
+            u64::from(limits.pids)
+                .saturating_add(BOX_PROCESSES)
+                .saturating_add(order.tasks_beside),
         ),
         (libc::RLIMIT_STACK, STACK_BYTES, STACK_CEILING_BYTES),
         fixed(libc::RLIMIT_MEMLOCK, LOCKED_MEMORY_BYTES),
@@ -183,15 +201,23 @@ fn wait_for(pid: Pid) -> Option<WaitStatus> {
     }
 }
 
-/// Kills what is left of the step. A fork racing us is caught by the next round: nobody leaves a pid namespace.
-fn clear_away() {
+/// Kills what is left of the step. A fork racing us is caught by the next round: nobody leaves a pid namespace, and
+/// without one whoever loses their parent becomes our child.
+fn clear_away(kind: BoxKind) {
+    let mut nobody_left = 0;
     loop {
         // "Everybody but me" is -1, for which there is no safe name.
         let killed = sys::kill_everybody_else(Signal::KILL);
         match rustix::process::wait(WaitOptions::empty()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(rustix::io::Errno::INTR) => nobody_left = 0,
             Err(_) => {
-                if killed.is_err() {
+                nobody_left += 1;
+                // Where the host's processes are in sight, those that must not be killed count as well.
+                let done = match kind {
+                    BoxKind::Namespaces => killed.is_err(),
+                    BoxKind::Landlock => nobody_left > 1,
+                };
+                if done {
                     return;
                 }
             }

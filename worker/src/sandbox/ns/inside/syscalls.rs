@@ -8,6 +8,7 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
+use crate::sandbox::ns::kind::BoxKind;
 use crate::sandbox::sys;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -31,7 +32,7 @@ pub struct Filters {
 impl Filters {
     /// # Errors
     /// In words; a mistake in the lists, or an architecture without one.
-    pub fn compile() -> Result<Self, String> {
+    pub fn compile(kind: BoxKind) -> Result<Self, String> {
         let arch: TargetArch = std::env::consts::ARCH
             .try_into()
             .map_err(|error| format!("{error}"))?;
@@ -46,7 +47,7 @@ impl Filters {
         let absent = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
         Ok(Self {
             allowed: build(
-                allowed().map_err(|error| error.to_string())?,
+                allowed(kind).map_err(|error| error.to_string())?,
                 refuse(libc::EPERM),
                 SeccompAction::Allow,
             )?,
@@ -69,7 +70,7 @@ impl Filters {
     }
 }
 
-fn allowed() -> Result<Rules, seccompiler::BackendError> {
+fn allowed(kind: BoxKind) -> Result<Rules, seccompiler::BackendError> {
     let mut rules: Rules = PLAIN
         .iter()
         .chain(LEGACY)
@@ -150,8 +151,78 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_mknodat, nodes_at);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_mknod, nodes);
+    if kind == BoxKind::Landlock {
+        narrow(&mut rules)?;
+    }
     Ok(rules)
 }
+
+/// Takes away what namespaces make harmless: calls that reach beyond the box's own processes and folder.
+fn narrow(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+    for call in SHARED_WITH_THE_HOST {
+        rules.remove(call);
+    }
+    let condition = |argument: u8, operator: Op, value: u64| {
+        SeccompCondition::new(argument, Width::Dword, operator, value)
+    };
+    let rule = SeccompRule::new;
+    // Pairs of connected sockets only. A pair of datagram sockets could be sent from to anybody.
+    let types = [libc::SOCK_STREAM, libc::SOCK_SEQPACKET].map(|kind| {
+        rule(vec![
+            condition(0, Op::Eq, libc::AF_UNIX as u64)?,
+            condition(1, Op::MaskedEq(0xf), kind as u64)?,
+        ])
+    });
+    rules.insert(
+        libc::SYS_socketpair,
+        types.into_iter().collect::<Result<_, _>>()?,
+    );
+    // Its own priority and processors only: without root, the worker has the same user.
+    rules.insert(
+        libc::SYS_setpriority,
+        vec![rule(vec![
+            condition(0, Op::Eq, libc::PRIO_PROCESS.into())?,
+            condition(1, Op::Eq, 0)?,
+        ])?],
+    );
+    for call in [
+        libc::SYS_sched_setaffinity,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setscheduler,
+    ] {
+        rules.insert(call, vec![rule(vec![condition(0, Op::Eq, 0)?])?]);
+    }
+    // Binds nobody but the caller, and its first process starts the program under rules of its own.
+    rules.insert(libc::SYS_landlock_restrict_self, Vec::new());
+    Ok(())
+}
+
+/// Sockets of all kinds, what processes of one machine share memory and messages by, and watches on foreign files.
+const SHARED_WITH_THE_HOST: &[i64] = &[
+    libc::SYS_socket,
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_shmdt,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_pidfd_open,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_inotify_init,
+];
 
 /// Calls libraries try first and do without when the kernel has none; `EPERM` would stop them.
 const ABSENT: &[i64] = &[libc::SYS_clone3];

@@ -100,11 +100,7 @@ pub fn close(birth: &Birth<'_>) -> Result<Vec<LayerReport>, String> {
         .install()
         .map_err(|error| format!("seccomp: {error}"))?;
 
-    let capabilities =
-        rustix::thread::capabilities(None).map_err(|error| format!("capabilities: {error}"))?;
-    let none = capabilities.effective.is_empty()
-        && capabilities.permitted.is_empty()
-        && capabilities.inheritable.is_empty();
+    let none = capabilities_gone()?;
     layers.push(LayerReport::new(
         Layer::NoCapabilities,
         if none {
@@ -208,7 +204,15 @@ fn own_host_user(own: bool) -> LayerReport {
     LayerReport::new(Layer::OwnHostUser, found)
 }
 
-fn drop_capabilities() -> io::Result<()> {
+/// Whether this process holds none.
+pub fn capabilities_gone() -> Result<bool, String> {
+    let held =
+        rustix::thread::capabilities(None).map_err(|error| format!("capabilities: {error}"))?;
+    Ok(held.effective.is_empty() && held.permitted.is_empty() && held.inheritable.is_empty())
+}
+
+/// Gives all of them up, for good.
+pub fn drop_capabilities() -> io::Result<()> {
     let _ = rustix::thread::clear_ambient_capability_set();
     for number in 0..=LAST_CAPABILITY {
         // Ends at the first number this kernel doesn't know.

@@ -15,17 +15,10 @@ use super::watch::{Source, Watch};
 use super::{BIRTH_TIMEOUT, FAILURE_DELAY, REMOVE_DELAY, Supervisor};
 use crate::sandbox::Limits;
 use crate::sandbox::ns::accounting::{Group, Spent};
-use crate::sandbox::ns::inside::{self, Birth};
+use crate::sandbox::ns::inside::{self, Birth, Place};
+use crate::sandbox::ns::kind::BoxKind;
 use crate::sandbox::ns::wire::{self, Failure, Inbox, Kind, MAX_REPORT_BYTES, Outbox};
 use crate::sandbox::sys::{self, Cloned};
-
-/// Every namespace a box is born into; its cgroup namespace follows when it is in its group.
-const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS;
 
 /// Where a box is in its one life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +76,7 @@ impl Seat {
     /// Sets the limits of a step and says what was spent before it.
     pub fn begin_step(&mut self, limits: &Limits) -> io::Result<Spent> {
         self.prepare_for(limits)?;
+        self.group.limit_files(limits.disk_bytes, limits.inodes);
         Ok(self.before.take().unwrap_or_default())
     }
 
@@ -134,7 +128,17 @@ impl Supervisor {
                 rustix::fs::fchown(pipe, Some(Uid::from_raw(user)), Some(Gid::from_raw(user)))?;
             }
         }
+        let kind = self.configuration.kind;
         let birth = Birth {
+            kind,
+            place: group
+                .folders()
+                .map_or_else(Place::default, |(work, temporary)| Place {
+                    work,
+                    temporary,
+                }),
+            toolchain_folders: &self.configuration.toolchain_folders,
+            host_user: user,
             socket: theirs.as_fd(),
             stdout: stdout_end,
             stderr: stderr_end,
@@ -144,10 +148,11 @@ impl Supervisor {
             helper_namespaces: &self.namespaces,
             own_host_user: self.own_users,
         };
-        let (pid, pidfd) = match sys::clone_process(&self.alone, NAMESPACES, group.clone_into())? {
-            Cloned::Child => inside::live(&birth),
-            Cloned::Parent { pid, pidfd } => (pid, pidfd),
-        };
+        let (pid, pidfd) =
+            match sys::clone_process(&self.alone, kind.namespaces(), group.clone_into())? {
+                Cloned::Child => inside::live(&birth),
+                Cloned::Parent { pid, pidfd } => (pid, pidfd),
+            };
         drop(birth);
         drop(theirs);
         let id = self.take_id();
@@ -207,6 +212,10 @@ impl Supervisor {
     }
 
     fn map_user(&self, pid: Pid, user: u32) -> io::Result<()> {
+        if self.configuration.kind == BoxKind::Landlock {
+            // It has no users of its own, and becomes its host user by itself.
+            return Ok(());
+        }
         let pid = pid.as_raw_nonzero().to_string();
         let outside = if self.own_users { user } else { 0 };
         let map = format!("{BOX_USER} {outside} 1");
@@ -221,6 +230,7 @@ impl Supervisor {
     fn birth_failed(&mut self, reason: &str) {
         if !self.announced {
             super::refuse(&format!("a box can't be built: {reason}"));
+            self.leave();
             sys::exit_now(1);
         }
         for job in std::mem::take(&mut self.queue) {

@@ -10,6 +10,7 @@ use super::boxes::State;
 use super::verdict::{Running, exceeded, report};
 use super::watch::{Source, Watch};
 use super::{REFILL_DELAY, Supervisor, TICK, UNAIDED_TICK};
+use crate::sandbox::ns::kind::BoxKind;
 use crate::sandbox::ns::wire::{
     self, Done, Failure, Filled, Inbox, Kind, MAX_PROGRAM_BYTES, Outbox, ProgramHead, StepEnd,
     StepOrder, StepReport,
@@ -152,7 +153,10 @@ impl Supervisor {
             return;
         };
         let (limits, usual) = (program.limits, self.configuration.usual);
-        if limits.disk_bytes == usual.disk_bytes && limits.inodes == usual.inodes {
+        // Only a box with a file system of its own has its size from birth.
+        let any_box_will_do = self.configuration.kind == BoxKind::Landlock;
+        if any_box_will_do || limits.disk_bytes == usual.disk_bytes && limits.inodes == usual.inodes
+        {
             self.queue.push_back(id);
             return self.start_waiting();
         }
@@ -257,6 +261,7 @@ impl Supervisor {
             step,
             limits,
             limit_data_segment: self.accounting.limits_data_segment(),
+            tasks_beside: seat.group.tasks_beside(),
         };
         let frame = input.and_then(|input| wire::message_with(Kind::Step, &order, &[&input]));
         let before = frame.and_then(|frame| {
@@ -411,6 +416,17 @@ impl Supervisor {
             return;
         };
         let died = end.is_none();
+        // Without a pid namespace a program may reach its box's first process, where the kernel can't scope signals.
+        let killed_from_inside = || StepEnd {
+            exit_code: None,
+            signal: Some(libc::SIGKILL),
+            refusal: None,
+            wall_us: u64::try_from(step.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        };
+        let end = match self.configuration.kind {
+            BoxKind::Namespaces => end,
+            BoxKind::Landlock => end.or_else(|| Some(killed_from_inside())),
+        };
         let Some(report) = report(step, &spent, end) else {
             let reason = "its box died, and not for memory".to_owned();
             return self.fail_job(

@@ -24,7 +24,9 @@ use self::job::Job;
 use self::watch::{Source, Watch};
 use super::accounting::{self, Accounting, HostView};
 use super::inside::{Filters, Namespaces};
+use super::kind::BoxKind;
 use super::wire::{self, Configuration, Filled, Inbox, Kind, Outbox, Ready};
+use crate::sandbox::landlock::fence::Fence;
 use crate::sandbox::sys::{self, SingleThreaded};
 
 pub use template::BOX_USER;
@@ -59,8 +61,6 @@ pub fn supervise() -> ! {
         );
         sys::exit_now(STARTED_BY_HAND);
     }
-    // For the case that we hang: when the worker ends, its end of the socket closes anyway.
-    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     let code = match Supervisor::prepare() {
         Ok(mut supervisor) => {
             supervisor.work();
@@ -130,14 +130,33 @@ impl Supervisor {
         let proc = rustix::fs::open("/proc", folder, rustix::fs::Mode::empty())
             .map_err(|error| format!("/proc: {error}"))?;
         let host = HostView { proc };
-        let accounting = accounting::open(configuration.accounting, &host)?;
         let own_users = rustix::process::geteuid().is_root();
-        if !own_users {
-            become_namespace_root(&host)?;
-        }
-        let namespaces = Namespaces::own();
-        template::enter(&configuration.toolchain_folders)?;
-        let filters = Filters::compile()?;
+        let kind = configuration.kind;
+        let counting = accounting::open(configuration.accounting, kind, &host)?;
+        let (accounting, namespaces) = match kind {
+            BoxKind::Namespaces => {
+                // For the case that we hang: when the worker ends, its end of the socket closes anyway. All boxes go
+                // with us.
+                let signal = Some(rustix::process::Signal::KILL);
+                let _ = rustix::process::set_parent_process_death_signal(signal);
+                if !own_users {
+                    become_namespace_root(&host)?;
+                }
+                let namespaces = Namespaces::own();
+                template::enter(&configuration.toolchain_folders)?;
+                (counting, namespaces)
+            }
+            BoxKind::Landlock => {
+                // Whoever loses their parent becomes our child; nothing else would keep hold of them.
+                rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+                    .map_err(|error| format!("subreaper: {error}"))?;
+                let first_user = own_users.then_some(configuration.first_host_user);
+                let place = configuration.work_folder.as_deref();
+                let fence = Fence::open(counting, &host, place, first_user)?;
+                (Box::new(fence) as Box<dyn Accounting>, Namespaces::own())
+            }
+        };
+        let filters = Filters::compile(kind)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|error| format!("epoll: {error}"))?;
         rustix::io::ioctl_fionbio(control, true)

@@ -31,6 +31,8 @@ pub fn exceeded(step: &Running, spent: &Spent) -> Option<Verdict> {
         >= step.limits.cpu_ms.saturating_mul(1000)
     {
         Some(Verdict::CpuExceeded)
+    } else if spent.too_many_files {
+        Some(Verdict::DiskExceeded)
     } else {
         None
     }
@@ -52,6 +54,8 @@ pub fn report(step: &Running, spent: &Spent, end: Option<StepEnd>) -> Option<Ste
         Verdict::NotStarted
     } else if by_counters == Some(Verdict::OutOfMemory) {
         Verdict::OutOfMemory
+    } else if by_counters == Some(Verdict::DiskExceeded) {
+        Verdict::DiskExceeded
     } else if end.exit_code.is_some() {
         Verdict::Exited
     } else if end.signal == Some(libc::SIGXCPU)
@@ -74,6 +78,10 @@ pub fn report(step: &Running, spent: &Spent, end: Option<StepEnd>) -> Option<Ste
         Verdict::OutputLimit => Some(format!(
             "killed after {} bytes of output",
             limits.output_bytes
+        )),
+        Verdict::DiskExceeded => Some(format!(
+            "killed beyond {} bytes of files, {} files, or folders too deep",
+            limits.disk_bytes, limits.inodes
         )),
         Verdict::Cancelled => Some("cancelled".to_owned()),
         Verdict::NotStarted => end.refusal.clone(),
