@@ -9,6 +9,7 @@ pub fn stories(all: &mut Stories) {
     all.both(a_name_is_one_persons_in_every_room);
     all.both(a_name_is_not_taken_by_joining_under_it);
     all.both(a_silent_bearer_of_a_name_makes_way);
+    all.both(a_page_that_reloads_again_and_again_keeps_its_name);
 }
 
 async fn a_name_is_one_persons_in_every_room(story: Story) -> Told {
@@ -94,5 +95,22 @@ async fn a_silent_bearer_of_a_name_makes_way(story: Story) -> Told {
         .expect_where("user_joined", |m| m["userId"] == again.client_id.as_str())
         .await?;
     ensure!(joined["name"] == name.as_str(), "{joined}");
+    Ok(())
+}
+
+/// Each time as somebody new: such a page keeps no token. It leaves before all that was set off by its coming is done.
+async fn a_page_that_reloads_again_and_again_keeps_its_name(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let (name, room) = (fresh("Ana"), fresh("board"));
+    let door = cluster.door(Address::Named, &room).query("username", &name);
+    for turn in 0..40 {
+        let server = if turn % 2 == 0 {
+            cluster.here()
+        } else {
+            cluster.there()
+        };
+        let page = door.clone().at(server.address()).enter().await?;
+        page.close().await?;
+    }
     Ok(())
 }

@@ -110,10 +110,14 @@ impl Rooms {
             self.claim_name(&handle, &room.id, name, principal).await?;
         }
         let mut member = self.member_of(&newcomer, *role);
-        self.claim(&handle, room, &mut member).await?;
-        if newcomer.claims_name {
-            self.settle_name(room, &member).await?;
+        let mut placed = self.claim(&handle, room, &mut member).await;
+        if placed.is_ok() && newcomer.claims_name {
+            placed = self.settle_name(room, &member).await;
         }
+        if let (Err(_), true) = (&placed, newcomer.claims_name) {
+            self.release_name(&member).await;
+        }
+        placed?;
         Ok(Admission {
             rooms: self.clone(),
             handle,
@@ -231,10 +235,16 @@ impl Rooms {
         principal: &Principal,
     ) -> Result<(), AdmissionError> {
         let key = names::key(name);
-        for member in self.backends.presence.members(room).await? {
-            if !member.joined || names::key(&member.name) != key {
-                continue;
-            }
+        let presence = &self.backends.presence;
+        let bears = |member: &Member| member.joined && names::key(&member.name) == key;
+        let is_rival = |member: &Member| bears(member) && member.user_id != principal.user_id;
+        let mut members = presence.members(room).await?;
+        if members.iter().any(is_rival) {
+            // It may be leaving at this moment: a page that reloads does not know who it was.
+            tokio::time::sleep(NAME_PAUSE).await;
+            members = presence.members(room).await?;
+        }
+        for member in members.into_iter().filter(bears) {
             if member.user_id != principal.user_id && self.is_alive(handle, member.connection).await
             {
                 return Err(AdmissionError::NameHeld);
@@ -333,6 +343,7 @@ impl Admission {
     pub async fn abandon(self) {
         let (client_id, connection) = (&self.member.client_id, self.member.connection);
         leave_presence(&self.rooms, &self.handle, client_id, connection).await;
+        self.rooms.release_name(&self.member).await;
     }
 }
 

@@ -61,8 +61,7 @@ impl Actor {
                 hold(&rooms, &member, heard_ms).await;
             }
             for member in claimed {
-                let key = claim_key(&member.name);
-                tell(&rooms, &key, member.user_id, CLAIM).await;
+                claim(&rooms, &member).await;
             }
         });
     }
@@ -79,8 +78,7 @@ impl Actor {
                 hold(&rooms, &member, heard_ms).await;
             }
             if let Some(member) = claimed {
-                let key = claim_key(&member.name);
-                tell(&rooms, &key, member.user_id, CLAIM).await;
+                claim(&rooms, &member).await;
             }
         });
     }
@@ -204,6 +202,14 @@ async fn hold(rooms: &Rooms, member: &Member, heard_ms: i64) {
     let left = rooms.config.user_release_delay().saturating_sub(silent);
     if !left.is_zero() {
         tell(rooms, &names::key(&member.name), member.user_id, left).await;
+    }
+}
+
+/// Makes or renews a claim. Who left meanwhile may have let go of it already: it must not come back behind that.
+async fn claim(rooms: &Rooms, member: &Member) {
+    tell(rooms, &claim_key(&member.name), member.user_id, CLAIM).await;
+    if !rooms.sockets.contains_key(&member.connection) {
+        rooms.release_name(member).await;
     }
 }
 
