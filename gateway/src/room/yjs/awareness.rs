@@ -176,6 +176,23 @@ impl Awareness {
         Outcome::Old
     }
 
+    /// The owner of a client id that was declared gone is back with what it showed before. It counts at the next clock, to
+    /// which the owner itself goes when it hears that it is gone; not every editor says so before its next renewal (15 s).
+    pub fn come_back(
+        &mut self,
+        gone: &Entry,
+        state: Option<Bytes>,
+        from: ConnectionId,
+        now: Instant,
+    ) -> Option<Entry> {
+        let back = Entry {
+            client: gone.client,
+            clock: gone.clock + 1,
+            state,
+        };
+        (self.apply(&back, from, true, now) == Outcome::New).then_some(back)
+    }
+
     fn add(&mut self, entry: &Entry, from: ConnectionId, now: Instant) -> Outcome {
         if entry.state.is_none() {
             return Outcome::Old;
@@ -325,6 +342,22 @@ mod tests {
             all.apply(&says(1, 7, Some("{}")), b, true, now),
             Outcome::New
         );
+    }
+
+    #[test]
+    fn an_owner_who_is_back_is_seen_at_once() {
+        let (mut all, (a, b), now) = (Awareness::default(), two(), Instant::now());
+        all.apply(&says(1, 5, Some("{}")), a, true, now);
+        let gone = all.leave(a, now).remove(0);
+        let state = says(1, 5, Some("{}")).state;
+        let back = all.come_back(&gone, state.clone(), b, now);
+        assert_eq!(back, Some(says(1, 7, Some("{}"))));
+        assert_eq!(all.present().len(), 1);
+        // An editor that says so itself says nothing new.
+        let again = all.apply(&says(1, 7, Some("{}")), b, true, now);
+        assert_eq!(again, Outcome::Old);
+        assert_eq!(all.come_back(&gone, state, b, now), None, "once");
+        assert_eq!(all.leave(b, now), [says(1, 8, None)]);
     }
 
     #[test]

@@ -139,10 +139,18 @@ impl Actor {
                     connection.send_raw(connection.binary_frame(&answer));
                     if is_own {
                         self.shows_itself(id, entry.state.as_deref());
+                        self.comes_back(id, &gone, entry.state, now);
                     }
                 }
                 Outcome::Old | Outcome::Full => {}
             }
+        }
+    }
+
+    fn comes_back(&mut self, id: ConnectionId, gone: &Entry, state: Option<Bytes>, now: Instant) {
+        if let Some(back) = self.awareness.come_back(gone, state, id, now) {
+            self.signal_awareness(&back, id);
+            self.show_awareness(&back, Some(id));
         }
     }
 
