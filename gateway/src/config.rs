@@ -37,7 +37,8 @@ impl ConfigError {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Gateway")]
 pub struct GatewayConfig {
-    /// Origins that browsers may call from, comma-separated; `*` = any, then without credentials
+    /// Origins that browsers may call from, comma-separated; `*` = any, then without credentials. Unset: pages of this host,
+    /// and pages of this machine (localhost, whatever port) as long as the server is called by such a name, too
     #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
     /// Another spelling of CORS_ORIGINS
@@ -286,13 +287,14 @@ impl GatewayConfig {
         Ok(())
     }
 
-    /// May a page of this origin use this server? `same_host` = the origin's authority is the request's `Host`.
-    pub fn origin_allowed(&self, origin: &str, same_host: bool) -> bool {
+    /// May a page of this origin use this server, which it calls `host` (with the port)?
+    pub fn origin_allowed(&self, origin: &str, host: Option<&str>) -> bool {
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        let same_host = authority.is_some() && authority == host;
+        let listed = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
         same_host
-            || self
-                .cors_origins
-                .iter()
-                .any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+            || self.cors_origins.iter().any(listed)
+            || self.cors_origins.is_empty() && is_on_this_machine(origin, host)
     }
 
     pub fn is_trusted_proxy(&self, address: IpAddr) -> bool {
@@ -385,6 +387,25 @@ fn check_origin(origin: &str) -> Result<(), ConfigError> {
     ))
 }
 
+/// A page that somebody develops on the machine that the server runs on. A page elsewhere whose name is made to point here
+/// (DNS rebinding) calls the server by that name.
+pub(crate) fn is_on_this_machine(origin: &str, host: Option<&str>) -> bool {
+    let is_local = |authority: &str| {
+        let name = match authority.strip_prefix('[') {
+            Some(rest) => rest.split_once(']').map_or("", |(name, _)| name),
+            None => authority
+                .split_once(':')
+                .map_or(authority, |(name, _)| name),
+        };
+        let address = name.parse::<IpAddr>();
+        // An origin or a host has no user before an @: what has one is neither.
+        let plain = !authority.contains('@');
+        plain && (name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|a| a.is_loopback()))
+    };
+    let page = origin.split_once("://").map(|(_, authority)| authority);
+    page.is_some_and(is_local) && host.is_some_and(is_local)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use clap::Parser;
@@ -454,6 +475,33 @@ pub(crate) mod tests {
         assert_eq!(error.setting, "CORS_ORIGINS");
         let error = prepared(&[SECRET, "--cors-origins=a.example/x"], Mode::Distributed);
         assert_eq!(error.unwrap_err().setting, "CORS_ORIGINS");
+    }
+
+    #[test]
+    fn pages_of_the_same_machine_are_let_in_unless_origins_are_listed() {
+        let unset = prepared(&[], Mode::Embedded).unwrap();
+        let listed = prepared(&["--cors-origins=https://a.example"], Mode::Embedded).unwrap();
+        for (origin, host, allowed) in [
+            ("http://localhost:3000", "127.0.0.1:8080", true),
+            ("http://127.0.0.1:3000", "localhost:8080", true),
+            ("http://[::1]:3000", "localhost", true),
+            ("http://evil.example", "localhost:8080", false),
+            ("http://localhost.evil.example", "localhost:8080", false),
+            ("http://localhost:3000", "rebound.example:8080", false),
+            (
+                "http://localhost:3000@evil.example",
+                "localhost:8080",
+                false,
+            ),
+            ("null", "localhost:8080", false),
+        ] {
+            let seen = unset.origin_allowed(origin, Some(host));
+            assert_eq!(seen, allowed, "{origin} at {host}");
+            assert!(!listed.origin_allowed(origin, Some(host)), "{origin}");
+        }
+        assert!(listed.origin_allowed("https://a.example", Some("b.example")));
+        assert!(listed.origin_allowed("https://b.example", Some("b.example")));
+        assert!(!unset.origin_allowed("http://localhost:3000", None));
     }
 
     #[test]

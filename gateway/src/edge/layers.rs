@@ -10,7 +10,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::problem::{Kind, Problem};
 use super::state::App;
-use crate::config::GatewayConfig;
+use crate::config::{GatewayConfig, is_on_this_machine};
 use crate::metrics::RequestLabels;
 
 /// How long a browser may remember what CORS allowed.
@@ -113,14 +113,20 @@ pub fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     Problem::internal().into_response()
 }
 
-/// None where no other origin is allowed.
-pub fn cors(config: &GatewayConfig) -> Option<CorsLayer> {
-    if config.cors_origins.is_empty() {
-        return None;
-    }
+/// Which pages of other origins may read the answers; as [`GatewayConfig::origin_allowed`] has it for sockets.
+pub fn cors(config: &GatewayConfig) -> CorsLayer {
     let any = config.cors_origins.iter().any(|origin| origin == "*");
+    let unset = config.cors_origins.is_empty();
     let origins = if any {
         AllowOrigin::any()
+    } else if unset {
+        AllowOrigin::predicate(|origin, request| {
+            let host = request.headers.get(header::HOST);
+            let host = host.and_then(|host| host.to_str().ok());
+            origin
+                .to_str()
+                .is_ok_and(|origin| is_on_this_machine(origin, host))
+        })
     } else {
         AllowOrigin::list(
             config
@@ -129,10 +135,10 @@ pub fn cors(config: &GatewayConfig) -> Option<CorsLayer> {
                 .filter_map(|origin| HeaderValue::from_str(origin).ok()),
         )
     };
-    let layer = CorsLayer::new()
+    CorsLayer::new()
         .allow_origin(origins)
-        // With `*` a browser must not send what it keeps for us.
-        .allow_credentials(!any)
+        // A browser must not send what it keeps for us, unless the page is one that was named.
+        .allow_credentials(!any && !unset)
         .allow_methods([
             Method::GET,
             Method::HEAD,
@@ -153,6 +159,5 @@ pub fn cors(config: &GatewayConfig) -> Option<CorsLayer> {
             HeaderName::from_static("ratelimit"),
             HeaderName::from_static("ratelimit-policy"),
         ])
-        .max_age(CORS_MAX_AGE);
-    Some(layer)
+        .max_age(CORS_MAX_AGE)
 }

@@ -3,7 +3,6 @@
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
-use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
@@ -169,7 +168,7 @@ pub fn router(app: App) -> Router {
         .layer(from_fn_with_state(app.clone(), limits::layer))
         .layer(from_fn_with_state(app.clone(), layers::in_time))
         .layer(CatchPanicLayer::custom(layers::panicked))
-        .layer(option_layer(layers::cors(&app.config)))
+        .layer(layers::cors(&app.config))
         .layer(from_fn(layers::security_headers))
         .layer(from_fn_with_state(app.clone(), layers::count))
         .layer(from_fn(trace::layer))

@@ -172,10 +172,7 @@ pub fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
-    let same_host = origin
-        .split_once("://")
-        .is_some_and(|(_, authority)| Some(authority) == host);
-    if app.config.origin_allowed(origin, same_host) {
+    if app.config.origin_allowed(origin, host) {
         return Ok(());
     }
     Err(Problem::forbidden("This origin is not in CORS_ORIGINS."))

@@ -402,8 +402,9 @@ impl Session {
         self.linger().await
     }
 
-    /// Our close frame is out: reads on until the peer's, then the server closes first (RFC 6455, 7.1.1).
+    /// Our close frame is out, and the others are told at once: reads on until the peer's, then the server closes first (RFC 6455, 7.1.1).
     async fn linger(&mut self) -> Result<(), Gone> {
+        self.leave().await;
         let deadline = Instant::now() + CLOSE_PATIENCE;
         let max = self.max_frame();
         while !self.peer_closed {
