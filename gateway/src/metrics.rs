@@ -90,6 +90,12 @@ pub struct Counts {
     pub gaps: Counter,
     /// Rooms that were loaded anew because their log was lost or rolled back.
     pub reloads: Counter,
+    /// 1 while `/readyz` says yes.
+    ready: Gauge,
+    /// 1 for each store that answered at the scrape, 0 for one that did not.
+    store_up: Family<StoreName, Gauge>,
+    /// 1 where Redis may throw data away to make room.
+    redis_may_evict: Family<RedisName, Gauge>,
     /// What the cluster's figures are made of.
     pub traffic: crate::figures::Traffic,
     /// The cluster's queues as they were at the scrape.
@@ -101,6 +107,17 @@ pub struct Counts {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QueueName {
     queue: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoreName {
+    store: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RedisName {
+    /// `rooms` or `queues`.
+    redis: &'static str,
 }
 
 impl std::ops::Deref for Metrics {
@@ -136,6 +153,9 @@ impl Metrics {
             log_append_seconds: Histogram::new(APPEND_SECONDS),
             gaps: Counter::default(),
             reloads: Counter::default(),
+            ready: Gauge::default(),
+            store_up: Family::default(),
+            redis_may_evict: Family::default(),
             traffic: crate::figures::Traffic::default(),
             queue_jobs: Family::default(),
             queue_oldest_ms: Family::default(),
@@ -155,6 +175,23 @@ impl Metrics {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.0.registry.lock())?;
         Ok(text)
+    }
+
+    /// Is this process ready, and which stores answered?
+    pub fn health(&self, ready: bool, stores: impl Iterator<Item = (&'static str, bool)>) {
+        self.ready.set(ready.into());
+        for (store, up) in stores {
+            self.store_up
+                .get_or_create(&StoreName { store })
+                .set(up.into());
+        }
+    }
+
+    /// May this Redis (`rooms` or `queues`) throw data away?
+    pub fn redis_may_evict(&self, redis: &'static str, may: bool) {
+        self.redis_may_evict
+            .get_or_create(&RedisName { redis })
+            .set(may.into());
     }
 
     /// What a queue holds; the same on every gateway.
@@ -269,6 +306,17 @@ fn register(registry: &mut Registry, counts: &Counts) {
         "Rooms loaded anew because their log was lost",
         counts.reloads.clone(),
     );
+    r.register("ready", "1 while /readyz says yes", counts.ready.clone());
+    r.register(
+        "store_up",
+        "1 for each store that answers",
+        counts.store_up.clone(),
+    );
+    r.register(
+        "redis_may_evict",
+        "1 where Redis has another maxmemory-policy than noeviction",
+        counts.redis_may_evict.clone(),
+    );
     r.register(
         "queue_jobs",
         "Jobs in a queue by state",
@@ -315,5 +363,46 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn the_names_that_dashboards_and_alerts_are_checked_against_are_these() {
+        let metrics = Metrics::new();
+        // A family without a member is not written down.
+        metrics.request(
+            RequestLabels {
+                method: "GET",
+                route: String::new(),
+                status: 200,
+            },
+            Duration::ZERO,
+        );
+        metrics.queue("archive", &QueueStats::default());
+        metrics.health(true, [("log", true)].into_iter());
+        metrics.redis_may_evict("rooms", false);
+        metrics
+            .messages_received
+            .get_or_create(&MessageLabels { kind: "join" })
+            .inc();
+        let text = metrics.encode().unwrap();
+        let mut names: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .collect();
+        names.sort_unstable();
+        // Read and not included: the image is built without it.
+        let file = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../deploy/prometheus/metrics.txt"
+        );
+        let recorded = std::fs::read_to_string(file).unwrap();
+        let recorded: Vec<&str> = recorded
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .collect();
+        assert_eq!(
+            names, recorded,
+            "bring deploy/prometheus/metrics.txt up to date"
+        );
     }
 }

@@ -88,6 +88,8 @@ pub struct Backends {
     pub output: Arc<dyn LiveOutput>,
     pub vault: Arc<dyn Vault>,
     pub files: Arc<dyn Files>,
+    /// Distributed mode: the Redis of the rooms, and that of queues and tokens.
+    redis: Option<[Redis; 2]>,
     /// Embedded mode: the lock on the data folder, released with the last clone.
     _lock: Option<Arc<File>>,
 }
@@ -186,6 +188,28 @@ impl Backends {
     }
 }
 
+impl Backends {
+    /// Which Redis (`rooms`, `queues`) may throw data away to make room. Left out are those that don't tell or don't answer;
+    /// embedded mode has none.
+    pub async fn redis_that_may_evict(&self) -> Vec<(&'static str, bool)> {
+        let Some([rooms, queues]) = &self.redis else {
+            return Vec::new();
+        };
+        let ask = |redis: Redis| async move {
+            tokio::time::timeout(PING_TIMEOUT, redis.may_evict())
+                .await
+                .ok()
+                .and_then(Result::ok)
+                .flatten()
+        };
+        let (of_rooms, of_queues) = tokio::join!(ask(rooms.clone()), ask(queues.clone()));
+        [("rooms", of_rooms), ("queues", of_queues)]
+            .into_iter()
+            .filter_map(|(name, answer)| Some((name, answer?)))
+            .collect()
+    }
+}
+
 /// How long a start waits for stores that are not there yet: programs and stores are often started together.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 const START_PAUSE: Duration = Duration::from_millis(500);
@@ -262,6 +286,7 @@ async fn open_embedded(config: &StoreConfig) -> Result<Backends, OpenError> {
         output: Arc::new(MemoryLiveOutput::default()),
         vault: Arc::new(SqliteVault::open(folder).await.map_err(&failed)?),
         files: Arc::new(files.map_err(at_start("files"))?),
+        redis: None,
         _lock: Some(Arc::new(lock)),
     })
 }
@@ -319,14 +344,15 @@ async fn open_distributed(config: &StoreConfig) -> Result<Backends, OpenError> {
                 .await
                 .map_err(&failed)?,
         ),
-        presence: Arc::new(RedisPresence::new(rooms)),
+        presence: Arc::new(RedisPresence::new(rooms.clone())),
         records: Arc::new(records),
         archive: Arc::new(archive),
         backup_keep: config.backup_keep(),
         queue: Arc::new(RedisQueue::new(queues.clone(), wakers.clone())),
         output: Arc::new(RedisLiveOutput::new(queues.clone(), wakers)),
-        vault: Arc::new(RedisVault::open(queues).await.map_err(&failed)?),
+        vault: Arc::new(RedisVault::open(queues.clone()).await.map_err(&failed)?),
         files: Arc::new(files),
+        redis: Some([rooms, queues]),
         _lock: None,
     })
 }

@@ -7,6 +7,7 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::harness::stores::{OwnRedis, Stores};
 use crate::harness::{
     Address, Answer, Options, PATIENCE, Rest, Stories, Story, Told, fresh, until,
 };
@@ -14,6 +15,8 @@ use crate::harness::{
 pub fn stories(all: &mut Stories) {
     all.both(the_api_documents_itself_offline);
     all.both(metrics_are_served_and_count);
+    all.both(metrics_tell_which_stores_answer);
+    all.distributed(metrics_tell_of_a_redis_that_may_evict);
     all.both(health_names_every_store);
     all.both(a_traceparent_is_taken_up_and_the_trace_named);
     all.both(unknown_paths_and_methods_are_problems);
@@ -93,6 +96,52 @@ fn collect<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a str>) {
         Value::Array(items) => items.iter().for_each(|item| collect(item, name, found)),
         _ => {}
     }
+}
+
+async fn metrics_tell_which_stores_answer(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let text = cluster.rest().get("/metrics").await?.text;
+    for store in [
+        "log", "presence", "records", "archive", "queue", "vault", "files",
+    ] {
+        ensure!(
+            text.contains(&format!("\natelier_store_up{{store=\"{store}\"}} 1\n")),
+            "{store}:\n{text}"
+        );
+    }
+    ensure!(text.contains("\natelier_ready 1\n"), "{text}");
+    Ok(())
+}
+
+async fn metrics_tell_of_a_redis_that_may_evict(story: Story) -> Told {
+    let redis = OwnRedis::start().await?;
+    let mut stores = Stores::make().await?;
+    stores.redis = redis.url()?;
+    let cluster = story.cluster(Options::default().stores(stores)).await?;
+    for (policy, told) in [("noeviction", 0), ("allkeys-lru", 1)] {
+        redis.configure("maxmemory-policy", policy).await?;
+        for process in [cluster.here(), cluster.worker(0)] {
+            let text = Rest::at(process).get("/metrics").await?.text;
+            for of in ["rooms", "queues"] {
+                let line = format!("\natelier_redis_may_evict{{redis=\"{of}\"}} {told}\n");
+                ensure!(text.contains(&line), "{policy}, {of}:\n{text}");
+            }
+        }
+    }
+    drop(redis);
+    for process in [cluster.here(), cluster.worker(0)] {
+        until("Redis to be told away", PATIENCE, async || {
+            let text = Rest::at(process).get("/metrics").await?.text;
+            ensure!(text.contains("\natelier_ready 0\n"), "{text}");
+            ensure!(
+                text.contains("\natelier_store_up{store=\"log\"} 0\n"),
+                "{text}"
+            );
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 async fn metrics_are_served_and_count(story: Story) -> Told {

@@ -63,6 +63,19 @@ impl Checks {
         self.0.draining.load(Ordering::Relaxed)
     }
 
+    /// Is this process ready, and which stores (by name) answer?
+    pub async fn ready(&self) -> (bool, impl Iterator<Item = (&'static str, bool)> + use<>) {
+        let stores = self.look().await;
+        let up = |status: StoreStatus| status == StoreStatus::Ok;
+        let ready = !self.is_draining() && stores.values().all(|status| up(*status));
+        (
+            ready,
+            stores
+                .into_iter()
+                .map(move |(store, status)| (store, up(status))),
+        )
+    }
+
     async fn look(&self) -> Stores {
         let mut last = self.0.last.lock().await;
         if let Some((at, stores)) = last.as_ref()

@@ -56,5 +56,5 @@ pub async fn serve(
 }
 
 async fn metrics(State(state): State<Operations>) -> Result<impl IntoResponse, Problem> {
-    prometheus::exposition(&state.backends, &state.metrics).await
+    prometheus::exposition(&state.backends, &state.checks, &state.metrics).await
 }

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 
+use super::health::Checks;
 use super::problem::Problem;
 use super::refusals::Failures;
 use super::state::App;
@@ -21,12 +22,13 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
     (status = 200, description = "OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text"), Failures,
 ))]
 pub async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
-    exposition(&app.backends, &app.metrics).await
+    exposition(&app.backends, &app.checks, &app.metrics).await
 }
 
-/// The text, with the queues' present figures.
+/// The text, with the present figures of the stores and the queues.
 pub async fn exposition(
     backends: &Backends,
+    checks: &Checks,
     metrics: &Metrics,
 ) -> Result<impl IntoResponse + use<>, Problem> {
     let look = |queue| async move {
@@ -36,7 +38,13 @@ pub async fn exposition(
             Err(_) => tracing::warn!(queue, "no figures of the queue in time"),
         }
     };
-    futures::future::join_all(QUEUES.map(look)).await;
+    let queues = futures::future::join_all(QUEUES.map(look));
+    let (_, (ready, stores), redis) =
+        tokio::join!(queues, checks.ready(), backends.redis_that_may_evict());
+    metrics.health(ready, stores);
+    for (name, may_evict) in redis {
+        metrics.redis_may_evict(name, may_evict);
+    }
     let text = metrics.encode().map_err(|_| Problem::internal())?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text))

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, bail};
 use fred::prelude::*;
+use fred::types::CustomCommand;
 use reqwest::Url;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::process::{Child, Command};
@@ -176,6 +177,15 @@ impl OwnRedis {
         let client = Builder::from_config(Config::from_url(self.url()?.as_str())?).build()?;
         client.init().await?;
         client.flushall::<()>(false).await?;
+        client.quit().await.map_err(Into::into)
+    }
+
+    /// `CONFIG SET`, while it runs.
+    pub async fn configure(&self, setting: &str, value: &str) -> anyhow::Result<()> {
+        let client = Builder::from_config(Config::from_url(self.url()?.as_str())?).build()?;
+        client.init().await?;
+        let command = CustomCommand::new_static("CONFIG", None::<u16>, false);
+        let _: String = client.custom(command, vec!["SET", setting, value]).await?;
         client.quit().await.map_err(Into::into)
     }
 

@@ -21,6 +21,9 @@ const BROADCAST_CAPACITY: usize = 8_192;
 /// Sharded pub/sub and script flags came with it.
 const OLDEST_MAJOR: u32 = 7;
 
+/// The only `maxmemory-policy` under which nothing that we put there is thrown away.
+const KEEPING_POLICY: &str = "noeviction";
+
 /// What all Redis adapters share: where, and under which first word of every key.
 #[derive(Debug, Clone)]
 pub struct Redis {
@@ -72,22 +75,8 @@ impl Redis {
 
     /// Refuses a Redis that is too old, and warns of one that may throw our data away.
     async fn inspect_server(&self) -> Result<()> {
-        // INFO and not CONFIG GET, which hosted Redis often forbids.
-        let info: String = self
-            .pool
-            .next()
-            .custom(
-                CustomCommand::new_static("INFO", ClusterHash::Random, false),
-                Vec::<Value>::new(),
-            )
-            .await
-            .map_err(|e| port_error("ask Redis what it is", e))?;
-        let field = |name: &str| {
-            info.lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-                .map(str::trim)
-        };
-        if let Some(version) = field("redis_version")
+        let info = self.info().await?;
+        if let Some(version) = field(&info, "redis_version")
             && let Some(Ok(major)) = version.split('.').next().map(str::parse::<u32>)
             && major < OLDEST_MAJOR
         {
@@ -96,8 +85,8 @@ impl Redis {
                 format!("REDIS_URL: Redis {OLDEST_MAJOR} or later is needed, this is {version}"),
             ));
         }
-        match field("maxmemory_policy") {
-            Some("noeviction") => {}
+        match field(&info, "maxmemory_policy") {
+            Some(KEEPING_POLICY) => {}
             Some(policy) => tracing::error!(
                 policy,
                 "Redis may EVICT room logs, presence and queues: set maxmemory-policy to noeviction"
@@ -107,6 +96,24 @@ impl Redis {
             ),
         }
         Ok(())
+    }
+
+    /// May it throw data away to make room? `None` where it does not tell its policy.
+    pub async fn may_evict(&self) -> Result<Option<bool>> {
+        let info = self.info().await?;
+        Ok(field(&info, "maxmemory_policy").map(|policy| policy != KEEPING_POLICY))
+    }
+
+    /// INFO and not CONFIG GET, which hosted Redis often forbids. Of a cluster one node answers, another each time.
+    async fn info(&self) -> Result<String> {
+        self.pool
+            .next()
+            .custom(
+                CustomCommand::new_static("INFO", ClusterHash::Random, false),
+                Vec::<Value>::new(),
+            )
+            .await
+            .map_err(|e| port_error("ask Redis what it is", e))
     }
 
     /// A connection of its own for subscriptions, sharded or not. It speaks RESP3, in which it can be pinged, and so watched, like
@@ -130,6 +137,13 @@ impl Redis {
             .await
             .map_err(|e| port_error("ping Redis", e))
     }
+}
+
+/// A field of INFO's answer.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
 }
 
 /// First words of error replies that pass by themselves: memory, loading, failover, a disk that is full.
