@@ -113,6 +113,9 @@ pub struct GatewayConfig {
     /// How long the name of somebody without an account is held after their last heartbeat, seconds; 0 holds none
     #[arg(long, env = "USER_RELEASE_DELAY", default_value_t = 120, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub user_release_delay_s: u32,
+    /// Refuse guests and registrations a name that somebody holds; else `/users/check` tells of it and nobody is refused
+    #[arg(long, env = "UNIQUE_NAMES", default_value_t = false, action = clap::ArgAction::Set)]
+    pub unique_names: bool,
     /// How often a client should send a heartbeat, and how often an idle socket is pinged, milliseconds
     #[arg(long, env = "HEARTBEAT_INTERVAL", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(100..=3_600_000))]
     pub heartbeat_ms: u32,

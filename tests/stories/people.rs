@@ -294,7 +294,10 @@ async fn too_many_logins_at_once_are_sent_away_and_told_when_to_come_back(story:
 }
 
 async fn a_held_name_is_nobody_elses(story: Story) -> Told {
-    let options = Options::default().workers(0).set("USER_RELEASE_DELAY", 4);
+    let options = Options::default()
+        .workers(0)
+        .set("USER_RELEASE_DELAY", 4)
+        .set("UNIQUE_NAMES", true);
     let cluster = story.cluster(options).await?;
     let (here, there) = (cluster.rest(), Rest::at(cluster.there()));
     let guest = async |rest: &Rest, name: &str| {

@@ -108,8 +108,8 @@ async fn asker(app: &App, headers: &HeaderMap) -> Option<UserId> {
     principal.row()
 }
 
-/// Names are one person's while they are held: an account's for ever, a guest's as [`super::users::check`] says. A made-up
-/// one is held only while somebody goes by it.
+/// Holds a name, an account's for ever, a guest's as [`super::users::check`] says; a made-up one is held only while somebody
+/// goes by it. Where `UNIQUE_NAMES` is set, a name that somebody else holds is refused (409).
 pub(super) async fn take_name(
     app: &App,
     field: &'static str,
@@ -117,11 +117,17 @@ pub(super) async fn take_name(
     person: UserId,
 ) -> Result<(), Problem> {
     let (presence, key) = (&app.backends.presence, names::key(name));
+    let delay = app.config.user_release_delay();
+    if !app.config.unique_names {
+        if !names::is_made_up(name) {
+            presence.hold_name(&key, person, delay).await?;
+        }
+        return Ok(());
+    }
     let held = app.backends.records.is_login_taken(name).await?
         || if names::is_made_up(name) {
             presence.is_name_held(&key, Some(person)).await?
         } else {
-            let delay = app.config.user_release_delay();
             !presence.take_name(&key, person, delay).await?
         };
     if held {
@@ -138,8 +144,8 @@ pub(super) async fn let_go(app: &App, name: &str, person: UserId) {
     }
 }
 
-/// Makes a guest: a name and tokens, no password. The guest is gone with the tokens. A name that somebody holds is refused
-/// (409): ask `/users/check` first.
+/// Makes a guest: a name and tokens, no password. The guest is gone with the tokens. Where `UNIQUE_NAMES` is set, a name that
+/// somebody holds is refused (409): ask `/users/check` first.
 #[utoipa::path(post, path = "/auth/guest", tag = "auth", request_body = Guest, responses(
     (status = 201, description = "The guest, logged in", body = Tokens), BadBody, Taken, Failures,
 ))]
