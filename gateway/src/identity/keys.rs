@@ -82,9 +82,11 @@ pub(super) struct KeyRing {
 
 impl KeyRing {
     pub fn open(config: &GatewayConfig) -> Result<Self, ConfigError> {
-        match (&config.jwt_private_key, &config.jwt_secret_key) {
+        // A worker's settings are not prepared: set but empty is how compose files spell "not set".
+        let set = |key: &Option<String>| key.clone().filter(|key| !key.trim().is_empty());
+        match (set(&config.jwt_private_key), set(&config.jwt_secret_key)) {
             (None, Some(secret)) => Self::of_secret(secret.as_bytes()),
-            (Some(text), None) => Self::of_pem(&read_pem(text)?),
+            (Some(text), None) => Self::of_pem(&read_pem(&text)?),
             _ => Err(ConfigError::new(
                 SETTING,
                 "exactly one of JWT_PRIVATE_KEY and JWT_SECRET_KEY must be set",

@@ -212,6 +212,8 @@ pub struct Actor {
     pub forked: bool,
     /// Resends that are stored further on than this pod knows: acknowledged when it is there.
     pub stored_ahead: Vec<(Seq, Record)>,
+    /// Refused messages whose refs are being looked up.
+    pub looks: usize,
 }
 
 impl Actor {
@@ -277,6 +279,7 @@ impl Actor {
             last_applied: None,
             forked: false,
             stored_ahead: Vec::new(),
+            looks: 0,
             room,
             rooms: rooms.clone(),
         };

@@ -10,21 +10,31 @@ use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::actor::{Actor, Done};
+use super::epoch::AHEAD_MAX;
 use super::json::incoming::Durable;
 use super::json::outgoing::{self, ErrorFrame};
 use super::ring::Frame;
 use super::submit::author;
 
+/// Refused messages of a room whose refs are looked up at a time; beyond it their senders hear `overloaded`.
+const LOOKS_MAX: usize = 64;
+
 impl Actor {
-    /// A message can't be taken. If it has a ref it may have been, and its ack was lost: then that is what is told.
+    /// A message can't be taken. If it has a ref it may have been, and its ack was lost: then that is what is told. What is to
+    /// be tried again anyway is told so at once.
     pub fn refuse(&mut self, id: ConnectionId, message: Durable, error: ErrorFrame) {
         let Some(local) = self.locals.get(&id) else {
             return;
         };
         let error = error.reference(message.reference.clone());
-        if message.reference.is_none() {
+        if message.reference.is_none() || error.retry_in_ms.is_some() {
             return local.connection.refuse(&error);
         }
+        if self.looks >= LOOKS_MAX {
+            let busy = ErrorFrame::new("overloaded", "too many messages wait").retry_in_ms(1_000);
+            return local.connection.refuse(&busy.reference(message.reference));
+        }
+        self.looks += 1;
         let record = Record {
             ts_ms: Utc::now().timestamp_millis(),
             author: author(&local.member),
@@ -52,6 +62,7 @@ impl Actor {
         stored: Result<Option<Seq>>,
         error: &ErrorFrame,
     ) {
+        self.looks -= 1;
         match stored {
             Ok(Some(seq)) => self.acknowledge_again(record.clone(), seq),
             Ok(None) => self.give_back(record, error.clone()),
@@ -64,7 +75,10 @@ impl Actor {
     pub fn acknowledge_again(&mut self, record: Record, seq: Seq) {
         if seq > self.applied {
             self.hole_since.get_or_insert_with(Instant::now);
-            self.stored_ahead.push((seq, record));
+            // Beyond it senders hear nothing, and say it again.
+            if self.stored_ahead.len() < AHEAD_MAX {
+                self.stored_ahead.push((seq, record));
+            }
             return;
         }
         let Some(id) = record.author.connection else {

@@ -46,8 +46,6 @@ impl Default for Options {
             .set("LOGIN_TRIES", 10_000)
             .set("RATE_ENTRIES", 1_000_000)
             .set("ANONYMOUS_ROOMS", true)
-            // Every story has its Ana; who may be called what while it is held is a story of its own.
-            .set("USER_RELEASE_DELAY", 0)
             .set("CLEANUP_NOTICE", 1)
             .set("ATELIER_ADMIN_TOKEN", ADMIN_TOKEN)
             // Whatever this machine's kernel gives; what each layer holds is the sandbox's own tests' business.

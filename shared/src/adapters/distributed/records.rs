@@ -30,11 +30,20 @@ impl PostgresRecords {
     /// Every call is a transaction, even a single read: a pooler in transaction mode (PgBouncer) keeps the server
     /// connection for its length, and with it the statement prepared on it.
     async fn read(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
-        self.pool.begin_with("BEGIN READ ONLY").await
+        self.begin("BEGIN READ ONLY").await
     }
 
     async fn write(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
-        self.pool.begin().await
+        self.begin("BEGIN").await
+    }
+
+    /// On a task of its own: a caller who gives up between BEGIN and its answer would hand the connection back inside a
+    /// transaction that sqlx does not know of (its depth is raised only by the answer), and the next caller would find
+    /// itself in it.
+    async fn begin(&self, statement: &'static str) -> sqlx::Result<Transaction<'static, Postgres>> {
+        let pool = self.pool.clone();
+        let begun = tokio::spawn(async move { pool.begin_with(statement).await });
+        begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
     }
 }
 

@@ -76,7 +76,9 @@ impl Cleaner {
     async fn take_up_removals(&self) -> Result<()> {
         let b = &self.backends;
         for removal in b.records.unfinished_removals(PAGE).await? {
-            let job = removals::room_job(removal.room, Duration::ZERO);
+            // Under an id of its own: the room's may be a job that waits for the room to have been empty long enough.
+            let mut job = removals::room_job(removal.room, Duration::ZERO);
+            job.id = format!("removal:{}", removal.id);
             b.queue.enqueue(QUEUE_CLEANUP, &job).await?;
         }
         Ok(())
