@@ -8,6 +8,7 @@ use atelier_shared::domain::entry::{Body, CodeComment, Record};
 use atelier_shared::domain::ids::{ConnectionId, Epoch, JobId, MessageId, Seq, UserId};
 use atelier_shared::domain::job::JobState;
 use atelier_shared::domain::room::Role;
+use atelier_shared::ports::StaleEpoch;
 use futures::future::join_all;
 use serde_json::json;
 
@@ -189,7 +190,9 @@ pub async fn twenty_writers_of_one_log_leave_it_gapless(mode: Mode) -> Outcome {
                 }
                 let to = (from + step).min(log.len());
                 match archive.append(room, Epoch(1), &log[from..to]).await {
-                    Ok(_) | Err(atelier_shared::ports::StaleEpoch::Stale(_)) => {}
+                    Ok(_) | Err(StaleEpoch::Stale(_)) => {}
+                    // Crowded out by the others, and to be repeated.
+                    Err(StaleEpoch::Port(error)) if error.is_retryable() => {}
                     Err(error) => panic!("{error:?}"),
                 }
             }
