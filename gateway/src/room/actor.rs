@@ -115,6 +115,12 @@ pub enum Done {
     },
     Activated(Result<Box<(LogHead, RoomState, Seq)>>),
     People(Result<People>),
+    /// Changed members are in presence, but for these.
+    PeopleWritten {
+        unwritten: Vec<ConnectionId>,
+    },
+    /// Connections of this pod took their places in presence again, as they were when that began.
+    PeopleEntered(Vec<ConnectionId>),
     Roles(Result<Option<Box<RolesRead>>>),
     /// What a message speaks about was looked up.
     Found {
@@ -148,6 +154,15 @@ pub enum Done {
     Nothing,
 }
 
+/// Whether changed members are on their way to presence.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum PeopleWrite {
+    No,
+    Now,
+    /// And somebody asked for another write meanwhile.
+    Again,
+}
+
 pub struct Actor {
     pub rooms: Rooms,
     pub room: Room,
@@ -174,6 +189,7 @@ pub struct Actor {
     pub work: FuturesUnordered<BoxFuture<'static, Done>>,
     pub pending: Queue,
     pub appending: bool,
+    pub writing_people: PeopleWrite,
     pub reading_roles: bool,
     /// Roles changed while they were being read.
     pub roles_changed_again: bool,
@@ -253,6 +269,7 @@ impl Actor {
             work: FuturesUnordered::new(),
             pending: Queue::default(),
             appending: false,
+            writing_people: PeopleWrite::No,
             reading_roles: false,
             roles_changed_again: false,
             append_after: None,
@@ -448,6 +465,11 @@ impl Actor {
             Done::LastRead { epoch, last, there } => self.last_read(epoch, &last, there.as_deref()),
             Done::Activated(result) => self.activated(result),
             Done::People(Ok(people)) => self.compare_people(people),
+            Done::PeopleWritten { unwritten } => self.people_written(&unwritten),
+            Done::PeopleEntered(connections) => {
+                self.to_be_written(&connections);
+                self.write_changed();
+            }
             Done::Roles(read) => self.roles_read(read),
             Done::Published => self.publishing = false,
             Done::Merged { merge, merged } => self.merged(&merge, merged),

@@ -35,7 +35,7 @@ impl Actor {
         let kind = value.kind();
         let before = local.member.viewing.as_ref().map(|v| v.file.clone());
         let message = show(&mut local.member, value);
-        local.changed = local.member.joined;
+        local.changed |= local.member.joined;
         // Who views a file is asked of presence: told at once, where cursors wait for the next beat.
         let moved = local.member.viewing.as_ref().map(|v| &v.file) != before.as_ref();
         let member = local.member.clone();

@@ -11,7 +11,7 @@ use atelier_shared::ports::Claim;
 use chrono::Utc;
 use futures::FutureExt;
 
-use super::actor::{Actor, Done, People};
+use super::actor::{Actor, Done, People, PeopleWrite};
 use super::json::outgoing;
 use super::registry::LEASE;
 use super::websocket;
@@ -93,46 +93,65 @@ impl Actor {
         local.member.joined = false;
         local.member.status = Status::Away;
         local.connection.dropped.store(true, Ordering::Relaxed);
-        let member = local.member.clone();
-        self.gone(&member.client_id, id, Some("stale"));
+        local.changed = true;
+        let client_id = local.member.client_id.clone();
+        self.gone(&client_id, id, Some("stale"));
         self.signal_others(Signal::Left {
-            client_id: member.client_id.clone(),
+            client_id,
             connection: id,
             reason: Some("stale".into()),
         });
-        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
-        let update = async move {
-            if let Err(error) = rooms.backends.presence.update(&room, &member).await {
-                tracing::debug!(room = %room, %error, "presence will be told again");
-            }
-            Done::Nothing
-        };
-        self.work.push(update.boxed());
+        self.write_changed();
     }
 
-    /// Writes changed members of this pod to presence.
+    /// Writes changed members of this pod to presence. One write at a time: of two at once the older might arrive last,
+    /// and stay.
     pub fn write_changed(&mut self) {
+        if self.writing_people != PeopleWrite::No {
+            self.writing_people = PeopleWrite::Again;
+            return;
+        }
         let changed: Vec<Member> = self
             .locals
             .values_mut()
-            .filter(|local| !local.dropped)
             .filter_map(|local| std::mem::take(&mut local.changed).then(|| local.member.clone()))
             .collect();
         if changed.is_empty() {
             return;
         }
+        self.writing_people = PeopleWrite::Now;
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
         let write = async move {
             let presence = &rooms.backends.presence;
             let calls = changed.iter().map(|member| presence.update(&room, member));
-            for result in futures::future::join_all(calls).await {
+            let results = futures::future::join_all(calls).await;
+            let mut unwritten = Vec::new();
+            for (member, result) in changed.iter().zip(results) {
                 if let Err(error) = result {
                     tracing::debug!(room = %room, %error, "presence will be told again");
+                    unwritten.push(member.connection);
                 }
             }
-            Done::Nothing
+            Done::PeopleWritten { unwritten }
         };
         self.work.push(write.boxed());
+    }
+
+    /// What presence did not take goes with the next beat; what changed meanwhile, and was asked for at once, goes now.
+    pub fn people_written(&mut self, unwritten: &[ConnectionId]) {
+        self.to_be_written(unwritten);
+        let before = std::mem::replace(&mut self.writing_people, PeopleWrite::No);
+        if before == PeopleWrite::Again {
+            self.write_changed();
+        }
+    }
+
+    pub fn to_be_written(&mut self, connections: &[ConnectionId]) {
+        for id in connections {
+            if let Some(local) = self.locals.get_mut(id) {
+                local.changed = true;
+            }
+        }
     }
 
     /// Reads who is here from presence, to repair what lost signals left out.
@@ -217,6 +236,7 @@ impl Actor {
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
         let enter = async move {
             let presence = &rooms.backends.presence;
+            let entered = forgotten.iter().map(|member| member.connection).collect();
             for member in forgotten {
                 let outcome = match presence.enter(&room, &member, None).await {
                     // The same client came back elsewhere in between: the newer connection keeps the place.
@@ -230,7 +250,7 @@ impl Actor {
                     tracing::debug!(room = %room, %error, "a place will be taken again later");
                 }
             }
-            Done::Nothing
+            Done::PeopleEntered(entered)
         };
         self.work.push(enter.boxed());
         true
