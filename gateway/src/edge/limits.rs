@@ -8,11 +8,11 @@ use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::client::{ClientAddress, bearer};
+use super::client::{ClientAddress, Verified, bearer};
 use super::problem::Problem;
 use super::state::App;
 use crate::config::GatewayConfig;
-use crate::identity::ADMINISTRATOR;
+use crate::identity::{ADMINISTRATOR, Principal};
 
 /// What routes cost alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,13 +74,17 @@ impl Class {
     }
 }
 
+/// Whose token it is, if it is good; also told to whoever asks for the caller further in.
+fn person(app: &App, request: &mut Request) -> Option<Principal> {
+    let token = bearer(request.headers()).ok().flatten()?;
+    let person = app.identity.verify(token).ok()?;
+    request.extensions_mut().insert(Verified(person.clone()));
+    Some(person)
+}
+
 /// Whom a request counts against; `None`: the administrator's token, which is not limited.
-fn caller(app: &App, request: &Request, class: Class) -> Option<String> {
-    let person = bearer(request.headers())
-        .ok()
-        .flatten()
-        .and_then(|token| app.identity.verify(token).ok());
-    match person {
+fn caller(app: &App, request: &mut Request, class: Class) -> Option<String> {
+    match person(app, request) {
         Some(person) if person.user_id == ADMINISTRATOR => return None,
         Some(person) if class != Class::Entry => {
             return Some(format!("limit:{}:person:{}", class.word(), person.user_id));
@@ -92,14 +96,14 @@ fn caller(app: &App, request: &Request, class: Class) -> Option<String> {
     Some(format!("limit:{}:address:{}", class.word(), address.0))
 }
 
-pub async fn layer(State(app): State<App>, request: Request, next: Next) -> Response {
+pub async fn layer(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let path = request
         .extensions()
         .get::<MatchedPath>()
         .map_or("", MatchedPath::as_str);
     let class = Class::of(request.method(), path, request.headers());
     let Some((class, caller)) =
-        class.and_then(|class| Some((class, caller(&app, &request, class)?)))
+        class.and_then(|class| Some((class, caller(&app, &mut request, class)?)))
     else {
         return next.run(request).await;
     };

@@ -147,12 +147,16 @@ impl Identity {
     /// [`Identity::verify`], and the login has not been ended.
     pub async fn authenticate(&self, token: &str) -> Result<Principal, AuthenticationError> {
         let principal = self.verify(token)?;
-        if let Some(family) = principal.family
-            && self.is_revoked(family).await?
-        {
-            return Err(TokenError::Revoked.into());
-        }
+        self.still_stands(&principal).await?;
         Ok(principal)
+    }
+
+    /// The rest of [`Identity::authenticate`] for whom [`Identity::verify`] has told.
+    pub async fn still_stands(&self, principal: &Principal) -> Result<(), AuthenticationError> {
+        match principal.family {
+            Some(family) if self.is_revoked(family).await? => Err(TokenError::Revoked.into()),
+            _ => Ok(()),
+        }
     }
 
     pub async fn is_revoked(&self, family: FamilyId) -> Result<bool, PortError> {

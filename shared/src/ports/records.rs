@@ -81,6 +81,19 @@ pub trait UserRecords: Send + Sync {
     /// Those of `ids` who were deleted; at most [`PAGE_MAX`] are asked for.
     async fn deleted_users(&self, ids: &[UserId]) -> Result<Vec<UserId>>;
 
+    /// Guests made before `before`, by id after `after`, and of each: are they a member of a room or a place, or the author
+    /// of an insight? At most `limit`.
+    async fn guests(
+        &self,
+        before: DateTime<Utc>,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<(UserId, bool)>>;
+
+    /// Forgets a guest who is none of what [`Self::guests`] asks. What they wrote elsewhere keeps the name that it was
+    /// written under. False: there is no such guest, or they are something somewhere; nothing changed.
+    async fn forget_guest(&self, id: UserId) -> Result<bool>;
+
     /// An error for a person who is not stored.
     async fn set_password_hash(&self, id: UserId, hash: &str) -> Result<()>;
 

@@ -157,6 +157,9 @@ pub trait Vault: Send + Sync {
     /// Ends every family of a person.
     async fn revoke_user(&self, user: UserId, until: DateTime<Utc>) -> Result<()>;
 
+    /// Those of `users` who have a family that is neither over at `now` nor revoked, in no particular order.
+    async fn logged_in(&self, users: &[UserId], now: DateTime<Utc>) -> Result<Vec<UserId>>;
+
     async fn is_revoked(&self, family: FamilyId, now: DateTime<Utc>) -> Result<bool>;
 
     /// Families revoked from now on, on any pod. What was revoked while the store was out of reach is not told; that

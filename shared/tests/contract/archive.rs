@@ -8,7 +8,7 @@ mod epochs;
 mod forgetting;
 mod history;
 mod messages;
-mod plans;
+pub mod plans;
 mod refs;
 mod results;
 

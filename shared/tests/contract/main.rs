@@ -7,6 +7,7 @@ mod archive;
 mod files;
 mod fixture;
 mod live_output;
+mod plans;
 mod presence;
 mod queue;
 mod records;
@@ -21,6 +22,7 @@ fn main() {
     archive::trials(&mut trials);
     files::trials(&mut trials);
     live_output::trials(&mut trials);
+    plans::trials(&mut trials);
     presence::trials(&mut trials);
     queue::trials(&mut trials);
     recovery::trials(&mut trials);

@@ -4,7 +4,7 @@ mod departures;
 mod files;
 mod insights;
 mod invites;
-mod jobs;
+pub mod jobs;
 mod people;
 mod places;
 mod removals;
@@ -33,16 +33,16 @@ pub fn trials(trials: &mut Vec<Trial>) {
 }
 
 /// Now, as the store keeps it.
-fn now() -> DateTime<Utc> {
+pub fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }
 
 /// A word that no other test uses: all share one database.
-fn unique(word: &str) -> String {
+pub fn unique(word: &str) -> String {
     format!("{word}-{}", Uuid::new_v4().simple())
 }
 
-fn account(username: &str) -> NewUser {
+pub fn account(username: &str) -> NewUser {
     NewUser {
         user: User {
             id: UserId::generate(),

@@ -2,6 +2,7 @@
 //! [`atelier_shared::domain::cleanup`]; every step can be repeated, so a run that was cut off is simply done again.
 
 mod files;
+mod guests;
 mod people;
 mod remains;
 mod rooms;
@@ -65,7 +66,12 @@ impl Cleaner {
         let dry_run = job.dry_run;
         match job.scope {
             Scope::Connections | Scope::AutoUsers | Scope::StuckUsers => {
-                self.people(job.scope, dry_run, counts).await
+                self.people(job.scope, dry_run, counts).await?;
+                // By the clock they go with everything: every living guest is asked about.
+                if job.scope == Scope::AutoUsers && job.run.is_some() {
+                    self.guests(dry_run, counts).await?;
+                }
+                Ok(())
             }
             Scope::Rooms => self.rooms(dry_run, counts).await,
             Scope::Room => match &job.room {
@@ -79,6 +85,7 @@ impl Cleaner {
                 self.people(Scope::Comprehensive, dry_run, counts).await?;
                 self.rooms(dry_run, counts).await?;
                 self.files(dry_run, counts).await?;
+                self.guests(dry_run, counts).await?;
                 self.remains(dry_run, counts).await
             }
         }

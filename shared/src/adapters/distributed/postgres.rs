@@ -57,6 +57,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "revivals",
         include_str!("../../../../migrations/postgres/0010_revivals.sql"),
     ),
+    (
+        "rooms of people",
+        include_str!("../../../../migrations/postgres/0011_rooms_of_people.sql"),
+    ),
+    (
+        "idle guests",
+        include_str!("../../../../migrations/postgres/0012_idle_guests.sql"),
+    ),
 ];
 
 /// Fit for a pooler in transaction mode (PgBouncer): no start-up parameters that it would refuse, no statements cached

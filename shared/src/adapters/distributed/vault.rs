@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use fred::prelude::*;
 use fred::types::scripts::Script;
+use futures::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -28,6 +29,8 @@ use crate::ports::{
 
 /// How far the clocks of pods and of Redis may be apart before something is cleared away too early.
 const CLOCK_SLACK: Duration = Duration::from_secs(60 * 60);
+/// People asked about at a time.
+const LOOKS_AT_ONCE: usize = 32;
 
 pub struct RedisVault {
     redis: Redis,
@@ -367,6 +370,26 @@ impl Vault for RedisVault {
             self.unlist(user, id).await?;
         }
         Ok(())
+    }
+
+    async fn logged_in(&self, users: &[UserId], now: DateTime<Utc>) -> Result<Vec<UserId>> {
+        #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
+        let after_us = (now.timestamp_micros() + 1) as f64;
+        let asked = stream::iter(users.iter().copied()).map(|user| async move {
+            // By when each family is over.
+            let standing: u64 = self
+                .redis
+                .pool
+                .zcount(self.index_key(user), after_us, f64::INFINITY)
+                .await
+                .map_err(|e| failed("look for logins", e))?;
+            Result::Ok((standing > 0).then_some(user))
+        });
+        let found = asked.buffer_unordered(LOOKS_AT_ONCE);
+        found
+            .try_filter_map(|user| async move { Ok(user) })
+            .try_collect()
+            .await
     }
 
     async fn is_revoked(&self, family: FamilyId, now: DateTime<Utc>) -> Result<bool> {

@@ -165,7 +165,7 @@ impl Archive for SqliteArchive {
     async fn archived_rooms(&self, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>> {
         const OPERATION: &str = "list archived rooms";
         let rooms: Vec<String> = sqlx::query_scalar(
-            "SELECT room FROM room_heads WHERE room > $1 AND seq > 0 ORDER BY room LIMIT $2",
+            "SELECT room FROM room_heads WHERE room > $1 AND seq > 0 ORDER BY room LIMIT +$2",
         )
         .bind(after.map_or("", RoomId::as_str))
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
@@ -181,7 +181,7 @@ impl Archive for SqliteArchive {
     async fn read(&self, room: &RoomId, after: Seq, limit: usize) -> Result<Vec<Entry>> {
         let failed = |e| port_error("read archive", e);
         let mut rows = sqlx::query(
-            "SELECT seq, record FROM entries WHERE room = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+            "SELECT seq, record FROM entries WHERE room = $1 AND seq > $2 ORDER BY seq LIMIT +$3",
         )
         .bind(room.as_str())
         .bind(to_db(after.0)?)
@@ -218,7 +218,7 @@ impl Archive for SqliteArchive {
                 .push(")");
         }
         // One more than asked for tells whether there are older ones.
-        sql.push(") ORDER BY seq DESC LIMIT ")
+        sql.push(") ORDER BY seq DESC LIMIT +")
             .push_bind(i64::try_from(query.limit.saturating_add(1)).unwrap_or(i64::MAX));
         let mut rows = sql.build().fetch(&self.file.read);
         let mut answer = Answer::new(query.limit);
@@ -405,7 +405,7 @@ impl Archive for SqliteArchive {
 
     async fn expired_results(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<JobId>> {
         let jobs: Vec<uuid::Uuid> = sqlx::query_scalar(
-            "SELECT job FROM job_results WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2",
+            "SELECT job FROM job_results WHERE expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT +$2",
         )
         .bind(now.timestamp_millis())
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))

@@ -20,7 +20,7 @@ pub async fn begin(file: &Sqlite, once: &OnceKey, lease: Duration) -> Result<Onc
         let mut tx = file.write.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query(
             "DELETE FROM once WHERE (owner, key) IN (
-                 SELECT owner, key FROM once WHERE until_ms <= $1 ORDER BY until_ms LIMIT $2)
+                 SELECT owner, key FROM once WHERE until_ms <= $1 ORDER BY until_ms LIMIT +$2)
                 OR (owner = $3 AND key = $4 AND until_ms <= $1)",
         )
         .bind(now_ms)

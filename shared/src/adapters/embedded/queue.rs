@@ -164,7 +164,7 @@ impl Queue for SqliteQueue {
         let failed = |e: sqlx::Error| port_error("list dead letters", e);
         let rows = sqlx::query(
             "SELECT id, payload, tenant, attempts, reason, died_ms FROM dead
-             WHERE queue = $1 AND (died_ms, id) < ($2, $3) ORDER BY died_ms DESC, id DESC LIMIT $4",
+             WHERE queue = $1 AND (died_ms, id) < ($2, $3) ORDER BY died_ms DESC, id DESC LIMIT +$4",
         )
         .bind(queue)
         .bind(died_ms)

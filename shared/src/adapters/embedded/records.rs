@@ -65,6 +65,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "revivals",
         include_str!("../../../../migrations/sqlite/records/0010_revivals.sql"),
     ),
+    (
+        "rooms of people",
+        include_str!("../../../../migrations/sqlite/records/0011_rooms_of_people.sql"),
+    ),
+    (
+        "idle guests",
+        include_str!("../../../../migrations/sqlite/records/0012_idle_guests.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]

@@ -22,6 +22,10 @@ pub struct Sqlite {
 /// Readers of one file at a time.
 const READERS: u32 = 4;
 
+/// Rows that wait between SQLite's thread and whoever reads them: a page of a list, so that the two don't wake each other
+/// for every row behind the fiftieth (sqlx's own bound).
+const ROWS_WAITING: usize = 256;
+
 /// Pages (of 4 KiB) that the write-ahead log gathers before they are copied into the file, which costs two syncs and holds
 /// up whoever writes: pages that change again and again are then copied once.
 const CHECKPOINT_PAGES: &str = "8000";
@@ -52,6 +56,7 @@ impl Sqlite {
             })
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .foreign_keys(true)
+            .row_buffer_size(ROWS_WAITING)
             .busy_timeout(Duration::from_secs(10));
         let failed = |e: sqlx::Error| PortError::fatal("open SQLite file", e);
         // A connection to a file does not go stale: a question to its thread before each use would only cost.

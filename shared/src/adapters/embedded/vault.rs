@@ -179,7 +179,7 @@ impl Vault for SqliteVault {
             let mut tx = self.begin().await?;
             sqlx::query(
                 "DELETE FROM families WHERE id IN (
-                     SELECT id FROM families WHERE expires_at < $1 ORDER BY expires_at LIMIT $2
+                     SELECT id FROM families WHERE expires_at < $1 ORDER BY expires_at LIMIT +$2
                  )",
             )
             .bind(Utc::now() - CLOCK_SLACK)
@@ -198,7 +198,7 @@ impl Vault for SqliteVault {
             .execute(&mut *tx)
             .await?;
             let excess: Vec<Uuid> = sqlx::query_scalar(
-                "SELECT id FROM families WHERE user_id = $1 ORDER BY expires_at DESC, id LIMIT -1 OFFSET $2",
+                "SELECT id FROM families WHERE user_id = $1 ORDER BY expires_at DESC, id LIMIT -1 OFFSET +$2",
             )
             .bind(family.user_id.0)
             .bind(i64::try_from(FAMILIES_PER_USER_MAX).unwrap_or(i64::MAX))
@@ -257,7 +257,7 @@ impl Vault for SqliteVault {
                 sqlx::query(
                     "DELETE FROM replaced_tokens WHERE family_id = $1 AND token IN (
                          SELECT token FROM replaced_tokens WHERE family_id = $1
-                         ORDER BY replaced_at DESC, token DESC LIMIT -1 OFFSET $2
+                         ORDER BY replaced_at DESC, token DESC LIMIT -1 OFFSET +$2
                      )",
                 )
                 .bind(id.0)
@@ -343,6 +343,24 @@ impl Vault for SqliteVault {
             .map_err(|e| failed("revoke a person's token families", e))?;
         self.announce(&ended);
         Ok(())
+    }
+
+    async fn logged_in(&self, users: &[UserId], now: DateTime<Utc>) -> Result<Vec<UserId>> {
+        let found = async {
+            let mut found = Vec::new();
+            for user in users {
+                let standing: Option<Uuid> = sqlx::query_scalar(
+                    "SELECT id FROM families WHERE user_id = $1 AND expires_at > $2 LIMIT 1",
+                )
+                .bind(user.0)
+                .bind(micros(now))
+                .fetch_optional(&self.file.read)
+                .await?;
+                found.extend(standing.map(|_| *user));
+            }
+            sqlx::Result::Ok(found)
+        };
+        found.await.map_err(|e| failed("look for logins", e))
     }
 
     async fn is_revoked(&self, family: FamilyId, now: DateTime<Utc>) -> Result<bool> {

@@ -105,7 +105,7 @@ macro_rules! cleanup_records {
                 let listed = async {
                     let mut tx = self.read().await?;
                     let rows: Vec<CleanupRow> =
-                        rows("SELECT * FROM cleanup_runs ORDER BY id DESC LIMIT $1")
+                        rows("SELECT * FROM cleanup_runs ORDER BY id DESC LIMIT +$1")
                             .bind(limit)
                             .fetch_all(&mut *tx)
                             .await?;

@@ -104,7 +104,7 @@ macro_rules! file_records {
                 let listed = async {
                     let mut tx = self.read().await?;
                     let rows: Vec<FileRow> = rows(
-                        "SELECT * FROM files WHERE room_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
+                        "SELECT * FROM files WHERE room_id = $1 AND id < $2 ORDER BY id DESC LIMIT +$3",
                     )
                     .bind(room.as_str())
                     .bind(before)
@@ -169,7 +169,7 @@ macro_rules! file_records {
                 let listed = async {
                     let mut tx = self.read().await?;
                     let rows: Vec<FileRow> =
-                        rows("SELECT * FROM files WHERE id > $1 ORDER BY id LIMIT $2")
+                        rows("SELECT * FROM files WHERE id > $1 ORDER BY id LIMIT +$2")
                             .bind(after)
                             .bind(limit)
                             .fetch_all(&mut *tx)

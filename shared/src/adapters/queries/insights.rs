@@ -141,6 +141,7 @@ macro_rules! insight_records {
                 } else {
                     containing(&serde_json::Value::from(filter.tag.as_str()).to_string())
                 };
+                // One's own, and of each team's the newest as many as fit the page.
                 let listed = async {
                     let mut tx = self.read().await?;
                     let rows: Vec<InsightRow> = rows(
@@ -149,14 +150,25 @@ macro_rules! insight_records {
                              (SELECT COUNT(*) FROM insight_votes WHERE insight_id = insights.id AND user_id = $1) AS voted
                          FROM insights LEFT JOIN users ON users.id = insights.author
                          WHERE insights.id IN (
-                             SELECT id FROM insights WHERE author = $1 AND id < $2
+                             SELECT id FROM (
+                                 SELECT id FROM insights WHERE author = $1 AND id < $2
+                                     AND words LIKE $4 ESCAPE '!' AND tags LIKE $5 ESCAPE '!'
+                                     AND ($6 = 0 OR team_id = $7)
+                                 ORDER BY id DESC LIMIT +$3
+                             ) AS own
                              UNION
-                             SELECT id FROM insights WHERE id < $2
-                                 AND team_id IN (SELECT place_id FROM place_members WHERE user_id = $1)
+                             SELECT shared.id FROM place_members AS mine
+                             JOIN insights AS shared ON shared.team_id = mine.place_id
+                             WHERE mine.user_id = $1 AND ($6 = 0 OR mine.place_id = $7) AND shared.id < $2
+                                 AND shared.words LIKE $4 ESCAPE '!' AND shared.tags LIKE $5 ESCAPE '!'
+                                 AND shared.id >= COALESCE((
+                                     SELECT older.id FROM insights AS older
+                                     WHERE older.team_id = mine.place_id AND older.id < $2
+                                         AND older.words LIKE $4 ESCAPE '!' AND older.tags LIKE $5 ESCAPE '!'
+                                     ORDER BY older.id DESC LIMIT 1 OFFSET +$3
+                                 ), $8)
                          )
-                         AND insights.words LIKE $4 ESCAPE '!' AND insights.tags LIKE $5 ESCAPE '!'
-                         AND ($6 = 0 OR insights.team_id = $7)
-                         ORDER BY insights.id DESC LIMIT $3",
+                         ORDER BY insights.id DESC LIMIT +$3",
                     )
                     .bind(reader.0)
                     .bind(before.map_or(uuid::Uuid::max(), |id| id.0))
@@ -165,6 +177,7 @@ macro_rules! insight_records {
                     .bind(tag)
                     .bind(i64::from(filter.team.is_some()))
                     .bind(filter.team.map(|team| team.0))
+                    .bind(uuid::Uuid::nil())
                     .fetch_all(&mut *tx)
                     .await?;
                     tx.commit().await?;

@@ -96,7 +96,7 @@ macro_rules! invite_records {
                 let listed = async {
                     let mut tx = self.read().await?;
                     let rows: Vec<InviteRow> =
-                        rows("SELECT * FROM invites WHERE room_id = $1 ORDER BY id DESC LIMIT $2")
+                        rows("SELECT * FROM invites WHERE room_id = $1 ORDER BY id DESC LIMIT +$2")
                             .bind(room.as_str())
                             .bind(i64::try_from(crate::ports::INVITES_MAX).unwrap_or(i64::MAX))
                             .fetch_all(&mut *tx)

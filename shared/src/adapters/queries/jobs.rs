@@ -133,18 +133,16 @@ macro_rules! job_records {
                 limit: usize,
             ) -> crate::ports::Result<u64> {
                 use crate::adapters::queries::micros;
-                use crate::domain::job::JobState;
 
                 let doubted = async {
                     let mut tx = self.write().await?;
                     let done = statement(
+                        // Literals, as the index's condition has them: it serves no bound ones.
                         "UPDATE jobs SET queued = $1 WHERE id IN
-                             (SELECT id FROM jobs WHERE queued AND state IN ($2, $3) AND created_at < $4
-                              ORDER BY created_at LIMIT $5)",
+                             (SELECT id FROM jobs WHERE queued AND state IN ('queued', 'running') AND created_at < $2
+                              ORDER BY created_at LIMIT +$3)",
                     )
                     .bind(false)
-                    .bind(JobState::Queued.as_str())
-                    .bind(JobState::Running.as_str())
                     .bind(micros(before))
                     .bind(i64::try_from(limit.min(crate::ports::PAGE_MAX)).unwrap_or(i64::MAX))
                     .execute(&mut *tx)
@@ -166,7 +164,7 @@ macro_rules! job_records {
                     let mut tx = self.read().await?;
                     let rows: Vec<JobRow> = rows(
                         "SELECT * FROM jobs WHERE NOT queued AND created_at < $1
-                         ORDER BY created_at, id LIMIT $2",
+                         ORDER BY created_at, id LIMIT +$2",
                     )
                     .bind(micros(before))
                     .bind(i64::try_from(limit.min(crate::ports::PAGE_MAX)).unwrap_or(i64::MAX))
@@ -274,7 +272,7 @@ macro_rules! job_records {
                     let rows: Vec<JobRow> = rows(
                         "SELECT * FROM jobs WHERE owner = $1 AND id < $2 AND ($3 = '' OR state = $3)
                              AND ($4 = '' OR room_id = $4) AND ($5 OR project_id = $6)
-                         ORDER BY id DESC LIMIT $7",
+                         ORDER BY id DESC LIMIT +$7",
                     )
                             .bind(query.owner.0)
                             .bind(query.before.map_or(uuid::Uuid::max(), |id| id.0))

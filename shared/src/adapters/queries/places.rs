@@ -204,7 +204,7 @@ macro_rules! place_records {
                     let mut tx = self.read().await?;
                     let rows: Vec<(String,)> = rows(
                         "SELECT id FROM rooms WHERE project_id IN (SELECT id FROM places WHERE id = $1 OR parent = $1)
-                         LIMIT $2",
+                         LIMIT +$2",
                     )
                     .bind(id.0)
                     .bind(i64::try_from(limit.min(crate::ports::PAGE_MAX)).unwrap_or(i64::MAX))
@@ -243,7 +243,7 @@ macro_rules! place_records {
                              FROM place_members AS theirs JOIN places ON places.id = theirs.place_id
                              LEFT JOIN place_members AS mine ON mine.place_id = places.id AND mine.user_id = $1
                              WHERE theirs.user_id = $4 AND places.kind = $5 AND places.id < $2
-                             ORDER BY places.id DESC LIMIT $3",
+                             ORDER BY places.id DESC LIMIT +$3",
                         )
                         .bind(reader.0)
                         .bind(before)
@@ -254,7 +254,7 @@ macro_rules! place_records {
                             "SELECT places.*, mine.role AS own_role
                              FROM places LEFT JOIN place_members AS mine
                                  ON mine.place_id = places.id AND mine.user_id = $1
-                             WHERE places.parent = $4 AND places.id < $2 ORDER BY places.id DESC LIMIT $3",
+                             WHERE places.parent = $4 AND places.id < $2 ORDER BY places.id DESC LIMIT +$3",
                         )
                         .bind(reader.0)
                         .bind(before)
@@ -264,7 +264,7 @@ macro_rules! place_records {
                             "SELECT places.*, mine.role AS own_role
                              FROM places LEFT JOIN place_members AS mine
                                  ON mine.place_id = places.id AND mine.user_id = $1
-                             WHERE places.kind = $4 AND places.id < $2 ORDER BY places.id DESC LIMIT $3",
+                             WHERE places.kind = $4 AND places.id < $2 ORDER BY places.id DESC LIMIT +$3",
                         )
                         .bind(reader.0)
                         .bind(before)
@@ -344,7 +344,7 @@ macro_rules! place_records {
                         "SELECT place_members.user_id, place_members.role, users.name
                          FROM place_members LEFT JOIN users ON users.id = place_members.user_id
                          WHERE place_members.place_id = $1 AND place_members.user_id > $2
-                         ORDER BY place_members.user_id LIMIT $3",
+                         ORDER BY place_members.user_id LIMIT +$3",
                     )
                     .bind(place.0)
                     .bind(after.map_or(uuid::Uuid::nil(), |user| user.0))

@@ -265,7 +265,7 @@ macro_rules! removal_records {
                 let listed = async {
                     let mut tx = self.read().await?;
                     let rows: Vec<RemovalRow> = rows(
-                        "SELECT * FROM removed_rooms WHERE state IN ('removing', 'kept') ORDER BY id LIMIT $1",
+                        "SELECT * FROM removed_rooms WHERE state IN ('removing', 'kept') ORDER BY id LIMIT +$1",
                     )
                     .bind(limit)
                     .fetch_all(&mut *tx)
@@ -405,7 +405,7 @@ macro_rules! removal_records {
                 let listed = async {
                     let mut tx = self.read().await?;
                     let rows: Vec<RemovalRow> =
-                        rows("SELECT * FROM removed_rooms WHERE id < $1 ORDER BY id DESC LIMIT $2")
+                        rows("SELECT * FROM removed_rooms WHERE id < $1 ORDER BY id DESC LIMIT +$2")
                             .bind(before.unwrap_or(uuid::Uuid::max()))
                             .bind(one_more(limit))
                             .fetch_all(&mut *tx)
@@ -430,7 +430,7 @@ macro_rules! removal_records {
                     let mut tx = self.read().await?;
                     let rows: Vec<RemovalRow> = rows(
                         "SELECT * FROM removed_rooms WHERE expires_at <= $1 AND state = $2
-                         ORDER BY expires_at LIMIT $3",
+                         ORDER BY expires_at LIMIT +$3",
                     )
                     .bind(micros(now))
                     .bind(RemovalState::Removed.as_str())

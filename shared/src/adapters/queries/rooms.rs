@@ -226,43 +226,50 @@ macro_rules! room_records {
                     let query = match visible {
                         RoomVisibility::All => rows(
                             "SELECT * FROM rooms WHERE (created_at, id) < ($1, $2)
-                             ORDER BY created_at DESC, id DESC LIMIT $3",
+                             ORDER BY created_at DESC, id DESC LIMIT +$3",
                         ),
                         RoomVisibility::Listed => rows(
                             "SELECT * FROM rooms WHERE listed AND (created_at, id) < ($1, $2)
-                             ORDER BY created_at DESC, id DESC LIMIT $3",
+                             ORDER BY created_at DESC, id DESC LIMIT +$3",
                         ),
-                        // Three lists, each read off its own index, not one condition that none can serve.
+                        // Three lists, each read off its own index, not one condition that none can serve. Of each project
+                        // the newest as many as fit the page.
                         RoomVisibility::For(_) => rows(
                             "SELECT * FROM rooms WHERE id IN (
                                  SELECT id FROM (
                                      SELECT id FROM rooms WHERE listed AND (created_at, id) < ($1, $2)
-                                     ORDER BY created_at DESC, id DESC LIMIT $3
+                                     ORDER BY created_at DESC, id DESC LIMIT +$3
                                  ) AS listed_rooms
                                  UNION
                                  SELECT id FROM (
-                                     SELECT rooms.id FROM room_members JOIN rooms ON rooms.id = room_members.room_id
-                                     WHERE room_members.user_id = $4 AND (rooms.created_at, rooms.id) < ($1, $2)
-                                     ORDER BY rooms.created_at DESC, rooms.id DESC LIMIT $3
+                                     SELECT room_id AS id FROM room_members
+                                     WHERE user_id = $4 AND (room_created_at, room_id) < ($1, $2)
+                                     ORDER BY room_created_at DESC, room_id DESC LIMIT +$3
                                  ) AS own_rooms
                                  UNION
                                  SELECT id FROM (
-                                     SELECT id FROM rooms WHERE project_id IN (
-                                         SELECT place_id FROM place_members WHERE user_id = $4
+                                     SELECT rooms.id FROM (
+                                         SELECT place_id AS id FROM place_members WHERE user_id = $4
                                          UNION
                                          SELECT places.id FROM place_members
                                          JOIN places ON places.parent = place_members.place_id
                                          WHERE place_members.user_id = $4
-                                     ) AND (created_at, id) < ($1, $2)
-                                     ORDER BY created_at DESC, id DESC LIMIT $3
+                                     ) AS mine
+                                     JOIN rooms ON rooms.project_id = mine.id
+                                     WHERE (rooms.created_at, rooms.id) < ($1, $2) AND rooms.created_at >= COALESCE((
+                                         SELECT older.created_at FROM rooms AS older
+                                         WHERE older.project_id = mine.id AND (older.created_at, older.id) < ($1, $2)
+                                         ORDER BY older.created_at DESC, older.id DESC LIMIT 1 OFFSET +$3
+                                     ), $5)
+                                     ORDER BY rooms.created_at DESC, rooms.id DESC LIMIT +$3
                                  ) AS project_rooms
                              )
-                             ORDER BY created_at DESC, id DESC LIMIT $3",
+                             ORDER BY created_at DESC, id DESC LIMIT +$3",
                         ),
                     };
                     let mut query = query.bind(at).bind(id).bind(one_more(limit));
                     if let RoomVisibility::For(person) = visible {
-                        query = query.bind(person.0);
+                        query = query.bind(person.0).bind(chrono::DateTime::UNIX_EPOCH);
                     }
                     let rows: Vec<RoomRow> = query.fetch_all(&mut *tx).await?;
                     tx.commit().await?;
@@ -347,7 +354,7 @@ macro_rules! room_records {
                     let mut tx = self.write().await?;
                     statement(
                         "DELETE FROM deleted_rooms WHERE id IN (
-                             SELECT id FROM deleted_rooms WHERE deleted_at <= $1 ORDER BY deleted_at LIMIT $2
+                             SELECT id FROM deleted_rooms WHERE deleted_at <= $1 ORDER BY deleted_at LIMIT +$2
                          )",
                     )
                     .bind(micros(at) - crate::ports::DELETED_ID_RESERVED)
@@ -532,7 +539,7 @@ macro_rules! room_records {
                     let rows: Vec<MemberRow> = rows(
                         "SELECT room_members.user_id, room_members.role, users.name
                          FROM room_members LEFT JOIN users ON users.id = room_members.user_id
-                         WHERE room_members.room_id = $1 ORDER BY room_members.user_id LIMIT $2",
+                         WHERE room_members.room_id = $1 ORDER BY room_members.user_id LIMIT +$2",
                     )
                     .bind(room.as_str())
                     .bind(i64::try_from(crate::ports::MEMBERS_MAX).unwrap_or(i64::MAX))

@@ -307,11 +307,17 @@ macro_rules! user_records {
                         .await?;
                     let raised: Vec<(String, i64)> = rows(
                         "UPDATE rooms SET role_version = role_version + 1
-                         WHERE id IN (SELECT room_id FROM room_members WHERE user_id = $1)
-                             OR project_id IN (SELECT place_id FROM place_members WHERE user_id = $1)
-                             OR project_id IN (SELECT places.id FROM place_members
-                                               JOIN places ON places.parent = place_members.place_id
-                                               WHERE place_members.user_id = $1)
+                         WHERE id IN (
+                             SELECT room_id FROM room_members WHERE user_id = $1
+                             UNION
+                             SELECT rooms.id FROM place_members JOIN rooms ON rooms.project_id = place_members.place_id
+                             WHERE place_members.user_id = $1
+                             UNION
+                             SELECT rooms.id FROM place_members
+                             JOIN places ON places.parent = place_members.place_id
+                             JOIN rooms ON rooms.project_id = places.id
+                             WHERE place_members.user_id = $1
+                         )
                          RETURNING id, role_version",
                     )
                     .bind(id.0)
@@ -360,6 +366,66 @@ macro_rules! user_records {
                     sqlx::Result::Ok(ids.collect())
                 };
                 found.await.map_err(|e| failed("look for deleted people", e))
+            }
+
+            async fn guests(
+                &self,
+                before: chrono::DateTime<chrono::Utc>,
+                after: Option<crate::domain::ids::UserId>,
+                limit: usize,
+            ) -> crate::ports::Result<Vec<(crate::domain::ids::UserId, bool)>> {
+                let limit = i64::try_from(limit.min(crate::ports::PAGE_MAX)).unwrap_or(i64::MAX);
+                let listed = async {
+                    let mut tx = self.read().await?;
+                    // The page first: what its guests are is looked up for them alone.
+                    let rows: Vec<(uuid::Uuid, bool)> = rows(
+                        "SELECT page.id, EXISTS (SELECT 1 FROM room_members WHERE room_members.user_id = page.id)
+                             OR EXISTS (SELECT 1 FROM place_members WHERE place_members.user_id = page.id)
+                             OR EXISTS (SELECT 1 FROM insights WHERE insights.author = page.id) AS is_something
+                         FROM (
+                             SELECT id FROM users WHERE kind = 'guest' AND id > $1 AND created_at < $2
+                             ORDER BY id LIMIT +$3
+                         ) AS page
+                         ORDER BY page.id",
+                    )
+                    .bind(after.map_or(uuid::Uuid::nil(), |id| id.0))
+                    .bind(crate::adapters::queries::micros(before))
+                    .bind(limit)
+                    .fetch_all(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    let guests = rows.into_iter().map(|(id, is)| (crate::domain::ids::UserId(id), is));
+                    sqlx::Result::Ok(guests.collect())
+                };
+                listed.await.map_err(|e| failed("list guests", e))
+            }
+
+            async fn forget_guest(
+                &self,
+                id: crate::domain::ids::UserId,
+            ) -> crate::ports::Result<bool> {
+                let forgotten = async {
+                    let mut tx = self.write().await?;
+                    let done = statement(
+                        "DELETE FROM users WHERE id = $1 AND kind = 'guest'
+                             AND NOT EXISTS (SELECT 1 FROM room_members WHERE room_members.user_id = $1)
+                             AND NOT EXISTS (SELECT 1 FROM place_members WHERE place_members.user_id = $1)
+                             AND NOT EXISTS (SELECT 1 FROM insights WHERE insights.author = $1)",
+                    )
+                    .bind(id.0)
+                    .execute(&mut *tx)
+                    .await?;
+                    if done.rows_affected() == 0 {
+                        return Ok(false);
+                    }
+                    statement("DELETE FROM insight_votes WHERE user_id = $1")
+                        .bind(id.0)
+                        .execute(&mut *tx)
+                        .await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(true)
+                };
+                forgotten.await.map_err(|e| failed("forget a guest", e))
             }
 
             async fn set_password_hash(

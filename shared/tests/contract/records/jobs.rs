@@ -100,7 +100,7 @@ async fn asked_once(mode: Mode) -> Outcome {
     Ok(())
 }
 
-fn job(owner: UserId) -> Job {
+pub fn job(owner: UserId) -> Job {
     Job {
         id: JobId::generate(),
         owner,

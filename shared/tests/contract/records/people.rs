@@ -1,13 +1,14 @@
 //! People: unique names, logins.
 
 use atelier_shared::Mode;
-use atelier_shared::domain::ids::UserId;
+use atelier_shared::domain::ids::{RoomId, UserId};
+use atelier_shared::domain::room::{Room, RoomChoice};
 use atelier_shared::domain::user::UserKind;
 use atelier_shared::ports::CreateUserError;
 use chrono::DateTime;
 use libtest_mimic::Trial;
 
-use super::{account, at_once, unique};
+use super::{account, at_once, now, unique};
 use crate::fixture::{self, Outcome, both};
 
 pub fn trials(trials: &mut Vec<Trial>) {
@@ -31,6 +32,12 @@ pub fn trials(trials: &mut Vec<Trial>) {
         names_and_addresses,
     );
     both(trials, "records", "guests_bind_no_names", guests);
+    both(
+        trials,
+        "records",
+        "a_guest_who_is_nothing_anywhere_is_forgotten",
+        idle_guests,
+    );
     both(
         trials,
         "records",
@@ -280,5 +287,65 @@ async fn microseconds(mode: Mode) -> Outcome {
         stored.created_at,
         DateTime::from_timestamp(1_700_000_000, 123_456_000).expect("a time")
     );
+    Ok(())
+}
+
+async fn idle_guests(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let made = |days| {
+        let mut new = account(&unique("guest"));
+        new.user.kind = UserKind::Guest;
+        new.user.created_at -= chrono::Duration::days(days);
+        new.password_hash = None;
+        new
+    };
+    let (idle, member, young, ana) = (made(9), made(9), made(0), account(&unique("ana")));
+    for new in [&idle, &member, &young, &ana] {
+        records.create_user(new).await?;
+    }
+    let room = Room::new(
+        RoomId::generate(),
+        RoomChoice::default(),
+        Some(member.user.id),
+        None,
+        now(),
+    );
+    assert!(records.create_room(&room).await?);
+    let before = now() - chrono::Duration::days(7);
+    // Other tests' guests may be among them.
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = records.guests(before, after, 3).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.0);
+        found.extend(page);
+    }
+    for (new, is) in [
+        (&idle, Some(false)),
+        (&member, Some(true)),
+        (&young, None),
+        (&ana, None),
+    ] {
+        let seen = found.iter().find(|(id, _)| *id == new.user.id);
+        assert_eq!(seen.map(|(_, is)| *is), is, "{new:?}");
+    }
+    for (new, forgotten) in [
+        (&member, false),
+        (&ana, false),
+        (&idle, true),
+        (&idle, false),
+    ] {
+        assert_eq!(records.forget_guest(new.user.id).await?, forgotten);
+    }
+    assert!(records.user(idle.user.id).await?.is_none());
+    // Nobody deleted their account: what they wrote keeps its name.
+    assert_eq!(records.deleted_users(&[idle.user.id]).await?, []);
+    assert!(
+        records
+            .set_role(&room.id, member.user.id, None)
+            .await?
+            .is_some()
+    );
+    assert!(records.forget_guest(member.user.id).await?);
     Ok(())
 }

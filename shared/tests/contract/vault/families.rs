@@ -52,6 +52,12 @@ pub fn trials(trials: &mut Vec<Trial>) {
     both(
         trials,
         "vault",
+        "whoever_has_a_family_that_stands_is_logged_in",
+        logged_in,
+    );
+    both(
+        trials,
+        "vault",
         "a_family_is_found_by_every_token_it_had",
         found_by_token,
     );
@@ -277,6 +283,25 @@ async fn expiry(mode: Mode) -> Outcome {
         .rotate(family.id, token("a"), token("b"), last, GRACE)
         .await?;
     assert_eq!(rotation, Rotation::Rotated(family));
+    Ok(())
+}
+
+async fn logged_in(mode: Mode) -> Outcome {
+    let vault = fixture::vault(mode).await.here;
+    let (standing, ended, stranger) = (family(), family(), UserId::generate());
+    // Two logins of one person, of which one is ended.
+    let other = family_of(standing.user_id);
+    for (family, word) in [(&standing, "a"), (&ended, "b"), (&other, "c")] {
+        vault.create_family(family, token(word)).await?;
+    }
+    for family in [&ended, &other] {
+        vault.revoke(family.id, now()).await?;
+    }
+    let people = [standing.user_id, ended.user_id, stranger];
+    assert_eq!(vault.logged_in(&people, now()).await?, [standing.user_id]);
+    let over = vault.logged_in(&people, standing.expires_at).await?;
+    assert_eq!(over, []);
+    assert_eq!(vault.logged_in(&[], now()).await?, []);
     Ok(())
 }
 

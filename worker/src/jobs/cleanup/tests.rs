@@ -93,16 +93,22 @@ fn policy() -> Policy {
     }
 }
 
+/// One on stores of its own.
+pub async fn embedded() -> (Cleaner, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let stores = StoreConfig {
+        data_dir: folder.path().to_owned(),
+        ..StoreConfig::default()
+    };
+    let backends = Backends::open(&stores).await.unwrap();
+    (Cleaner::new(backends, policy()), folder)
+}
+
 impl World {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let stores = StoreConfig {
-            data_dir: folder.path().to_owned(),
-            ..StoreConfig::default()
-        };
-        let backends = Backends::open(&stores).await.unwrap();
+        let (cleaner, folder) = embedded().await;
         Self {
-            cleaner: Cleaner::new(backends, policy()),
+            cleaner,
             names: (0..ROOMS).map(|_| RoomId::generate()).collect(),
             rooms: BTreeMap::new(),
             loose: BTreeMap::new(),
@@ -350,7 +356,7 @@ fn one_byte() -> futures::stream::BoxStream<'static, Result<bytes::Bytes>> {
     }))
 }
 
-fn run<T>(future: impl Future<Output = T>) -> T {
+pub fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

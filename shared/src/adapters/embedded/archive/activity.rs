@@ -70,7 +70,7 @@ fn slots_query(query: &ActivityQuery) -> Result<QueryBuilder<Db>> {
         .push_bind(query.from_minute)
         .push(" AND minute < ")
         .push_bind(query.to_minute)
-        .push(" GROUP BY user_id, slot ORDER BY user_id, slot LIMIT ")
+        .push(" GROUP BY user_id, slot ORDER BY user_id, slot LIMIT +")
         .push_bind(to_db(ACTIVITY_SLOTS_MAX as u64 + 1)?);
     Ok(sql)
 }
@@ -145,7 +145,7 @@ impl SqliteArchive {
 
 const MINUTES_OF_ROOM: &str =
     "SELECT minute, user_id, messages, comments, strokes, edits, runs FROM activity
-     WHERE room = $1 AND (minute, user_id) < ($2, $3) ORDER BY minute DESC, user_id DESC LIMIT $4";
+     WHERE room = $1 AND (minute, user_id) < ($2, $3) ORDER BY minute DESC, user_id DESC LIMIT +$4";
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@ fn decode(about: &str) -> Result<Backup> {
 #[async_trait]
 impl Backups for SqliteArchive {
     async fn changed_rooms(&self, limit: usize) -> Result<Vec<RoomId>> {
-        let rows = sqlx::query("SELECT room FROM room_heads WHERE unbacked = 1 LIMIT $1")
+        let rows = sqlx::query("SELECT room FROM room_heads WHERE unbacked = 1 LIMIT +$1")
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(&self.file.read)
             .await
@@ -68,7 +68,7 @@ impl Backups for SqliteArchive {
         if let Some(before) = before {
             sql.push(" AND id < ").push_bind(before.0);
         }
-        sql.push(" ORDER BY id DESC LIMIT ")
+        sql.push(" ORDER BY id DESC LIMIT +")
             .push_bind(i64::try_from(limit.min(BACKUPS_MAX)).unwrap_or(i64::MAX));
         let rows = sql
             .build()

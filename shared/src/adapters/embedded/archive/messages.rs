@@ -226,7 +226,7 @@ pub async fn page(
     }
     for_eyes(&mut sql, query.reader);
     // One more than asked for tells whether there are older ones.
-    sql.push(" ORDER BY seq DESC LIMIT ")
+    sql.push(" ORDER BY seq DESC LIMIT +")
         .push_bind(i64::try_from(query.limit.saturating_add(1)).unwrap_or(i64::MAX));
     let mut rows = sql.build().fetch(&mut *connection);
     let mut page = MessagePage::default();
@@ -256,7 +256,7 @@ pub async fn counts(
     );
     sql.push_bind(room.as_str());
     for_eyes(&mut sql, reader);
-    sql.push(" GROUP BY user_id, kind ORDER BY 4 DESC LIMIT ")
+    sql.push(" GROUP BY user_id, kind ORDER BY 4 DESC LIMIT +")
         .push_bind(i64::try_from(MESSAGE_AUTHORS_MAX).unwrap_or(i64::MAX));
     let rows = sql
         .build()

@@ -210,7 +210,7 @@ pub(super) async fn die(step: &mut Step, queue: &str, id: &str, reason: &str) ->
     .await?;
     sqlx::query(
         "DELETE FROM dead WHERE rowid IN
-             (SELECT rowid FROM dead WHERE queue = $1 ORDER BY died_ms DESC, rowid DESC LIMIT -1 OFFSET $2)",
+             (SELECT rowid FROM dead WHERE queue = $1 ORDER BY died_ms DESC, rowid DESC LIMIT -1 OFFSET +$2)",
     )
     .bind(queue)
     .bind(i64::try_from(DEAD_MAX).unwrap_or(i64::MAX))

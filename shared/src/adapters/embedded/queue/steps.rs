@@ -134,7 +134,7 @@ fn claimed(queue: String, row: &SqliteRow) -> sqlx::Result<Claimed> {
 async fn due(step: &mut Step, queue: &str, state: i64) -> sqlx::Result<Vec<String>> {
     let now = step.now_ms;
     sqlx::query_scalar(
-        "SELECT id FROM job WHERE queue = $1 AND state = $2 AND at_ms <= $3 ORDER BY at_ms, rowid LIMIT $4",
+        "SELECT id FROM job WHERE queue = $1 AND state = $2 AND at_ms <= $3 ORDER BY at_ms, rowid LIMIT +$4",
     )
     .bind(queue)
     .bind(state)

@@ -189,7 +189,7 @@ pub async fn entries(
     // One statement: head and entries are of one moment, and so of one epoch. A log without entries is one row of none.
     let mut rows = sqlx::query(
         "SELECT e.seq, e.record FROM rooms r LEFT JOIN entries e ON e.room_key = r.key AND e.seq > $3
-         WHERE r.room = $1 AND r.epoch = $2 ORDER BY e.seq LIMIT $4",
+         WHERE r.room = $1 AND r.epoch = $2 ORDER BY e.seq LIMIT +$4",
     )
     .bind(room.as_str())
     .bind(i64::try_from(epoch.0).unwrap_or(-1))
@@ -261,7 +261,7 @@ pub async fn known_refs(
 pub async fn sweep_refs(connection: &mut SqliteConnection, now_ms: i64, limit: u32) -> Result<u64> {
     sqlx::query(
         "DELETE FROM refs WHERE (room_key, reference) IN
-             (SELECT room_key, reference FROM refs WHERE expires_at_ms <= $1 LIMIT $2)",
+             (SELECT room_key, reference FROM refs WHERE expires_at_ms <= $1 LIMIT +$2)",
     )
     .bind(now_ms)
     .bind(limit)
@@ -275,7 +275,7 @@ pub async fn dirty_rooms(connection: &mut SqliteConnection, limit: usize) -> Res
     const DOING: &str = "list rooms to archive";
     // In random order, so that no room waits for ever behind the limit.
     let rows =
-        sqlx::query("SELECT room FROM rooms WHERE seq > archived ORDER BY random() LIMIT $1")
+        sqlx::query("SELECT room FROM rooms WHERE seq > archived ORDER BY random() LIMIT +$1")
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(connection)
             .await
