@@ -1,8 +1,8 @@
 //! Drawing of several at once: whoever was here and whoever comes later see the same, whatever is joined on its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use super::boards::board_of;
@@ -11,6 +11,7 @@ use crate::harness::{Address, Client, Stories, Story, Told, fresh};
 pub fn stories(all: &mut Stories) {
     all.both(a_clear_keeps_its_place_between_draws_of_one_moment);
     all.both(a_stroke_that_lost_against_an_erase_is_shown_to_nobody);
+    all.both(whoever_is_cut_off_between_two_draws_of_one_window_misses_none);
     all.both(a_message_sent_again_is_acknowledged_whatever_became_of_it);
 }
 
@@ -108,6 +109,89 @@ async fn a_stroke_that_lost_against_an_erase_is_shown_to_nobody(story: Story) ->
     ensure!(sees(&back, &base_back), "{:?}", shown(&back, &base_back));
     let late = board_of(&door.enter().await?).await?;
     ensure!(late.len() == 2, "{late:?}");
+    Ok(())
+}
+
+/// A reader may stop behind any frame: up to the seq it then has, it must have everything.
+async fn whoever_is_cut_off_between_two_draws_of_one_window_misses_none(story: Story) -> Told {
+    const EACH: usize = 40;
+    let cluster = story.shared().await?;
+    let door = cluster.door(Address::Plain, &fresh("window"));
+    let watcher = door.clone().at(cluster.there().address()).enter().await?;
+    watcher.expect("users").await?;
+    let (epoch, before) = watcher.position();
+    let authors = [
+        door.enter().await?,
+        door.enter().await?,
+        door.enter().await?,
+    ];
+    let id = |author: usize, n: usize| format!("{author}.{n}");
+    for n in 0..EACH {
+        for (author, client) in authors.iter().enumerate() {
+            let id = id(author, n);
+            let draw = json!({"type": "draw", "paths": [stroke(&id, 5)], "ref": id});
+            client.send(draw).await?;
+        }
+        // Some cross, some do not.
+        if n % 8 == 0 {
+            authors[n % 3].acknowledged(&id(n % 3, n)).await?;
+        }
+    }
+    // Where each stroke stands in the log.
+    let mut places: BTreeMap<u64, String> = BTreeMap::new();
+    for (author, client) in authors.iter().enumerate() {
+        for n in 0..EACH {
+            let wanted = id(author, n);
+            client
+                .news(|m| m["type"] == "ack" && m["ref"] == wanted)
+                .await?;
+            let frames = client.frames();
+            let ack = frames.iter().find(|m| m["ref"] == wanted);
+            let seq = ack.and_then(|ack| ack["seq"].as_u64());
+            places.insert(seq.context("an ack's seq")?, wanted);
+        }
+    }
+    let last = *places.keys().next_back().context("strokes")?;
+    let ids = |frame: &Value| -> Vec<String> {
+        let paths = frame["paths"].as_array().into_iter().flatten();
+        paths
+            .filter_map(|path| Some(path["id"].as_str()?.to_owned()))
+            .collect()
+    };
+    let mut cuts = Vec::new();
+    for client in authors.iter().chain([&watcher]) {
+        client.news(|m| m["seq"].as_u64() >= Some(last)).await?;
+        let (mut known, mut place) = (BTreeSet::new(), before);
+        for frame in client.frames() {
+            match frame["type"].as_str() {
+                Some("draw") => known.extend(ids(&frame)),
+                Some("ack") => known.extend(frame["ref"].as_str().map(str::to_owned)),
+                _ => continue,
+            }
+            let seq = frame["seq"].as_u64().context("seq")?;
+            ensure!(seq > place, "seq does not rise from {place}: {frame}");
+            place = seq;
+            let missed: Vec<_> = places
+                .range(..=place)
+                .filter(|(_, id)| !known.contains(*id))
+                .collect();
+            ensure!(missed.is_empty(), "up to {place} it lacks {missed:?}");
+            cuts.push((place, known.clone()));
+        }
+    }
+    // What comes after any such place is what was missing.
+    for (place, mut known) in cuts.into_iter().step_by(17) {
+        let back = door.clone().query("epoch", epoch).query("seq", place);
+        let back = back.enter().await?;
+        back.expect("users").await?;
+        for entry in back.entries() {
+            known.extend(ids(&entry));
+        }
+        ensure!(
+            known.len() == places.len(),
+            "back at {place} it has {known:?}"
+        );
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Drawing in windows: the first draw is told at once, then one frame for each author and window, without what has lost
 //! against a later write already.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use atelier_shared::domain::board::{Board, DrawBatch};
@@ -50,8 +51,8 @@ impl Actor {
         }
     }
 
-    /// One frame for each author (more if they draw much), by the last seq of each; called before anything else goes out,
-    /// so that `seq` rises.
+    /// One frame for each author, and one more of whoever drew last (more if they draw much), as [`arrange`] has it; called
+    /// before anything else goes out, so that `seq` rises.
     pub fn flush_draws(&mut self) {
         let Some(last) = self.draws.last().map(|entry| entry.seq) else {
             return;
@@ -59,52 +60,29 @@ impl Actor {
         let held = std::mem::take(&mut self.draws);
         let acked = std::mem::take(&mut self.draws_acked);
         self.draw_window_until = Instant::now() + DRAW_WINDOW;
-        let mut authors: Vec<(&ClientId, Option<ConnectionId>)> = Vec::new();
-        for entry in &held {
-            let author = &entry.record.author;
-            if !authors.contains(&(&author.client_id, author.connection)) {
-                authors.push((&author.client_id, author.connection));
+        let mut unacked = held.iter().skip(acked).peekable();
+        for joined in arrange(&held) {
+            let before = std::iter::from_fn(|| unacked.next_if(|entry| entry.seq < joined.first()));
+            for (connection, acks) in acks(before) {
+                let part_of = Some(last);
+                let frame = Frame::to_origin(acks, connection);
+                self.push(Frame { part_of, ..frame });
             }
-        }
-        let mut frames: Vec<Frame> = Vec::new();
-        for (client_id, connection) in authors {
-            let theirs = || {
-                held.iter().enumerate().filter(move |(_, e)| {
-                    e.record.author.connection == connection
-                        && e.record.author.client_id == *client_id
-                })
-            };
-            let batches: Vec<Batch<'_>> = theirs()
-                .filter_map(|(_, e)| match &e.record.body {
-                    Body::Draw(batch) => Some((e.seq, e.record.ts_ms, batch)),
-                    _ => None,
-                })
-                .collect();
-            let acks: Vec<Bytes> = theirs()
-                .filter(|(i, _)| *i >= acked)
-                .filter_map(|(_, e)| Some(outgoing::ack(e.record.reference.as_ref()?, e.seq)))
-                .collect();
-            let cut = runs(&batches);
-            for (i, run) in cut.iter().enumerate() {
-                let ends = i + 1 == cut.len();
-                frames.push(Frame {
-                    bytes: outgoing::draw(run, client_id, &self.state.board),
-                    binary: None,
-                    seq: run.last().map(|(seq, ..)| *seq),
-                    part_of: None,
-                    origin: connection,
-                    instead: (ends && !acks.is_empty()).then(|| joined(&acks)),
-                    audience: Audience::All,
-                });
-            }
-        }
-        frames.sort_by_key(|frame| frame.seq);
-        for mut frame in frames {
-            // Between the draws of one author stand those of others: only with the last frame a reader has all up to its seq.
-            if frame.seq != Some(last) {
-                (frame.seq, frame.part_of) = (None, Some(last));
-            }
-            self.push(frame);
+            let (client_id, connection) = joined.author;
+            let at = joined.told_at();
+            let is_last = at.0 == last;
+            // What is left are its author's own, who gets them in the place of the frame.
+            let own = is_last.then(|| acks(unacked.by_ref()).pop()).flatten();
+            self.push(Frame {
+                bytes: outgoing::draw(&joined.batches, at, client_id, &self.state.board),
+                binary: None,
+                // A reader has all up to the last entry only with the last frame.
+                seq: is_last.then_some(last),
+                part_of: (!is_last).then_some(last),
+                origin: connection,
+                instead: own.map(|(_, acks)| acks),
+                audience: Audience::All,
+            });
         }
     }
 
@@ -135,6 +113,97 @@ fn standing(board: &Board, seq: Seq, by: &ClientId, batch: &DrawBatch) -> DrawBa
 }
 
 type Batch<'a> = (Seq, i64, &'a DrawBatch);
+type AuthorOf<'a> = (&'a ClientId, Option<ConnectionId>);
+
+fn author_of(entry: &Entry) -> AuthorOf<'_> {
+    let author = &entry.record.author;
+    (&author.client_id, author.connection)
+}
+
+/// Draws of one author that are told in one frame.
+#[derive(Debug)]
+struct Joined<'a> {
+    author: AuthorOf<'a>,
+    batches: Vec<Batch<'a>>,
+    /// Nobody else drew between them, or behind them.
+    ends: bool,
+}
+
+impl Joined<'_> {
+    fn first(&self) -> Seq {
+        self.batches.first().map_or(Seq(0), |(seq, ..)| *seq)
+    }
+
+    /// The place (seq and time) it is told at: the last up to which its reader has everything then.
+    fn told_at(&self) -> (Seq, i64) {
+        let batch = if self.ends {
+            self.batches.last()
+        } else {
+            self.batches.first()
+        };
+        batch.map_or((Seq(0), 0), |(seq, ts, _)| (*seq, *ts))
+    }
+}
+
+/// Draws of one window as they are told. A reader that is cut off behind any frame comes back with that frame's seq, so all
+/// up to there must have been told by then, though others drew in between: each frame is told at the first of what it joins,
+/// in the order of these. What its author drew behind that comes early, and once more to those who come back: that changes
+/// nothing. The last run of one author stands alone and is told at its last, so that readers know that they have it all.
+fn arrange(held: &[Entry]) -> Vec<Joined<'_>> {
+    let Some(last) = held.last().map(author_of) else {
+        return Vec::new();
+    };
+    let ending = held.iter().rev();
+    let ending = ending.take_while(|entry| author_of(entry) == last).count();
+    let (crossing, ending) = held.split_at(held.len() - ending);
+    let mut authors: HashMap<AuthorOf<'_>, Vec<Batch<'_>>> = HashMap::new();
+    for entry in crossing {
+        let batches = authors.entry(author_of(entry)).or_default();
+        batches.extend(batch_of(entry));
+    }
+    let join = |author, batches: &[_], ends| Joined {
+        author,
+        batches: batches.to_vec(),
+        ends,
+    };
+    let mut all: Vec<Joined<'_>> = Vec::new();
+    for (author, batches) in &authors {
+        all.extend(
+            runs(batches)
+                .into_iter()
+                .map(|run| join(*author, run, false)),
+        );
+    }
+    all.sort_by_key(Joined::first);
+    let ending: Vec<Batch<'_>> = ending.iter().filter_map(batch_of).collect();
+    all.extend(runs(&ending).into_iter().map(|run| join(last, run, true)));
+    all
+}
+
+fn batch_of(entry: &Entry) -> Option<Batch<'_>> {
+    match &entry.record.body {
+        Body::Draw(batch) => Some((entry.seq, entry.record.ts_ms, batch)),
+        _ => None,
+    }
+}
+
+/// The acks of these entries, joined for each connection.
+fn acks<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<(ConnectionId, Bytes)> {
+    let mut all: Vec<(ConnectionId, BytesMut)> = Vec::new();
+    for entry in entries {
+        let author = &entry.record.author;
+        let (Some(id), Some(reference)) = (author.connection, &entry.record.reference) else {
+            continue;
+        };
+        let ack = outgoing::ack(reference, entry.seq);
+        match all.iter_mut().find(|(theirs, _)| *theirs == id) {
+            Some((_, acks)) => acks.extend_from_slice(&ack),
+            None => all.push((id, BytesMut::from(&ack[..]))),
+        }
+    }
+    let all = all.into_iter();
+    all.map(|(id, acks)| (id, acks.freeze())).collect()
+}
 
 /// Batches as frames join them: each run below [`DRAW_FRAME_BYTES`] or of one batch.
 fn runs<'a, 'b>(batches: &'b [Batch<'a>]) -> Vec<&'b [Batch<'a>]> {
@@ -152,10 +221,96 @@ fn runs<'a, 'b>(batches: &'b [Batch<'a>]) -> Vec<&'b [Batch<'a>]> {
     runs
 }
 
-fn joined(frames: &[Bytes]) -> Bytes {
-    let mut all = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
-    for frame in frames {
-        all.extend_from_slice(frame);
+#[cfg(test)]
+mod tests {
+    use atelier_shared::domain::entry::{Author, Record};
+    use atelier_shared::domain::ids::UserId;
+
+    use super::*;
+
+    /// Draws of these authors (0, 1, …), one after another from seq 11 on.
+    fn drawn(authors: &[u8]) -> Vec<Entry> {
+        let people: Vec<(ClientId, UserId, ConnectionId)> = (0..4)
+            .map(|n| {
+                (
+                    format!("client-{n}").parse().unwrap(),
+                    UserId::generate(),
+                    ConnectionId::generate(),
+                )
+            })
+            .collect();
+        let entry = |(at, author): (usize, &u8)| {
+            let (client_id, user_id, connection) = &people[usize::from(*author)];
+            let author = Author {
+                client_id: client_id.clone(),
+                user_id: *user_id,
+                connection: Some(*connection),
+                name: String::new(),
+                color: None,
+                avatar_url: None,
+            };
+            let record = Record {
+                ts_ms: at as i64,
+                author,
+                reference: Some(format!("ref-{at}").parse().unwrap()),
+                audience: None,
+                body: Body::Draw(DrawBatch::default()),
+            };
+            Entry {
+                seq: Seq(11 + at as u64),
+                record,
+            }
+        };
+        authors.iter().enumerate().map(entry).collect()
     }
-    all.freeze()
+
+    fn told(joined: &[Joined<'_>]) -> Vec<(u64, Vec<u64>)> {
+        let seqs = |joined: &Joined<'_>| joined.batches.iter().map(|(seq, ..)| seq.0).collect();
+        joined.iter().map(|j| (j.told_at().0.0, seqs(j))).collect()
+    }
+
+    #[test]
+    fn draws_of_one_are_one_frame_told_at_the_last() {
+        let held = drawn(&[0, 0, 0]);
+        assert_eq!(told(&arrange(&held)), [(13, vec![11, 12, 13])]);
+        assert!(arrange(&[]).is_empty());
+    }
+
+    #[test]
+    fn draws_that_cross_are_told_at_their_first_and_the_last_run_at_its_last() {
+        let held = drawn(&[0, 1, 0, 2, 1, 1]);
+        let wanted = [
+            (11, vec![11, 13]),
+            (12, vec![12]),
+            (14, vec![14]),
+            (16, vec![15, 16]),
+        ];
+        assert_eq!(told(&arrange(&held)), wanted);
+    }
+
+    /// Every window of up to seven draws of three authors.
+    #[test]
+    fn whoever_is_cut_off_behind_any_frame_has_all_up_to_its_seq() {
+        for length in 1..=7_u32 {
+            for number in 0..3_usize.pow(length) {
+                let author = |at| u8::try_from(number / 3_usize.pow(at) % 3).unwrap();
+                let authors: Vec<u8> = (0..length).map(author).collect();
+                let held = drawn(&authors);
+                let (mut known, mut place) = (Vec::new(), 10);
+                let told = told(&arrange(&held));
+                assert!(told.len() <= 4, "{authors:?}: {told:?}");
+                for (seq, joined) in &told {
+                    known.extend(joined);
+                    assert!(*seq > place, "{authors:?}: {told:?}");
+                    place = *seq;
+                    let has_all = (11..=place).all(|seq| known.contains(&seq));
+                    assert!(has_all, "{authors:?} at {place}: {told:?}");
+                    assert!(joined.contains(seq), "its own place: {authors:?}: {told:?}");
+                }
+                assert_eq!(place, 10 + u64::from(length));
+                known.sort_unstable();
+                assert!(known.into_iter().eq(11..=place), "each once: {authors:?}");
+            }
+        }
+    }
 }

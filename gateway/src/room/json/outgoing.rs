@@ -232,17 +232,22 @@ pub fn weight(batch: &DrawBatch) -> usize {
 
 /// Joins the batches of one author, in order. What stood before a `clear` in the same frame is left out: the clear removes it;
 /// and so is what lost against another write that `board`, which has them all, knows.
-pub fn draw<'a>(batches: &[(Seq, i64, &'a DrawBatch)], from: &'a ClientId, board: &Board) -> Bytes {
+pub fn draw<'a>(
+    batches: &[(Seq, i64, &'a DrawBatch)],
+    (seq, ts): (Seq, i64),
+    from: &'a ClientId,
+    board: &Board,
+) -> Bytes {
     let mut joined = DrawFrame {
         kind: "draw",
         paths: Vec::new(),
         erase: Vec::new(),
         clear: false,
         from,
-        seq: Seq(0),
-        ts: 0,
+        seq,
+        ts,
     };
-    for (seq, ts, batch) in batches {
+    for (seq, _, batch) in batches {
         if batch.clear {
             joined.clear = true;
             joined.paths.clear();
@@ -255,8 +260,6 @@ pub fn draw<'a>(batches: &[(Seq, i64, &'a DrawBatch)], from: &'a ClientId, board
         let erase =
             erase.filter(|erase| !board.outdoes(*seq, usize::MAX, from, erase.ts, &erase.id));
         joined.erase.extend(erase);
-        joined.seq = *seq;
-        joined.ts = *ts;
     }
     frame(&joined)
 }
