@@ -354,8 +354,13 @@ impl GatewayConfig {
     /// Of the binary dialects: what somebody wrote without a connection comes as one edit, and stock providers have no way
     /// to send less. As large as an update may be, and what stands around it.
     pub fn max_binary_frame(&self) -> usize {
-        let update = UPDATE_MAX_BYTES.min(self.document_max_bytes());
-        self.max_frame().max(update + BINARY_ENVELOPE)
+        self.max_frame()
+            .max(self.max_update_bytes() + BINARY_ENVELOPE)
+    }
+
+    /// How large one edit of a document may be.
+    pub fn max_update_bytes(&self) -> usize {
+        UPDATE_MAX_BYTES.min(self.document_max_bytes())
     }
 
     pub fn room_ring_bytes(&self) -> usize {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::harness::editor::Editor;
 use crate::harness::process::Process;
+use crate::harness::stores::{Stores, forget_log};
 use crate::harness::yjs::YjsClient;
 use crate::harness::{
     Address, Client, Cluster, Mode, Options, PATIENCE, Rest, Stories, Story, Told, fresh, until,
@@ -18,6 +19,8 @@ pub fn stories(all: &mut Stories) {
     all.both(an_editor_that_does_not_read_holds_nobody_up);
     all.both(an_editor_that_never_reads_is_sent_away_and_has_all_when_it_is_back);
     all.both(what_was_written_offline_is_taken_however_much_it_is);
+    all.both(an_edit_that_is_too_large_is_told_and_its_editor_stays);
+    all.distributed(a_slow_reader_is_served_from_the_archive_where_the_log_has_forgotten);
     all.both(a_crowd_that_comes_at_once_costs_one_read_of_the_room);
 }
 
@@ -133,6 +136,81 @@ async fn what_was_written_offline_is_taken_however_much_it_is(story: Story) -> T
     let large = "00".repeat(600_000);
     json.send(json!({"type": "update", "data": large})).await?;
     json.closed_with(4413).await.map(drop)
+}
+
+/// Stock providers come back from every close and send it again: closing would never end.
+async fn an_edit_that_is_too_large_is_told_and_its_editor_stays(story: Story) -> Told {
+    const LIMIT: usize = 1 << 20;
+    let options = Options::default().set("DOCUMENT_MAX_BYTES", LIMIT);
+    let cluster = story.cluster(options).await?;
+    let door = cluster.door(Address::Yjs, &fresh("large"));
+    let mut other = YjsClient::offline();
+    other
+        .connect(&door.clone().at(cluster.there().address()))
+        .await?;
+    let mut writer = YjsClient::offline();
+    writer.write(&"x".repeat(3 * LIMIT));
+    writer.connect(&door).await?;
+    let reason = writer.denied().await?;
+    ensure!(reason.contains(&LIMIT.to_string()), "{reason}");
+    // Its connection lives on, in both directions.
+    let hello = other.write("hello");
+    other.send_update(&hello).await?;
+    let closed = writer.read_to((3 * LIMIT + 5) as u32, PATIENCE).await?;
+    ensure!(closed.is_none(), "closed: {closed:?}");
+    let mut small = YjsClient::offline();
+    let small = small_edit(&mut small);
+    writer.send_update(&small).await?;
+    let closed = other.read_to(10, PATIENCE).await?;
+    ensure!(closed.is_none(), "closed: {closed:?}");
+    ensure!(other.text().len() == 10, "{}", other.text());
+    Ok(())
+}
+
+/// Of an author of its own, so that it does not hang on what was not taken.
+fn small_edit(author: &mut YjsClient) -> Vec<u8> {
+    author.write("after")
+}
+
+/// From the ring, then the log, then the archive: whatever has been forgotten meanwhile.
+async fn a_slow_reader_is_served_from_the_archive_where_the_log_has_forgotten(
+    story: Story,
+) -> Told {
+    const MESSAGES: usize = 1_000;
+    let stores = Stores::make().await?;
+    let (redis, name) = (stores.redis.clone(), stores.name.clone());
+    let options = options()
+        .workers(1)
+        .set("SLOW_READER_TIMEOUT", 300)
+        .set("MESSAGE_RATE", 100_000)
+        .set("MESSAGE_BURST", 100_000);
+    let cluster = story.cluster(options.stores(stores)).await?;
+    let room = fresh("slow");
+    let door = cluster.door(Address::Plain, &room);
+    let slow = door.clone().receive_buffer(4_096).enter().await?;
+    slow.expect("users").await?;
+    slow.read_on(false);
+    let writer = door.at(cluster.there().address()).enter().await?;
+    let words = "w".repeat(12_000);
+    let mut last = 0;
+    for n in 0..MESSAGES {
+        last = writer.chat(&format!("{n} {words}")).await?;
+    }
+    writer
+        .expect_within("archived", LONG, |m| m["seq"].as_u64() >= Some(last))
+        .await?;
+    // What the worker does with an old log once a minute.
+    forget_log(&redis, &name, &room, last).await?;
+    ensure!(slow.entries().len() < MESSAGES / 2, "it was not slow");
+    slow.read_on(true);
+    slow.entries_reach(MESSAGES, LONG).await?;
+    let seqs = slow.seqs();
+    ensure!(seqs == (1..=last).collect::<Vec<_>>(), "{seqs:?}");
+    // And it goes on live.
+    let next = writer.chat("and on").await?;
+    slow.expect_where("chat_message", |m| m["seq"] == next)
+        .await
+        .map(drop)
 }
 
 async fn a_crowd_that_comes_at_once_costs_one_read_of_the_room(story: Story) -> Told {

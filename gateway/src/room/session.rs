@@ -83,12 +83,15 @@ impl Session {
     pub fn new(rooms: Rooms, handle: Handle, connection: Arc<Connection>) -> Self {
         Self {
             rate: Rate::new(&rooms.config),
+            reader: match connection.dialect {
+                Dialect::Json => Reader::default(),
+                Dialect::Yjs | Dialect::Hocuspocus => Reader::skipping(),
+            },
             follower: Follower {
                 rooms,
                 handle,
                 connection,
             },
-            reader: Reader::default(),
             peer_closed: false,
             violated: false,
             left: false,
@@ -156,6 +159,11 @@ impl Session {
         }
     }
 
+    fn too_long(&self) -> String {
+        let max = self.rooms.config.max_update_bytes();
+        format!("this edit is too large: at most {max} bytes at once are taken")
+    }
+
     /// What one read of the socket brings, and whether it keeps to the protocol.
     fn read(&mut self) -> Result<(Vec<Message>, Result<(), Violation>), Gone> {
         let mut messages = Vec::new();
@@ -210,6 +218,11 @@ impl Session {
                 }
                 Message::Binary(bytes) if self.connection.dialect == Dialect::Yjs => {
                     self.binary(&bytes).await?;
+                }
+                Message::TooLong(_) => {
+                    // Providers come back from any close and send it again: they are told, and stay.
+                    self.connection.not_applied(&self.too_long());
+                    self.count_refusal();
                 }
                 Message::Text(_) | Message::Binary(_) => {
                     self.refuse(&ErrorFrame::new(

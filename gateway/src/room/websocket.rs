@@ -20,6 +20,11 @@ const CONTROL_MAX: u64 = 125;
 const LARGE: usize = 1 << 20;
 const LARGE_AT_ONCE: usize = 32;
 
+/// Of a message that is too long, so much is read past at most where its sender is not sent away for it.
+const SKIPPED_MAX: u64 = 64 << 20;
+/// What is kept of its start: its dialect names there what it is about.
+const HEAD_KEPT: usize = 512;
+
 static LARGE_TURNS: Semaphore = Semaphore::const_new(LARGE_AT_ONCE);
 
 /// A whole message from the client.
@@ -31,6 +36,8 @@ pub enum Message {
     Pong(Bytes),
     /// The peer closes; its code, if it gave one.
     Close(Option<u16>),
+    /// A binary message over the limit, of which only the start was kept ([`Reader::skipping`]).
+    TooLong(Bytes),
 }
 
 /// The peer broke the protocol; the close code says how.
@@ -66,9 +73,59 @@ pub struct Reader {
     fragments: Option<Box<(Data, BytesMut)>>,
     /// Held while a large message is on its way.
     turn: Option<SemaphorePermit<'static>>,
+    /// Binary messages over the limit are read past.
+    skips: bool,
+    /// One of them is.
+    skipping: Option<Box<Skipping>>,
+}
+
+/// A message that is read past.
+#[derive(Debug)]
+struct Skipping {
+    head: BytesMut,
+    /// Of its present frame, which may be its last.
+    left: u64,
+    mask: [u8; 4],
+    at: usize,
+    is_final: bool,
+    total: u64,
+}
+
+impl Skipping {
+    /// Another frame of it begins.
+    fn frame(&mut self, header: &FrameHeader, length: u64) -> Result<(), Violation> {
+        self.total = self.total.saturating_add(length);
+        if self.total > SKIPPED_MAX {
+            return Err(Violation::TooLarge);
+        }
+        (self.left, self.at) = (length, 0);
+        (self.mask, self.is_final) = (header.mask.unwrap_or_default(), header.is_final);
+        Ok(())
+    }
+
+    /// Takes what there is of the present frame; returns how many bytes.
+    fn take(&mut self, input: &[u8]) -> usize {
+        let taken = usize::try_from(self.left).map_or(input.len(), |left| left.min(input.len()));
+        let kept = taken.min(HEAD_KEPT.saturating_sub(self.head.len()));
+        for (at, byte) in (self.at..).zip(&input[..kept]) {
+            self.head.put_u8(byte ^ self.mask[at % 4]);
+        }
+        self.at += taken;
+        self.left -= taken as u64;
+        taken
+    }
 }
 
 impl Reader {
+    /// A reader for peers that come back from every close and send the same again: a binary message over the limit is read
+    /// past, within reason, and told as [`Message::TooLong`].
+    pub fn skipping() -> Self {
+        Self {
+            skips: true,
+            ..Self::default()
+        }
+    }
+
     /// Takes what was read and appends the messages that are whole to `messages`. `max` bounds a message in bytes.
     pub fn feed(
         &mut self,
@@ -112,6 +169,17 @@ impl Reader {
     ) -> Result<usize, Violation> {
         let mut used = 0;
         loop {
+            if let Some(skipping) = &mut self.skipping {
+                used += skipping.take(&input[used..]);
+                if skipping.left > 0 {
+                    return Ok(used);
+                }
+                if skipping.is_final {
+                    let head = std::mem::take(&mut skipping.head);
+                    messages.push(Message::TooLong(head.freeze()));
+                    self.skipping = None;
+                }
+            }
             let rest = &input[used..];
             let mut cursor = Cursor::new(rest);
             let parsed = FrameHeader::parse(&mut cursor)
@@ -120,8 +188,14 @@ impl Reader {
                 debug_assert!(rest.len() < HEADER_MAX);
                 return Ok(used);
             };
-            check(&header, length, max)?;
+            check(&header, length)?;
             let start = usize::try_from(cursor.position()).map_err(|_| Violation::TooLarge)?;
+            if let OpCode::Data(kind) = header.opcode
+                && self.begins_to_skip(kind, &header, length, max)?
+            {
+                used += start;
+                continue;
+            }
             let length = usize::try_from(length).map_err(|_| Violation::TooLarge)?;
             self.admit(length)?;
             if rest.len() - start < length {
@@ -139,6 +213,56 @@ impl Reader {
                 self.turn = None;
             }
         }
+    }
+
+    /// Is this frame of a message that is over the limit, or gets there by it? Then it is read past, or a violation.
+    fn begins_to_skip(
+        &mut self,
+        kind: Data,
+        header: &FrameHeader,
+        length: u64,
+        max: usize,
+    ) -> Result<bool, Violation> {
+        if let Some(skipping) = &mut self.skipping {
+            if kind != Data::Continue {
+                return Err(Violation::Protocol("new message inside a fragmented one"));
+            }
+            skipping.frame(header, length)?;
+            return Ok(true);
+        }
+        let before = match kind {
+            Data::Continue => self.fragments.as_ref().map_or(0, |message| message.1.len()),
+            _ => 0,
+        };
+        if length.saturating_add(before as u64) <= max as u64 {
+            return Ok(false);
+        }
+        let is_binary = match (kind, &self.fragments) {
+            (Data::Continue, Some(message)) => message.0 == Data::Binary,
+            (kind, None) => kind == Data::Binary,
+            (_, Some(_)) => false,
+        };
+        if !(self.skips && is_binary) {
+            return Err(Violation::TooLarge);
+        }
+        self.turn = None;
+        let mut head = self
+            .fragments
+            .take()
+            .map_or_else(BytesMut::new, |message| message.1);
+        head.truncate(HEAD_KEPT);
+        let mut skipping = Skipping {
+            // The rest of what was collected is let go of.
+            head: BytesMut::from(&head[..]),
+            left: 0,
+            mask: [0; 4],
+            at: 0,
+            is_final: false,
+            total: before as u64,
+        };
+        skipping.frame(header, length)?;
+        self.skipping = Some(Box::new(skipping));
+        Ok(true)
     }
 
     fn take_frame(
@@ -180,7 +304,7 @@ impl Reader {
     }
 }
 
-fn check(header: &FrameHeader, length: u64, max: usize) -> Result<(), Violation> {
+fn check(header: &FrameHeader, length: u64) -> Result<(), Violation> {
     if header.rsv1 || header.rsv2 || header.rsv3 {
         return Err(Violation::Protocol("reserved bits are set"));
     }
@@ -191,9 +315,7 @@ fn check(header: &FrameHeader, length: u64, max: usize) -> Result<(), Violation>
         OpCode::Control(_) if length > CONTROL_MAX || !header.is_final => {
             Err(Violation::Protocol("control frame too long or fragmented"))
         }
-        OpCode::Control(_) => Ok(()),
-        OpCode::Data(_) if length > max as u64 => Err(Violation::TooLarge),
-        OpCode::Data(_) => Ok(()),
+        OpCode::Control(_) | OpCode::Data(_) => Ok(()),
     }
 }
 
@@ -366,6 +488,58 @@ mod tests {
         let mut long = client(1, false, &vec![b'x'; 1 << 20]);
         long.extend(client(0, true, b"y"));
         assert_eq!(code(&long), 4413, "fragments add up");
+    }
+
+    #[test]
+    fn what_is_too_long_is_read_past_where_that_is_asked_for() {
+        let long: Vec<u8> = (0..2_000_u32).map(|n| n as u8).collect();
+        let mut bytes = client(2, true, &long);
+        bytes.extend(client(2, true, b"after"));
+        // In fragments, with a ping between them; the first alone is not too long.
+        bytes.extend(client(2, false, &long[..900]));
+        bytes.extend(client(9, true, b"mid"));
+        bytes.extend(client(0, false, &long[900..1_500]));
+        bytes.extend(client(9, true, b"there?"));
+        bytes.extend(client(0, true, &long[1_500..]));
+        bytes.extend(client(2, true, b"end"));
+        let head = || Message::TooLong(Bytes::copy_from_slice(&long[..HEAD_KEPT]));
+        let expected = [
+            head(),
+            Message::Binary(Bytes::from_static(b"after")),
+            Message::Ping(Bytes::from_static(b"mid")),
+            Message::Ping(Bytes::from_static(b"there?")),
+            head(),
+            Message::Binary(Bytes::from_static(b"end")),
+        ];
+        for piece in [1, 2, 3, 7, 1_000, 1 << 20] {
+            let mut reader = Reader::skipping();
+            let mut messages = Vec::new();
+            for part in bytes.chunks(piece) {
+                reader.feed(part, 1_000, &mut messages).unwrap();
+                assert!(reader.partial.len() < 1_100, "nothing of it is kept");
+            }
+            assert_eq!(messages, expected, "piece {piece}");
+        }
+        let refused = |bytes: &[u8]| {
+            let mut reader = Reader::skipping();
+            reader.feed(bytes, 1_000, &mut Vec::new()).unwrap_err()
+        };
+        assert_eq!(
+            refused(&client(1, true, &long)),
+            Violation::TooLarge,
+            "text"
+        );
+        let mut huge = client(2, true, &long);
+        huge.splice(
+            1..4,
+            [0x80 | 127]
+                .into_iter()
+                .chain((SKIPPED_MAX + 1).to_be_bytes()),
+        );
+        assert_eq!(refused(&huge), Violation::TooLarge, "beyond reason");
+        let mut inside = client(2, false, &long);
+        inside.extend(client(2, true, b"x"));
+        assert!(matches!(refused(&inside), Violation::Protocol(_)));
     }
 
     #[test]

@@ -102,6 +102,34 @@ pub async fn delete_namespace(redis: &str, namespace: &str) -> anyhow::Result<()
     client.quit().await.map_err(Into::into)
 }
 
+/// Trims a room's log up to `seq`, which must be archived, as the archive's worker does when it is old.
+pub async fn forget_log(redis: &Url, namespace: &str, room: &str, seq: u64) -> anyhow::Result<()> {
+    const FORGET: &str = "local found = 0
+    local cursor = '0' repeat
+        local page = redis.call('SCAN', cursor, 'MATCH', ARGV[1], 'COUNT', 1000)
+        cursor = page[1]
+        for _, key in ipairs(page[2]) do
+            if key:sub(-4) == ':log' then
+                redis.call('XTRIM', key, 'MINID', ARGV[2] .. '-1')
+                redis.call('HSET', key:sub(1, -4) .. 'meta', 'trimmed', ARGV[2])
+                found = found + 1
+            end
+        end
+    until cursor == '0' return found";
+    let client = Builder::from_config(Config::from_url(redis.as_str())?).build()?;
+    client.init().await?;
+    let keys: Vec<String> = Vec::new();
+    let pattern = format!("{namespace}:*:room:{room}:*");
+    let found: i64 = client
+        .eval(FORGET, keys, vec![pattern, seq.to_string()])
+        .await?;
+    client.quit().await?;
+    if found != 1 {
+        bail!("{found} logs of {room} found");
+    }
+    Ok(())
+}
+
 /// A Redis of a story's own: emptied, stopped and started without touching anybody else's.
 #[derive(Debug)]
 pub struct OwnRedis {

@@ -18,6 +18,8 @@ const SYNC: u8 = 0;
 const STEP_1: u8 = 0;
 const STEP_2: u8 = 1;
 const UPDATE: u8 = 2;
+const AUTH: u8 = 2;
+const DENIED: u8 = 0;
 
 /// A document of one's own, and perhaps a connection.
 pub struct YjsClient {
@@ -26,6 +28,8 @@ pub struct YjsClient {
     socket: Option<Socket>,
     /// `update`s that came, its own coming back among them.
     pub updates: usize,
+    /// Why things were not taken.
+    denied: Vec<String>,
 }
 
 impl YjsClient {
@@ -37,6 +41,7 @@ impl YjsClient {
             text,
             socket: None,
             updates: 0,
+            denied: Vec::new(),
         }
     }
 
@@ -99,6 +104,11 @@ impl YjsClient {
                 }));
             }
         };
+        if let [AUTH, DENIED, _length, reason @ ..] = &bytes[..] {
+            let reason = String::from_utf8_lossy(reason).into_owned();
+            self.denied.push(reason);
+            return Ok(None);
+        }
         let [SYNC, step, rest @ ..] = &bytes[..] else {
             return Ok(None);
         };
@@ -137,6 +147,16 @@ impl YjsClient {
         timeout(patience, reading)
             .await
             .with_context(|| format!("the text never had {bytes} bytes"))?
+    }
+
+    /// Reads until it is told why something is not taken.
+    pub async fn denied(&mut self) -> anyhow::Result<String> {
+        while self.denied.is_empty() {
+            if let Some(closed) = self.read().await? {
+                bail!("closed instead: {closed:?}");
+            }
+        }
+        Ok(self.denied.remove(0))
     }
 
     /// Reads until its own update came back, which is how a provider knows that it is stored.

@@ -70,6 +70,12 @@ pub fn document_of(key: &str) -> &str {
     key.split('\0').next().unwrap_or(key)
 }
 
+/// The key in the first bytes of a frame.
+pub fn key_of(head: &[u8]) -> Option<&str> {
+    let key = Reader::new(head).var_string().ok()?;
+    (1..=KEY_MAX_BYTES).contains(&key.len()).then_some(key)
+}
+
 pub fn parse(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
     match bytes {
         [PING] => return Ok(Frame::Ping),

@@ -78,7 +78,7 @@ impl Socket {
             rooms,
             doorkeeper,
             socket: Arc::new(SharedSocket::new(stream)),
-            reader: Reader::default(),
+            reader: Reader::skipping(),
             channels: HashMap::new(),
             refusals: Refusals::default(),
             unused_since: None,
@@ -182,6 +182,16 @@ impl Socket {
             match message {
                 Message::Binary(bytes) => self.route(bytes).await?,
                 Message::Text(_) => self.refuse(),
+                Message::TooLong(head) => {
+                    // Providers come back from any close and send it again: they are told that it is not applied, and stay.
+                    if let Some(key) = hocuspocus::key_of(&head)
+                        && self.channels.contains_key(key)
+                    {
+                        let status = hocuspocus::sync_status(key, false);
+                        self.answer(message::frame(&status));
+                    }
+                    self.refuse();
+                }
                 Message::Ping(payload) => self.answer(websocket::pong(&payload)),
                 Message::Pong(_) => {
                     for channel in self.channels.values() {
