@@ -7,7 +7,6 @@ use std::time::Duration;
 use atelier_shared::domain::document::{Document, Malformed, Merge};
 use atelier_shared::domain::entry::{Entry, Record};
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, RoomId, Seq};
-use atelier_shared::domain::message::Message;
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
@@ -33,6 +32,7 @@ use super::pending::{Pending, Place, Queue};
 use super::registry::{Handle, Rooms, Shared};
 use super::ring::{Feed, LatestValues, Ring};
 use super::roles::RolesRead;
+use super::submit::Found;
 use super::yjs;
 use super::yjs::awareness::Awareness;
 use crate::identity::Principal;
@@ -122,12 +122,7 @@ pub enum Done {
     /// Connections of this pod took their places in presence again, as they were when that began.
     PeopleEntered(Vec<ConnectionId>),
     Roles(Result<Option<Box<RolesRead>>>),
-    /// What a message speaks about was looked up.
-    Found {
-        connection: ConnectionId,
-        message: Box<Durable>,
-        found: Result<Option<Box<Message>>, ErrorFrame>,
-    },
+    Found(Found),
     /// A submission was carried out elsewhere, or refused.
     Submitted {
         connection: ConnectionId,
@@ -475,11 +470,7 @@ impl Actor {
             Done::Merged { merge, merged } => self.merged(&merge, merged),
             Done::DocumentRead(read) => self.document_read(read),
             Done::NameAsked(asked) => self.name_asked(*asked),
-            Done::Found {
-                connection,
-                message,
-                found,
-            } => self.found(connection, *message, found),
+            Done::Found(found) => self.found(found),
             Done::Refused {
                 record,
                 stored,

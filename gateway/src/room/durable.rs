@@ -30,6 +30,13 @@ impl Actor {
         }
         self.append_after = None;
         let batch = self.pending.take_batch();
+        let epoch = self.head.epoch;
+        let (batch, overtaken): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|pending| pending.is_judged_for(epoch));
+        for pending in overtaken {
+            self.give_back(&pending.record, super::submit::log_lost());
+        }
         let (batch, barred): (Vec<_>, Vec<_>) = batch
             .into_iter()
             .partition(|pending| self.may_write(&pending.record));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use atelier_shared::domain::document::{Held, UPDATE_MAX_BYTES};
 use atelier_shared::domain::entry::{Body, Record};
-use atelier_shared::domain::ids::Seq;
+use atelier_shared::domain::ids::{Epoch, Seq};
 use atelier_shared::ports::Appended;
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
@@ -35,6 +35,8 @@ pub struct Pending {
     pub fate: Fate,
     /// Lasts until it is logged, where the sender traces it.
     pub span: tracing::Span,
+    /// Where it speaks about another message: the epoch in which that was found, at the place that the record names.
+    judged_in: Option<Epoch>,
     /// The update as it was sent, while the record holds only what is new of it.
     sent: Option<Bytes>,
     bytes: usize,
@@ -76,8 +78,21 @@ impl Pending {
             since: now,
             fate: Fate::Append,
             span: tracing::Span::none(),
+            judged_in: None,
             sent: None,
         }
+    }
+
+    pub fn judged_in(self, epoch: Epoch) -> Self {
+        let body = &self.record.body;
+        let speaks = body.target().is_some() || body.reply_to().is_some();
+        let judged_in = speaks.then_some(epoch);
+        Self { judged_in, ..self }
+    }
+
+    /// Does what was found out about it hold in this epoch?
+    pub fn is_judged_for(&self, epoch: Epoch) -> bool {
+        self.judged_in.is_none_or(|judged_in| judged_in == epoch)
     }
 
     pub fn traced(self, span: tracing::Span) -> Self {

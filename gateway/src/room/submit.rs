@@ -2,7 +2,7 @@
 //! sent, and made records of.
 
 use atelier_shared::domain::entry::{Author, Body, Record};
-use atelier_shared::domain::ids::{ConnectionId, Ref};
+use atelier_shared::domain::ids::{ConnectionId, Epoch, Ref};
 use atelier_shared::domain::message::Message;
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::{Activity, Role};
@@ -79,6 +79,21 @@ pub fn author(member: &Member) -> Author {
 pub fn away(error: &PortError) -> ErrorFrame {
     tracing::warn!(%error, "a message could not be looked into");
     ErrorFrame::new("unavailable", "a store is away; send it again").retry_in_ms(1_000)
+}
+
+/// What a message speaks about, looked up.
+pub struct Found {
+    pub connection: ConnectionId,
+    pub message: Box<Durable>,
+    pub found: Result<Option<Box<Message>>, ErrorFrame>,
+    /// Of the log that it was looked up in.
+    pub epoch: Epoch,
+}
+
+/// The log in which a message was found that another speaks about is over: that message may stand elsewhere now, or nowhere.
+pub fn log_lost() -> ErrorFrame {
+    let text = "the room's log was lost or rolled back; send it again";
+    ErrorFrame::new("unavailable", text).retry_in_ms(1_000)
 }
 
 impl Actor {
@@ -163,7 +178,7 @@ impl Actor {
 
     /// Looks up what the message speaks about, unless it is known here.
     fn look_up(&mut self, id: ConnectionId, message: Box<Durable>) {
-        let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        let (rooms, room, epoch) = (self.rooms.clone(), self.room.id.clone(), self.head.epoch);
         match message.about {
             None => self.queue(id, *message),
             Some(About::Message { id: about, .. }) => {
@@ -176,11 +191,12 @@ impl Actor {
                     let ids = [about];
                     let found = recovery::messages_by_id(&*b.log, &*b.archive, &room, &ids).await;
                     let found = found.map(|mut found| found.remove(&about).map(Box::new));
-                    Done::Found {
+                    Done::Found(Found {
                         connection: id,
                         message,
                         found: found.map_err(|error| away(&error)),
-                    }
+                        epoch,
+                    })
                 };
                 self.work.push(look.boxed());
             }
@@ -199,11 +215,12 @@ impl Actor {
                         }
                         Err(error) => Err(away(&error)),
                     };
-                    Done::Found {
+                    Done::Found(Found {
                         connection: id,
                         message,
                         found,
-                    }
+                        epoch,
+                    })
                 };
                 self.work.push(look.boxed());
             }
@@ -217,14 +234,15 @@ impl Actor {
         }
     }
 
-    pub fn found(
-        &mut self,
-        id: ConnectionId,
-        message: Durable,
-        found: Result<Option<Box<Message>>, ErrorFrame>,
-    ) {
-        self.settle(id, message, found);
-        self.submitted(id, None);
+    pub fn found(&mut self, found: Found) {
+        let of_this_log = found.epoch == self.head.epoch;
+        let there = if of_this_log {
+            found.found
+        } else {
+            Err(log_lost())
+        };
+        self.settle(found.connection, *found.message, there);
+        self.submitted(found.connection, None);
     }
 
     /// Queues the message, or says why not.
@@ -289,7 +307,7 @@ impl Actor {
             reference: message.reference,
             body: message.body,
         };
-        self.pending
-            .push(Pending::new(record, Instant::now()).traced(span));
+        let pending = Pending::new(record, Instant::now()).traced(span);
+        self.pending.push(pending.judged_in(self.head.epoch));
     }
 }

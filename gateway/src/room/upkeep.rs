@@ -1,6 +1,6 @@
 //! What a room does on every beat for its sockets and its people: pings, timeouts, tokens, and agreement with presence.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use atelier_shared::ports::Claim;
 use chrono::Utc;
 use futures::FutureExt;
 
-use super::actor::{Actor, Done, People, PeopleWrite};
+use super::actor::{Actor, Done, Local, People, PeopleWrite};
 use super::json::outgoing;
 use super::registry::LEASE;
 use super::websocket;
@@ -208,7 +208,12 @@ impl Actor {
         }
         for member in there {
             if member.pod != pod && member.joined {
-                self.present(member, None);
+                // A socket of ours that is newer than the place its client has elsewhere: what lost its memory says so.
+                let ours = self.locals.values().map(|local| &local.member);
+                let mut ours = ours.filter(|ours| ours.client_id == member.client_id);
+                if !ours.any(|ours| ours.connection > member.connection) {
+                    self.present(member, None);
+                }
             } else if member.pod == pod
                 && !self.locals.contains_key(&member.connection)
                 && !self.simulated.contains_key(&member.connection)
@@ -216,18 +221,39 @@ impl Actor {
                 self.take_out(member);
             }
         }
+        self.put_back_ours();
     }
 
-    /// Connections of this pod whose client ids presence does not know (it lost its memory) take their places again.
-    /// True: there were some.
+    /// People of this pod who were reported gone by what a store had forgotten are here all the same.
+    fn put_back_ours(&mut self) {
+        let missing = |local: &&Local| {
+            let known = self.members.get(&local.member.client_id);
+            local.member.joined && known.is_none()
+        };
+        let missing = self.locals.values().filter(missing);
+        let missing: Vec<Member> = missing.map(|local| local.member.clone()).collect();
+        for member in missing {
+            self.present(member, None);
+        }
+    }
+
+    /// Connections of this pod whose client ids presence does not know, or knows by an older connection (it lost its
+    /// memory), take their places again. True: there were some.
     fn enter_again(&mut self, there: &[Member]) -> bool {
-        let known: HashSet<&ClientId> = there.iter().map(|member| &member.client_id).collect();
+        let known: HashMap<&ClientId, ConnectionId> = there
+            .iter()
+            .map(|member| (&member.client_id, member.connection))
+            .collect();
+        let holds_its_place = |member: &Member| {
+            let known = known.get(&member.client_id);
+            known.is_some_and(|connection| *connection >= member.connection)
+        };
         let forgotten: Vec<Member> = self
             .locals
             .values()
             .map(|local| &local.member)
             .chain(self.simulated.values())
-            .filter(|member| !known.contains(&member.client_id))
+            .filter(|member| !holds_its_place(member))
             .cloned()
             .collect();
         if forgotten.is_empty() {
@@ -240,7 +266,7 @@ impl Actor {
             for member in forgotten {
                 let outcome = match presence.enter(&room, &member, None).await {
                     // The same client came back elsewhere in between: the newer connection keeps the place.
-                    Ok(Claim::Replaced(newer)) => {
+                    Ok(Claim::Replaced(newer)) if newer.connection > member.connection => {
                         let ours = Some(member.connection);
                         presence.enter(&room, &newer, ours).await.map(drop)
                     }

@@ -96,6 +96,10 @@ pub struct Member {
     pub(super) asks: bool,
     /// Of the present socket, since the last `resumed`.
     pub(super) last_seq: u64,
+    /// A `resume` of the last epoch was under way when the present one was told.
+    pub(super) asked_before_reload: bool,
+    /// It was shown the room's state once: only then it has a place to come back from.
+    pub(super) knows: bool,
 }
 
 impl Member {
@@ -131,6 +135,8 @@ impl Member {
             gap: false,
             asks: false,
             last_seq: 0,
+            asked_before_reload: false,
+            knows: false,
         }
     }
 
@@ -152,9 +158,10 @@ impl Member {
             if !self.client_id.is_empty() {
                 door = door
                     .client_id(&self.client_id)
-                    .query("resume_token", &self.resume_token)
-                    .query("epoch", self.place.0)
-                    .query("seq", self.place.1);
+                    .query("resume_token", &self.resume_token);
+            }
+            if self.knows {
+                door = door.query("epoch", self.place.0).query("seq", self.place.1);
             }
             match timeout(Duration::from_secs(8), door.enter()).await {
                 Ok(Ok(client)) => self.entered(client).await?,
@@ -171,23 +178,19 @@ impl Member {
     }
 
     async fn entered(&mut self, client: Client) -> Told {
-        if self.client_id.is_empty() {
-            let number = |name: &str| client.connected[name].as_u64().context(name.to_owned());
-            self.place = (number("epoch")?, number("seq")?);
-            (self.start, self.last_seq) = (self.place.1, self.place.1);
-            self.archived = number("archived_seq")?;
-            let user = client.connected["user"]["user_id"].as_str();
-            self.user_id = user.context("user.user_id")?.to_owned();
-            lock(&self.people).insert(self.name.clone(), self.user_id.clone());
-        } else {
+        if !self.client_id.is_empty() {
             ensure!(
                 client.client_id == self.client_id,
                 "{} came back as {}",
                 self.name,
                 client.client_id
             );
+        }
+        if self.knows {
             self.resuming = Some(self.place.1);
             self.asks = false;
+        } else {
+            self.begin_anew(&client)?;
         }
         self.client_id.clone_from(&client.client_id);
         self.resume_token.clone_from(&client.resume_token);
@@ -196,6 +199,7 @@ impl Member {
             self.client_id, self.place, client.connected["epoch"], client.connected["seq"]
         ));
         self.view.new_socket();
+        self.asked_before_reload = false;
         (self.learnt, self.dozing_until) = (0, None);
         // What was on its way may be lost.
         for own in self.own.values_mut() {
@@ -206,6 +210,27 @@ impl Member {
         self.link = Some(client);
         self.rename(0).await;
         self.learn().await
+    }
+
+    /// It comes without a place: it is shown what there is, and knows what comes from here on.
+    fn begin_anew(&mut self, client: &Client) -> Told {
+        let number = |name: &str| client.connected[name].as_u64().context(name.to_owned());
+        self.place = (number("epoch")?, number("seq")?);
+        (self.start, self.last_seq) = (self.place.1, self.place.1);
+        (self.gap, self.asks, self.resuming) = (false, false, None);
+        self.view.board.clear();
+        self.view.cleared = 0;
+        self.archived = number("archived_seq")?;
+        let present = self.place.0;
+        for own in self.own.values_mut() {
+            if matches!(own.fate, Fate::Logged { epoch, .. } if epoch < present) {
+                own.fate = Fate::Waiting;
+            }
+        }
+        let user = client.connected["user"]["user_id"].as_str();
+        self.user_id = user.context("user.user_id")?.to_owned();
+        lock(&self.people).insert(self.name.clone(), self.user_id.clone());
+        Ok(())
     }
 
     async fn rename(&mut self, number: u32) {

@@ -103,18 +103,6 @@ impl Plan {
             strikes,
         }
     }
-
-    /// Does the store that knows who is here lose or change its memory? Who is here is then found out again over many of its
-    /// beats, and not compared.
-    pub fn forgets_people(&self) -> bool {
-        let forgets = |strike: &Strike| {
-            matches!(
-                strike.fault,
-                Fault::EmptyRedis | Fault::RestartRedisEmpty | Fault::RollRedisBack
-            )
-        };
-        self.strikes.iter().any(forgets)
-    }
 }
 
 fn steps(random: &mut StdRng) -> Vec<Step> {

@@ -44,7 +44,12 @@ impl Member {
             "archived" => self.watermark(number("seq")?),
             "sync" => self.view.merge(frame)?,
             "board" => self.view.board.show(frame),
-            "users" | "users_list" => self.view.listed(&frame["users"]),
+            "users" => {
+                // The last of what a newcomer is shown.
+                self.knows = true;
+                self.view.listed(&frame["users"]);
+            }
+            "users_list" => self.view.listed(&frame["users"]),
             "user_joined" => self.view.joined(frame),
             "user_left" => {
                 self.note(format_args!("sees {} leave", frame["userId"]));
@@ -68,7 +73,15 @@ impl Member {
 
     /// The present state comes, and what was not archived is to be said again.
     fn reload(&mut self, epoch: u64, seq: u64) -> Told {
+        if epoch == self.place.0 && std::mem::take(&mut self.asked_before_reload) {
+            // The answer to a `resume` that crossed the first reload: the state again.
+            self.note(format_args!("reload once more, at {epoch}.{seq}"));
+            self.view.board.clear();
+            (self.view.cleared, self.last_seq) = (0, seq);
+            return Ok(());
+        }
         ensure!(epoch > self.place.0, "a reload brings no new epoch");
+        self.asked_before_reload = self.resuming.is_some();
         let safe = self.archived.min(self.place.1);
         self.note(format_args!(
             "reload from {:?} to {epoch}.{seq}, archived up to {}",
@@ -91,6 +104,8 @@ impl Member {
         self.last_seq = seq;
         self.resuming = None;
         (self.gap, self.asks) = (true, true);
+        // Until it was shown what there is now.
+        self.knows = false;
         Ok(())
     }
 

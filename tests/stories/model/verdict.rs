@@ -229,7 +229,12 @@ impl Log {
         let wrong: Vec<String> = ids
             .into_iter()
             .filter(differs)
-            .map(|id| format!("{id}: {:?} instead of {:?}", shown.get(id), wanted.get(id)))
+            .map(|id| {
+                let of_it = |entry: &&Value| entry["id"] == **id || entry["message_id"] == **id;
+                let logged: Vec<&Value> = self.entries.values().filter(of_it).collect();
+                let (is, should) = (shown.get(id), wanted.get(id));
+                format!("{id}: {is:?} instead of {should:?}; logged: {logged:?}")
+            })
             .collect();
         ensure!(wrong.is_empty(), "history shows {wrong:?}");
         Ok(())
