@@ -22,6 +22,8 @@ mod compact;
 mod id_set;
 mod merge;
 mod nesting;
+#[cfg(test)]
+mod nesting_tests;
 mod outline;
 mod restore;
 #[cfg(test)]

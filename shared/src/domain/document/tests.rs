@@ -448,57 +448,6 @@ fn types_that_nest_without_end_are_refused() {
     assert_eq!(check(&nested(200_000)), Err(Malformed::TOO_DEEP));
 }
 
-/// Each update nests a little, in what the one before it brought: together they nest without end.
-#[test]
-fn what_nests_without_end_over_many_updates_is_merged_and_never_put_through_a_doc() {
-    const EACH: u32 = 200;
-    const UPDATES: u32 = 500;
-    let update = |from: u32| {
-        let mut bytes = vec![1];
-        write_var(&mut bytes, u64::from(EACH));
-        bytes.push(1);
-        write_var(&mut bytes, u64::from(from));
-        for level in from..from + EACH {
-            bytes.push(7);
-            if level == 0 {
-                bytes.extend([1, 1, b't']);
-            } else {
-                bytes.extend([0, 1]);
-                write_var(&mut bytes, u64::from(level - 1));
-            }
-            bytes.push(0);
-        }
-        bytes.push(0);
-        Bytes::from(bytes)
-    };
-    let mut document = Document::default();
-    for at in 0..UPDATES {
-        let update = update(at * EACH);
-        assert!(check(&update).is_ok(), "each is sound");
-        document.fold(&update);
-        if let Some(merge) = document.merge_due() {
-            document.absorb(&merge, merge.run().unwrap());
-        }
-    }
-    // All of it deleted by its first struct.
-    document.fold(&Bytes::from_static(&[0, 1, 1, 1, 0, 1]));
-    let merge = document.merge_all().unwrap();
-    document.absorb(&merge, merge.run().unwrap());
-    assert_eq!(document.held().structs.prefix(1), EACH * UPDATES);
-    let before = document.snapshot().state();
-    // Would end the process, not only fail.
-    assert!(!compact(&mut document), "it stays as it is");
-    assert_eq!(document.snapshot().state(), before);
-    assert_eq!(
-        restore(&document, &Document::default()),
-        Err(Malformed::TOO_DEEP)
-    );
-    let kept = serde_json::to_string(&document).unwrap();
-    let read: Document = serde_json::from_str(&kept).unwrap();
-    assert_eq!(read, document, "a checkpoint of it can be read");
-}
-
-/// What stock clients send, byte for byte as Yjs 13 wrote it.
 #[test]
 fn updates_of_stock_yjs_are_read() {
     // new Y.Doc(); doc.getText("test").insert(0, "abc"), then "de" by another client.
