@@ -15,6 +15,8 @@ pub fn stories(all: &mut Stories) {
     all.distributed(redis_emptied_under_load_loses_nothing);
     all.distributed(redis_started_again_empty_loses_nothing);
     all.distributed(a_log_that_was_rolled_back_and_written_to_since_is_found_out);
+    all.distributed(all_processes_and_redis_gone_at_once_never_reuse_an_epoch);
+    all.distributed(refused_messages_are_looked_up_so_many_at_a_time);
     all.distributed(postgres_cut_off_is_told_and_got_over);
     all.distributed(postgres_silent_is_told_and_got_over);
     all.distributed(mongodb_cut_off_is_told_and_got_over);
@@ -123,19 +125,24 @@ async fn a_log_that_was_rolled_back_and_written_to_since_is_found_out(story: Sto
     let cluster = story.cluster(options().workers(0).stores(stores)).await?;
     let door = cluster.door(Address::Plain, &fresh("forked"));
     let ana = door.enter().await?;
+    let ben = door.at(cluster.there().address()).enter().await?;
+    let mut kept = 0;
     for n in 0..3 {
-        ana.chat(&format!("kept {n}")).await?;
+        kept = ana.chat(&format!("kept {n}")).await?;
     }
+    ben.expect_where("chat_message", |m| m["seq"] == kept)
+        .await?;
     redis.remember().await?;
+    cluster.there().signal(Signal::STOP).await?;
     for n in 0..3 {
         ana.chat(&format!("lost {n}")).await?;
     }
     let (epoch, _) = ana.position();
     cluster.here().signal(Signal::STOP).await?;
     redis.roll_back().await?;
-    // This gateway has never seen the room: to it the log is as good as any.
+    // This gateway has seen as much as there is: to it the log is as good as any.
+    cluster.there().signal(Signal::CONT).await?;
     cluster.there().wait_ready().await?;
-    let ben = door.at(cluster.there().address()).enter().await?;
     for n in 0..8 {
         ben.chat(&format!("instead {n}")).await?;
     }
@@ -150,6 +157,90 @@ async fn a_log_that_was_rolled_back_and_written_to_since_is_found_out(story: Sto
     })
     .await
     .map(drop)
+}
+
+/// Nobody is left who has seen how long the log was: what comes back of it must not be written on in the same epoch.
+async fn all_processes_and_redis_gone_at_once_never_reuse_an_epoch(story: Story) -> Told {
+    let mut redis = OwnRedis::start().await?;
+    let mut stores = Stores::make().await?;
+    stores.redis = redis.url()?;
+    let options = options().gateways(1).workers(0);
+    let cluster = story.cluster(options.stores(stores)).await?;
+    let gateway = cluster.here();
+    let door = cluster.door(Address::Plain, &fresh("stop"));
+    let mut way_back = door.clone();
+    let mut epochs = Vec::new();
+    for loses_all in [true, false] {
+        let ana = way_back.enter().await?;
+        ana.chat("kept").await?;
+        redis.remember().await?;
+        for n in 0..3 {
+            ana.chat(&format!("lost {n}")).await?;
+        }
+        let (epoch, seq) = ana.position();
+        epochs.push(epoch);
+        way_back = ana.way_back();
+        gateway.kill().await?;
+        if loses_all {
+            redis.lose_everything().await?;
+        } else {
+            redis.roll_back().await?;
+        }
+        gateway.restart().await?;
+        // Somebody else is quicker, and writes over the places that were lost.
+        let ben = door.enter().await?;
+        let (after, _) = ben.position();
+        ensure!(after > epoch, "epoch {epoch} goes on, as {after}");
+        for n in 0..5 {
+            ben.chat(&format!("instead {n}")).await?;
+        }
+        let back = way_back.clone().enter().await?;
+        let reload = back.expect("reload").await?;
+        ensure!(reload["epoch"] == after, "{reload}, from {epoch}.{seq}");
+        way_back = back.way_back();
+    }
+    let last = *epochs.last().context("two rounds")?;
+    ensure!(epochs[0] < last, "{epochs:?}");
+    Ok(())
+}
+
+/// While the store that knows them is silent, refused messages do not pile up in search of their refs.
+async fn refused_messages_are_looked_up_so_many_at_a_time(story: Story) -> Told {
+    const SENT: usize = 200;
+    let (cluster, proxy) = behind_a_proxy(&story, Store::Redis).await?;
+    let person = cluster.rest().guest("Ana").await?;
+    let rest = cluster.rest().as_person(&person);
+    // A room in which nobody chats.
+    let room = rest.make_room(json!({"kind": "whiteboard"})).await?;
+    let door = cluster.door(Address::Rooms, &room).person(&person);
+    let ana = door.enter().await?;
+    ana.expect("users").await?;
+    proxy.set(Weather::Blackhole);
+    let message =
+        |n: usize| json!({"type": "chat_message", "content": "no", "ref": format!("r{n}")});
+    ana.send_all((0..SENT).map(message)).await?;
+    let all = ana.until("an answer to each", PATIENCE, |frames| {
+        frames.iter().filter(|m| m["type"] == "error").count() >= SENT
+    });
+    all.await?;
+    let frames = ana.frames();
+    let of = |code: &str| {
+        let errors = frames.iter().filter(|m| m["type"] == "error");
+        errors.filter(|m| m["code"] == code).count()
+    };
+    // Those that are looked up hear that the store is away.
+    let (beyond, away) = (of("overloaded"), of("unavailable"));
+    ensure!(beyond + away == SENT, "{beyond} and {away}");
+    ensure!(beyond >= SENT / 2 && away > 0, "{beyond} and {away}");
+    proxy.set(Weather::Pass);
+    ready_again(&cluster).await?;
+    // Its places are free again.
+    ana.send(message(SENT)).await?;
+    let error = ana
+        .expect_where("error", |m| m["ref"] == format!("r{SENT}"))
+        .await?;
+    ensure!(error["code"] == "not_allowed", "{error}");
+    Ok(())
 }
 
 /// Which store stands behind the proxy.

@@ -133,6 +133,10 @@ pub trait RoomLog: Send + Sync {
     /// `None`: no log is loaded for this room.
     async fn head(&self, room: &RoomId) -> Result<Option<LogHead>>;
 
+    /// False: since this log was seeded its store was started again, or another took its place, so that its last entries may
+    /// be missing without a trace. True also where no log is loaded, and where the store can't lose what it acknowledged.
+    async fn is_unbroken(&self, room: &RoomId) -> Result<bool>;
+
     /// Starts a log at `(epoch, seq)` with nothing in its tail, if there is none, or if what is there has a lower
     /// epoch (its tail is dropped, and subscribers get `Signal::EpochRaised`). Otherwise leaves it be. Returns the
     /// head as it is afterwards. `role_version` is only ever raised.

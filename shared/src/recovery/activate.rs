@@ -3,7 +3,8 @@
 //! An epoch is raised in the archive, then its log is seeded, then the archive marks it as opened, and only then is it
 //! written to. So a log that is missing (or older) in an epoch that was never opened is simply not made yet, by
 //! somebody who is on the way or died, and anybody makes it; in an opened one it was lost, and the epoch is over. No
-//! clock decides.
+//! clock decides. And a log whose store was started again since is over for whoever has not seen how long it was: all who
+//! had may be gone, and what was lost of it must not be written over under the same numbers.
 
 use crate::domain::ids::{Epoch, RoomId, Seq};
 use crate::ports::{Archive, ArchiveHead, LogHead, PortError, Result, RoomLog};
@@ -77,7 +78,14 @@ pub async fn activate(
         let archived = archive.head(room).await?;
         let head = log.head(room).await?;
         match judge(archived, head, seen) {
-            Verdict::Agreed(head) => return fenced(log, room, head, role_version).await,
+            Verdict::Agreed(head) => {
+                let has_seen = seen.is_some_and(|(epoch, _)| epoch == head.epoch);
+                if has_seen || log.is_unbroken(room).await? {
+                    return fenced(log, room, head, role_version).await;
+                }
+                tracing::info!(%room, epoch = %head.epoch, archived = %archived.seq, why = "its store was started again", "raising the epoch");
+                raise(log, archive, room, archived.epoch, role_version, now_ms).await?;
+            }
             Verdict::Unopened(head) => {
                 let opened = archive.open_epoch(room, head.epoch).await?;
                 if opened.epoch == head.epoch {
@@ -94,12 +102,7 @@ pub async fn activate(
                 if archived.epoch > Epoch(0) {
                     tracing::info!(%room, epoch = %archived.epoch, archived = %archived.seq, why, "raising the epoch");
                 }
-                let raised = archive.raise_epoch(room, archived.epoch).await?;
-                // Opened already: others were quicker, and their log stands (or is lost again: the next look tells).
-                if !raised.opened {
-                    log.seed(room, raised.epoch, raised.seq, role_version, now_ms)
-                        .await?;
-                }
+                raise(log, archive, room, archived.epoch, role_version, now_ms).await?;
             }
             Verdict::ArchiveLost(known) => {
                 // Raised and seeded between our two reads? Then the next look agrees.
@@ -113,6 +116,23 @@ pub async fn activate(
         "activate room",
         format!("room {room}: log and archive did not agree in {TRIES} tries"),
     ))
+}
+
+async fn raise(
+    log: &dyn RoomLog,
+    archive: &dyn Archive,
+    room: &RoomId,
+    from: Epoch,
+    role_version: u64,
+    now_ms: i64,
+) -> Result<()> {
+    let raised = archive.raise_epoch(room, from).await?;
+    // Opened already: others were quicker, and their log stands (or is lost again: the next look tells).
+    if !raised.opened {
+        log.seed(room, raised.epoch, raised.seq, role_version, now_ms)
+            .await?;
+    }
+    Ok(())
 }
 
 async fn fenced(

@@ -108,6 +108,15 @@ impl RoomLog for RedisRoomLog {
         wire::head(room, reply.into_array()).map_err(|e| PortError::fatal(DOING, e))
     }
 
+    async fn is_unbroken(&self, room: &RoomId) -> Result<bool> {
+        self.scripts
+            .unbroken
+            .call(&self.redis, vec![self.keys(room).meta()], Vec::new())
+            .await
+            .and_then(FromValue::from_value)
+            .map_err(failed("ask whether a room log is unbroken", room))
+    }
+
     async fn seed(
         &self,
         room: &RoomId,

@@ -233,6 +233,27 @@ pub async fn a_full_redis_refuses_appends_and_can_be_trimmed(_: Mode) -> Outcome
     DONE
 }
 
+/// As after a restart from what was on disk, or after a replica took over: the numbers go on, and nothing tells.
+pub async fn a_log_of_another_life_of_its_server_is_broken(_: Mode) -> Outcome {
+    let server = RedisServer::start().await;
+    let (logs, room) = opened_at(&server).await?;
+    add(&*logs.here, &room, &messages(3)).await?;
+    assert!(logs.there.is_unbroken(&room).await?);
+    let nowhere = RoomId::generate();
+    assert!(logs.there.is_unbroken(&nowhere).await?, "no log");
+    let meta = key(&logs, &room, ":meta");
+    for (server_then, unbroken) in [("a1b2c3", false), ("", true)] {
+        server
+            .command(&["HSET", &meta, "server", server_then])
+            .await;
+        assert_eq!(logs.there.is_unbroken(&room).await?, unbroken);
+    }
+    server.command(&["HSET", &meta, "server", "a1b2c3"]).await;
+    logs.here.seed(&room, Epoch(2), Seq(3), 0, now_ms()).await?;
+    assert!(logs.there.is_unbroken(&room).await?, "seeded anew");
+    DONE
+}
+
 pub async fn an_emptied_redis_refuses_until_it_is_seeded(_: Mode) -> Outcome {
     let server = RedisServer::start().await;
     let (logs, room) = opened_at(&server).await?;

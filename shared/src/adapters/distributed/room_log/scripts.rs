@@ -9,6 +9,7 @@ pub struct Scripts {
     pub unload: Script,
     pub read: Script,
     pub set_role_version: Script,
+    pub unbroken: Script,
 }
 
 impl Scripts {
@@ -20,6 +21,7 @@ impl Scripts {
             unload: Script::new(include_str!("unload.lua")),
             read: Script::new(include_str!("read.lua")),
             set_role_version: Script::new(include_str!("set_role_version.lua")),
+            unbroken: Script::new(include_str!("unbroken.lua")),
         }
     }
 }

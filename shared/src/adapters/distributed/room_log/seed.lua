@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Starts a log, unless there is one of this epoch or a later one. Nothing of a lower epoch stays: neither its tail nor
 -- its refs, which may name entries that were lost. Opening a room to read it must work when memory is full: hence the flag.
+-- It is noted on which server, in which of its lives: see unbroken.lua.
 -- KEYS: meta, log, dirty, ref buckets ...
 -- ARGV: room, channel, epoch, seq, role_version, now_ms, signal to publish where a lower epoch was replaced
 -- Returns meta as it is afterwards.
@@ -13,7 +14,9 @@ if role_version < tonumber(ARGV[5]) then
   role_version = tonumber(ARGV[5])
 end
 if not meta[1] or epoch < tonumber(ARGV[3]) then
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[3], 'seq', ARGV[4], 'archived', ARGV[4], 'trimmed', ARGV[4],
+  local told, info = pcall(redis.call, 'INFO', 'server')
+  local server = told and type(info) == 'string' and string.match(info, 'run_id:(%w+)')
+  redis.call('HSET', KEYS[1], 'server', server or '', 'epoch', ARGV[3], 'seq', ARGV[4], 'archived', ARGV[4], 'trimmed', ARGV[4],
     'role_version', string.format('%d', role_version), 'seeded_at', ARGV[6], 'seeded_seq', ARGV[4])
   redis.call('SREM', KEYS[3], ARGV[1])
   redis.call('UNLINK', KEYS[2], unpack(KEYS, 4))
