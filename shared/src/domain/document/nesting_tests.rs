@@ -51,5 +51,3 @@ fn what_nests_without_end_over_many_updates_is_merged_and_never_put_through_a_do
     let read: Document = serde_json::from_str(&kept).unwrap();
     assert_eq!(read, document, "a checkpoint of it can be read");
 }
-
-/// What stock clients send, byte for byte as Yjs 13 wrote it.

@@ -448,6 +448,7 @@ fn types_that_nest_without_end_are_refused() {
     assert_eq!(check(&nested(200_000)), Err(Malformed::TOO_DEEP));
 }
 
+/// What stock clients send, byte for byte as Yjs 13 wrote it.
 #[test]
 fn updates_of_stock_yjs_are_read() {
     // new Y.Doc(); doc.getText("test").insert(0, "abc"), then "de" by another client.
