@@ -3,15 +3,13 @@
 mod admin;
 mod banner;
 mod cli;
+mod memory;
 mod run;
 mod telemetry;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // The sandbox's helper must stay single-threaded: nothing may be started before it.
@@ -21,6 +19,7 @@ fn main() -> ExitCode {
     {
         atelier_worker::sandbox::init::main()
     }
+    memory::give_back_early();
     let cli = cli::Cli::parse();
     if rustls::crypto::ring::default_provider()
         .install_default()

@@ -119,8 +119,8 @@ pub struct GatewayConfig {
     /// How often a client should send a heartbeat, and how often an idle socket is pinged, milliseconds
     #[arg(long, env = "HEARTBEAT_INTERVAL", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(100..=3_600_000))]
     pub heartbeat_ms: u32,
-    /// Recent frames kept in memory for each room and wire form, bytes
-    #[arg(long, env = "ROOM_RING_BYTES", default_value_t = 4 << 20, value_parser = clap::value_parser!(u32).range(65_536..=1_073_741_824))]
+    /// Recent frames kept in memory for each room, bytes at most; what everybody has had is let go after some seconds
+    #[arg(long, env = "ROOM_RING_BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(65_536..=1_073_741_824))]
     pub room_ring_bytes: u32,
     /// Largest document of a room, as a merged Yjs update, bytes
     #[arg(long, env = "DOCUMENT_MAX_BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u32).range(1_024..=268_435_456))]

@@ -48,8 +48,14 @@ impl Contestant {
         dialect: Dialect,
         message: Message,
     ) -> Result<Self> {
+        // Rooms that no other contestant over the same stores has: what is typed again is no news.
+        let group = if servers.len() == 1 {
+            "peers"
+        } else {
+            "between"
+        };
         let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
-        let crowd = Crowd::enter(&addresses, shape, dialect, "peers")?;
+        let crowd = Crowd::enter(&addresses, shape, dialect, group)?;
         Ok(Self {
             name: name.into(),
             servers,
@@ -217,16 +223,18 @@ fn between(settings: &Settings, peers: &[Peer], stores: &Stores) -> Result<Vec<S
     ];
     let duration = settings.pods().min(TURN_MOST);
     for contestant in &mut contestants {
-        contestant
+        let warm = contestant
             .crowd
-            .run(contestant.message, BETWEEN_PACE, WARM_UP)?;
+            .run(contestant.message, BETWEEN_PACE, WARM_UP);
+        warm.with_context(|| contestant.name.clone())?;
     }
     for _ in 0..settings.repetitions.min(REPETITIONS_MOST) {
         for (index, contestant) in contestants.iter_mut().enumerate() {
             contestant.crowd.wake()?;
             let run = contestant
                 .crowd
-                .run(contestant.message, BETWEEN_PACE, duration)?;
+                .run(contestant.message, BETWEEN_PACE, duration)
+                .with_context(|| contestant.name.clone())?;
             for (section, part) in &mut sections {
                 section.rows[index].push(run.latency.percentile_us(*part), &[]);
             }

@@ -470,6 +470,17 @@ impl Connection {
         }
     }
 
+    /// The first frame of the ring that it may need; `None`: it needs no more.
+    pub fn ring_cursor(&self) -> Option<u64> {
+        let out = self.out.lock();
+        match out.phase {
+            Phase::Live => Some(out.cursor),
+            // Where it will go on stands with its own task.
+            Phase::Loading | Phase::Behind => Some(0),
+            Phase::Closing => None,
+        }
+    }
+
     pub fn heard(&self, now_ms: i64) {
         self.heard_ms.store(now_ms, Ordering::Relaxed);
     }

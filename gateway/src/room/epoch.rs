@@ -50,6 +50,7 @@ impl Actor {
         self.look_after_editors();
         self.write_changed();
         self.look_after_document();
+        self.settle_ring();
         self.hold_names();
         if self.locals.is_empty() && self.simulated.is_empty() {
             return;

@@ -1,6 +1,7 @@
 //! The feed of a room: recent frames in a ring bounded by bytes, and the latest ephemeral value of each kind.
 //!
-//! A connection is a cursor into the ring. Whoever falls off is replayed from the log.
+//! A connection is a cursor into the ring. Whoever falls off is replayed from the log. What everybody here has had for some
+//! seconds is let go: somebody who comes back later is served by the log, and a quiet room costs next to nothing.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -85,18 +86,29 @@ impl Frame {
         }
     }
 
-    /// Bytes that it holds in memory.
+    /// About the bytes that it holds in memory.
     fn size(&self) -> usize {
         let binary = self.binary.as_ref();
-        self.bytes.len() + binary.map_or(0, |b| b.yjs.len() + b.hocuspocus.len())
+        let binary = binary.map_or(0, |b| {
+            size_of::<Binary>() + b.yjs.len() + b.hocuspocus.len()
+        });
+        let instead = self.instead.as_ref().map_or(0, Bytes::len);
+        size_of::<Self>() + self.bytes.len() + instead + binary
     }
 }
+
+/// Beats for which a frame is held that everybody has had.
+const BEATS: usize = 5;
+/// Places for frames that may be spare.
+const MANY_SPARE: usize = 16;
 
 /// Frames by a running index. `start..end` is what is held.
 #[derive(Debug)]
 pub struct Ring {
     frames: VecDeque<Frame>,
     start: u64,
+    /// Where the ring ended at the last beats.
+    ends: [u64; BEATS],
     bytes: usize,
     limit: usize,
     /// The seq of the last entry that is no longer held (or that the room was loaded with).
@@ -110,6 +122,7 @@ impl Ring {
         Self {
             frames: VecDeque::new(),
             start: 0,
+            ends: [0; BEATS],
             bytes: 0,
             limit,
             before: seq,
@@ -133,6 +146,24 @@ impl Ring {
         self.frames.push_back(frame);
         while self.bytes > self.limit && self.frames.len() > 1 {
             self.drop_first();
+        }
+    }
+
+    /// Once a beat. Some: so far the frames are older than [`BEATS`] beats; who has had them need not find them here.
+    pub fn beat(&mut self) -> Option<u64> {
+        let old = self.ends[0];
+        self.ends.rotate_left(1);
+        self.ends[BEATS - 1] = self.end();
+        (old > self.start).then_some(old)
+    }
+
+    /// Lets go of the frames before `index`, and of the room that they took.
+    pub fn let_go(&mut self, index: u64) {
+        while self.start < index && !self.frames.is_empty() {
+            self.drop_first();
+        }
+        if self.frames.capacity() > 4 * self.frames.len().max(MANY_SPARE) {
+            self.frames.shrink_to(2 * self.frames.len());
         }
     }
 
@@ -304,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_fell_off_is_told_so() {
-        let mut ring = Ring::new(100, Seq(5));
+        let mut ring = Ring::new(100 + 2 * size_of::<Frame>(), Seq(5));
         for seq in 6..=10 {
             ring.push(entry(seq, 40));
         }
@@ -332,7 +363,7 @@ mod tests {
             part_of: Some(Seq(of)),
             ..Frame::to_others(Bytes::from(vec![0; 40]), None)
         };
-        let mut ring = Ring::new(150, Seq(4));
+        let mut ring = Ring::new(150 + 3 * size_of::<Frame>(), Seq(4));
         ring.push(part(9));
         ring.push(part(9));
         ring.push(entry(9, 40));
@@ -341,6 +372,30 @@ mod tests {
         ring.push(entry(10, 40));
         assert_eq!(ring.position_after(Seq(4)), None, "a part fell off");
         assert_eq!(ring.position_after(Seq(9)), Some(3));
+    }
+
+    #[test]
+    fn what_everybody_has_had_for_some_beats_is_let_go() {
+        let mut ring = Ring::new(1 << 20, Seq(0));
+        for seq in 1..=100 {
+            ring.push(entry(seq, 40));
+        }
+        for beat in 0..BEATS {
+            assert_eq!(ring.beat(), None, "beat {beat}");
+        }
+        ring.push(entry(101, 40));
+        let old = ring.beat();
+        assert_eq!(old, Some(100));
+        // Somebody has not had the last three of them.
+        ring.let_go(97);
+        assert_eq!(ring.position_after(Seq(96)), None);
+        assert_eq!(ring.position_after(Seq(97)), Some(97));
+        assert!(ring.bytes < 5 * (40 + size_of::<Frame>()), "{}", ring.bytes);
+        assert!(ring.frames.capacity() <= 4 * MANY_SPARE);
+        ring.let_go(1_000);
+        assert_eq!((ring.end(), ring.bytes), (101, 0));
+        assert_eq!(ring.position_after(Seq(101)), Some(101));
+        assert_eq!(ring.beat(), None, "nothing is held");
     }
 
     #[test]

@@ -84,6 +84,17 @@ impl Actor {
         }
     }
 
+    /// Lets go of the frames that everybody here has had for some beats.
+    pub fn settle_ring(&mut self) {
+        let old = self.shared.feed.write().ring.beat();
+        let Some(old) = old else {
+            return;
+        };
+        let cursors = self.sockets.iter().filter_map(|c| c.ring_cursor());
+        let had = cursors.min().map_or(old, |slowest| slowest.min(old));
+        self.shared.feed.write().ring.let_go(had);
+    }
+
     /// Somebody silent for too long: the others are told, the socket stays.
     pub fn drop_silent(&mut self, id: ConnectionId) {
         let Some(local) = self.locals.get_mut(&id) else {

@@ -31,6 +31,8 @@ const ROWS_WAITING: usize = 256;
 const CHECKPOINT_PAGES: &str = "8000";
 /// What the writing connection keeps of the file in memory, KiB (negative, as SQLite tells them from pages).
 const WRITER_CACHE: &str = "-8000";
+/// What each reading connection keeps: what it reads again soon. The system keeps the file's pages besides.
+const READER_CACHE: &str = "-500";
 
 /// What a commit outlives, once it is answered. Both outlive kill -9.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +70,7 @@ impl Sqlite {
             .map_err(failed)?;
         let read = pool()
             .max_connections(READERS)
-            .connect_with(options.read_only(true))
+            .connect_with(options.read_only(true).pragma("cache_size", READER_CACHE))
             .await
             .map_err(failed)?;
         Ok(Self { write, read })
