@@ -10,5 +10,6 @@ pub mod outbox;
 pub mod ports;
 pub mod recovery;
 pub mod removals;
+pub mod withdrawal;
 
 pub use backends::{Backends, Mode};

@@ -4,12 +4,13 @@ use anyhow::ensure;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Rest, Stories, Story, Told};
+use crate::harness::{Answer, Rest, Stories, Story, Told, fresh};
 
 pub fn stories(all: &mut Stories) {
     all.both(a_request_sent_again_gets_the_same_answer_on_any_pod);
     all.both(of_many_requests_with_one_key_one_makes_something);
     all.both(a_request_that_made_nothing_leaves_its_key_free);
+    all.both(a_registration_sent_again_makes_one_account);
 }
 
 async fn post(rest: &Rest, path: &str, key: &str, body: &Value) -> anyhow::Result<Answer> {
@@ -116,5 +117,44 @@ async fn a_request_that_made_nothing_leaves_its_key_free(story: Story) -> Told {
     refused.problem(422, "invalid")?;
     let made = post(&rest, "/api/v1/jobs", "key", &program()).await?;
     made.expect(202)?;
+    Ok(())
+}
+
+async fn a_registration_sent_again_makes_one_account(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let (here, there) = (cluster.rest(), Rest::at(cluster.there()));
+    let key = fresh("key");
+    let account = |name: &str| json!({"username": name, "password": "correct horse battery"});
+    let name = fresh("ana");
+    for (path, body, other) in [
+        ("/auth/register", account(&name), account(&fresh("ana"))),
+        (
+            "/auth/guest",
+            json!({"name": "Ana"}),
+            json!({"name": "Ben"}),
+        ),
+    ] {
+        let first = post(&here, &format!("/api/v1{path}"), &key, &body).await?;
+        let again = post(&there, &format!("/api{path}"), &key, &body).await?;
+        ensure!(
+            first.status == 201 && again.status == 201 && first.text == again.text,
+            "{} {}, {} {}",
+            first.status,
+            first.text,
+            again.status,
+            again.text
+        );
+        let refused = post(&there, &format!("/api/v1{path}"), &key, &other).await?;
+        refused.problem(422, "idempotency-mismatch")?;
+        let another = post(&here, &format!("/api/v1{path}"), &fresh("key"), &body).await?;
+        if path == "/auth/guest" {
+            ensure!(
+                another.expect(201)?["user"]["id"] != first.body["user"]["id"],
+                "another guest"
+            );
+        } else {
+            another.problem(409, "conflict")?;
+        }
+    }
     Ok(())
 }

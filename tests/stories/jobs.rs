@@ -18,6 +18,7 @@ pub fn stories(all: &mut Stories) {
     all.both(a_program_that_fails_says_how);
     all.both(people_in_the_room_see_a_run_start_speak_and_finish);
     all.both(a_job_is_cancelled_waiting_or_running);
+    all.both(a_run_cancelled_before_it_began_ends_in_its_room);
     all.both(jobs_are_refused_by_field);
     all.both(jobs_belong_to_who_sent_them);
     all.both(one_trace_leads_from_the_request_to_the_result);
@@ -231,6 +232,60 @@ async fn a_job_is_cancelled_waiting_or_running(story: Story) -> Told {
     rest.get(&format!("/api/v1/jobs/{next}"))
         .await?
         .problem(404, "not-found")?;
+    Ok(())
+}
+
+async fn a_run_cancelled_before_it_began_ends_in_its_room(story: Story) -> Told {
+    let cluster = story
+        .cluster(Options::default().gateways(1).set("CODE_CONCURRENCY", 1))
+        .await?;
+    let (ana, rest) = ana(&cluster).await?;
+    let room = rest.make_room(json!({"kind": "open"})).await?;
+    let door = cluster.door(Address::Rooms, &room);
+    let watcher = door.clone().enter().await?;
+    let asker = door.person(&ana).enter().await?;
+    let long = json!({"language": "python", "source": "import time; time.sleep(60)", "limits": {"wall_ms": 60_000}});
+    let running = submit(&rest, long).await?;
+    in_state(&rest, &running, "running", RUN_PATIENCE).await?;
+    let run = json!({"type": "run", "ref": "waits", "language": "python", "source": "print(1)"});
+    asker.send(run.clone()).await?;
+    let waiting = until("the run to wait", PATIENCE, async || {
+        let path = format!("/api/v1/jobs?status=queued&room_id={room}");
+        let page = rest.get(&path).await?.expect(200)?;
+        let id = page["items"][0]["id"].as_str().context("a job")?;
+        anyhow::Ok(id.to_owned())
+    })
+    .await?;
+    for _ in 0..2 {
+        rest.post(&format!("/api/v1/jobs/{waiting}/cancel"), json!({}))
+            .await?
+            .expect(200)?;
+    }
+    let is_it = |m: &Value| m["run_id"] == waiting.as_str();
+    let ended = watcher.expect_where("run_finished", is_it).await?;
+    ensure!(ended["status"] == "cancelled", "{ended}");
+    let ack = asker.expect_where("ack", |m| m["ref"] == "waits").await?;
+    ensure!(ack["seq"] == ended["seq"], "{ack} {ended}");
+    // Sent again it is the same run, which is over.
+    asker.send(run).await?;
+    let again = asker.expect_where("ack", |m| m["ref"] == "waits").await?;
+    ensure!(again["seq"] == ended["seq"], "{again} {ended}");
+    rest.post(&format!("/api/v1/jobs/{running}/cancel"), json!({}))
+        .await?
+        .expect(200)?;
+    in_state(&rest, &running, "cancelled", PATIENCE).await?;
+    // Its worker is free again, and of the cancelled one nothing runs: the room hears of no start and no second end.
+    let next = json!({"language": "python", "source": "print(1)", "room_id": room});
+    let next = submit(&rest, next).await?;
+    let is_next = |m: &Value| m["run_id"] == next.as_str();
+    let started = watcher
+        .expect_within("run_started", RUN_PATIENCE, |m| is_next(m) || is_it(m))
+        .await?;
+    ensure!(is_next(&started), "{started}");
+    let finished = watcher
+        .expect_within("run_finished", RUN_PATIENCE, |m| is_next(m) || is_it(m))
+        .await?;
+    ensure!(is_next(&finished), "{finished}");
     Ok(())
 }
 

@@ -26,7 +26,13 @@ class Mongo:
         self.data.mkdir(mode=0o700, exist_ok=True)
 
     def command(self):
-        parameters = ("ttlMonitorSleepSecs=1", "diagnosticDataCollectionEnabled=false", "shutdownTimeoutMillisForSignaledShutdown=100")
+        # A program that is killed leaves its transaction open: others wait for it a while, not the default minute.
+        parameters = (
+            "transactionLifetimeLimitSeconds=15",
+            "ttlMonitorSleepSecs=1",
+            "diagnosticDataCollectionEnabled=false",
+            "shutdownTimeoutMillisForSignaledShutdown=100",
+        )
         return [
             self.binary,
             *("--dbpath", str(self.data)),

@@ -85,7 +85,7 @@ pub fn name_operations(document: &mut Document) {
     }
 }
 
-/// Every POST outside `/auth` heeds `Idempotency-Key`.
+/// Every POST that makes something heeds `Idempotency-Key`.
 pub fn document_idempotency(document: &mut Document) {
     let text = ObjectBuilder::new()
         .schema_type(Type::String)
@@ -98,12 +98,16 @@ pub fn document_idempotency(document: &mut Document) {
         .required(Required::False)
         .description(Some(
             "Up to 255 characters of your own choice. The same request with the same key within 24 h gets the first one's \
-             answer and makes nothing anew; 409 while that is under way, 422 with another body.",
+             answer and makes nothing anew (of registrations and guests, within 5 min); 409 while that is under way, 422 with \
+             another body.",
         ))
         .schema(Some(text))
         .build();
     for (path, item) in &mut document.paths.paths {
-        let Some(post) = item.post.as_mut().filter(|_| !path.contains("/auth/")) else {
+        let makes = !path.contains("/auth/")
+            || path.ends_with("/auth/register")
+            || path.ends_with("/auth/guest");
+        let Some(post) = item.post.as_mut().filter(|_| makes) else {
             continue;
         };
         post.parameters

@@ -1,9 +1,11 @@
-//! `Idempotency-Key` on every POST outside `/auth`: what was made once is not made again when its request is sent again.
+//! `Idempotency-Key` on every POST that makes something (outside `/auth`, and registering and coming as a guest): what was
+//! made once is not made again when its request is sent again.
 //!
 //! A key belongs to whoever sends it (a person; without a token, an address) and to the path it is sent to. While the
 //! first request is under way another gets 409; afterwards, for [`KEPT`], the same request gets the same answer and another
 //! body 422. A request that made nothing (any answer but a 2xx) leaves its key free. A gateway that dies in between frees
-//! the key after the lease.
+//! the key after the lease. Of an answer with tokens nobody who reads the vault has anything: it is sealed, and kept for
+//! [`KEPT_TOKENS`] only.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,6 +38,11 @@ use super::trace;
 pub const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// How long the answer is remembered.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long one with tokens is: whoever has had no answer by then has no use for them, and whoever has had it may have
+/// exchanged the refresh token, which must not be presented twice.
+const KEPT_TOKENS: Duration = Duration::from_secs(5 * 60);
+/// What makes somebody under `/auth`; the rest of it makes nothing.
+const WITH_TOKENS: [&str; 2] = ["/auth/register", "/auth/guest"];
 /// Longest key, in characters.
 const KEY_MAX_CHARS: usize = 255;
 /// A key is held so much longer than a request may take.
@@ -61,7 +68,7 @@ pub async fn layer(State(app): State<App>, request: Request, next: Next) -> Resp
     let path = resource(request.uri().path());
     let applies = request.method() == Method::POST
         && request.headers().contains_key(HEADER)
-        && !path.starts_with("/auth/");
+        && (!path.starts_with("/auth/") || WITH_TOKENS.contains(&path));
     if !applies {
         return next.run(request).await;
     }
@@ -84,7 +91,7 @@ fn resource(path: &str) -> &str {
 
 async fn once(app: App, request: Request, next: Next) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
-    let key = key_of(&app, &mut parts).await?;
+    let (key, secret) = key_of(&app, &mut parts).await?;
     let lease = app.config.request_timeout() + LEASE_SLACK;
     match app.backends.vault.begin_once(&key, lease).await? {
         Once::InFlight => Err(Problem::new(
@@ -92,12 +99,18 @@ async fn once(app: App, request: Request, next: Next) -> Result<Response, Proble
             "A request with this Idempotency-Key is under way.",
         )
         .at("Idempotency-Key")),
-        Once::Answered(kept) => replay(&kept, body).await,
+        Once::Answered(kept) => match &secret {
+            None => replay(&kept, body).await,
+            Some(secret) => {
+                let opened = app.identity.open_answer(secret, &kept);
+                replay(&opened.ok_or_else(Problem::internal)?, body).await
+            }
+        },
         Once::Begun => {
             let (tee, body) = Tee::new(body);
             let request = Request::from_parts(parts, body);
             // On a task of its own: a client that hangs up sends its request again, and must not find it half done.
-            let work = carry_out(app, key, tee, next.run(request));
+            let work = carry_out(app, key, secret, tee, next.run(request));
             let work = tokio::spawn(trace::carried(work).in_current_span());
             match work.await {
                 Ok(response) => Ok(response),
@@ -110,7 +123,11 @@ async fn once(app: App, request: Request, next: Next) -> Result<Response, Proble
     }
 }
 
-async fn key_of(app: &App, parts: &mut axum::http::request::Parts) -> Result<OnceKey, Problem> {
+/// The key, and, where the answer has tokens, what it is sealed with.
+async fn key_of(
+    app: &App,
+    parts: &mut axum::http::request::Parts,
+) -> Result<(OnceKey, Option<Vec<u8>>), Problem> {
     let value = only(&parts.headers, &HEADER).and_then(|v| v.to_str().ok());
     let value = value.map(str::trim).unwrap_or_default().to_owned();
     let visible = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
@@ -131,17 +148,21 @@ async fn key_of(app: &App, parts: &mut axum::http::request::Parts) -> Result<Onc
     };
     let target = resource(parts.uri.path());
     let query = parts.uri.query().unwrap_or_default();
-    Ok(OnceKey {
+    let secret = WITH_TOKENS.contains(&target);
+    let secret = secret.then(|| format!("{owner}\n{target}\n{value}").into_bytes());
+    let key = OnceKey {
         owner: Sha256::digest(owner).into(),
         key: Sha256::digest(format!("{target}?{query}\n{value}")).into(),
         request: rand::random(),
-    })
+    };
+    Ok((key, secret))
 }
 
 /// Waits for the handler and settles the key by what it answered.
 async fn carry_out(
     app: App,
     key: OnceKey,
+    secret: Option<Vec<u8>>,
     tee: Tee,
     handler: impl Future<Output = Response>,
 ) -> Response {
@@ -167,18 +188,27 @@ async fn carry_out(
     let Ok(bytes) = axum::body::to_bytes(body, ANSWER_MAX_BYTES).await else {
         return Problem::internal().into_response();
     };
-    let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+    let shown = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let headers = parts.headers.iter();
     let kept = Kept {
         body_hash,
         status: parts.status.as_u16(),
         headers: headers
-            .filter_map(|(name, value)| Some((name.to_string(), text(value)?)))
+            .filter_map(|(name, value)| Some((name.to_string(), shown(value)?)))
             .collect(),
         body: STANDARD.encode(&bytes),
     };
-    let kept = serde_json::to_string(&kept).unwrap_or_default();
-    match vault.answer_once(&key, &kept, KEPT).await {
+    let mut text = serde_json::to_string(&kept).unwrap_or_default();
+    let keep = if let Some(secret) = &secret {
+        let Some(sealed) = app.identity.seal_answer(secret, &text) else {
+            return Response::from_parts(parts, Body::from(bytes));
+        };
+        text = sealed;
+        KEPT_TOKENS
+    } else {
+        KEPT
+    };
+    match vault.answer_once(&key, &text, keep).await {
         Ok(true) => {}
         Ok(false) => tracing::warn!("an Idempotency-Key was lost to another request"),
         Err(error) => tracing::warn!(%error, "an answer was not kept for its Idempotency-Key"),

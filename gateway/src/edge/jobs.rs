@@ -4,8 +4,8 @@ use atelier_shared::domain::ids::{JobId, PlaceId, RoomId};
 use atelier_shared::domain::job::{AskedLimits, Job, JobResult, JobState, Progress, QUEUE_CODE};
 use atelier_shared::domain::place::{PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Activity, Role};
-use atelier_shared::outbox;
 use atelier_shared::ports::{JobQuery, Throttle};
+use atelier_shared::withdrawal;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -362,19 +362,12 @@ pub(super) async fn find(
 
 async fn stop(app: &App, job: Job) -> Result<Job, Problem> {
     let b = &app.backends;
-    if !job.state.is_final() {
+    if withdrawal::is_withdrawn(&job) {
+        // Asked for again, perhaps because the first time a store was away half-way.
+        let at = job.finished_at.unwrap_or_else(Utc::now);
+        withdrawal::tell(&*b.records, &*b.log, &*b.archive, &*b.queue, &job, at).await?;
+    } else if !job.state.is_final() && !withdrawal::withdraw(b, &job).await? {
         b.queue.cancel(QUEUE_CODE, &job.id.to_string()).await?;
-    }
-    if job.state == JobState::Queued {
-        // A worker that has just claimed it sees a final state at its start, and leaves it.
-        let at = Utc::now().trunc_subsecs(6);
-        if b.records
-            .finish_job(job.id, JobState::Cancelled, at)
-            .await?
-        {
-            outbox::call_back(&*b.queue, &job).await?;
-            b.output.end(job.id).await?;
-        }
     }
     let now = b.records.job(job.id).await?;
     now.ok_or_else(|| Problem::not_found("job"))

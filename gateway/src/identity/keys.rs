@@ -34,6 +34,7 @@ pub(super) enum Use {
     Resume,
     Refresh,
     File,
+    Answer,
 }
 
 pub(super) struct Key {
@@ -46,6 +47,7 @@ pub(super) struct Key {
     resume: [u8; 32],
     refresh: [u8; 32],
     file: [u8; 32],
+    answer: [u8; 32],
     callback: [u8; 32],
 }
 
@@ -65,6 +67,7 @@ impl Key {
             Use::Resume => &self.resume,
             Use::Refresh => &self.refresh,
             Use::File => &self.file,
+            Use::Answer => &self.answer,
         };
         let mut mac =
             <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes a key of any length");
@@ -114,6 +117,7 @@ impl KeyRing {
                 resume: derive(secret, b"resume token"),
                 refresh: derive(secret, b"refresh token"),
                 file: derive(secret, b"file link"),
+                answer: derive(secret, b"kept answer"),
                 callback: derive(secret, b"callback"),
             }],
         })
@@ -204,6 +208,7 @@ fn ed25519(pem: &str) -> Result<Key, ConfigError> {
         resume: derive(signing.as_bytes(), b"resume token"),
         refresh: derive(signing.as_bytes(), b"refresh token"),
         file: derive(signing.as_bytes(), b"file link"),
+        answer: derive(signing.as_bytes(), b"kept answer"),
         callback: derive(signing.as_bytes(), b"callback"),
     })
 }

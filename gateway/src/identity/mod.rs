@@ -2,6 +2,7 @@
 
 mod access;
 mod file_link;
+mod kept;
 pub mod keys;
 mod password;
 mod profiles;
@@ -202,6 +203,16 @@ impl Identity {
         signature: &str,
     ) -> Result<(), LinkError> {
         file_link::check(&self.0.keys, file, expires, signature, Utc::now())
+    }
+
+    /// An answer with tokens in it, so that it may be stored; `secret` is what the client must know to have it again.
+    pub fn seal_answer(&self, secret: &[u8], answer: &str) -> Option<String> {
+        kept::seal(&self.0.keys, secret, answer)
+    }
+
+    /// What [`Identity::seal_answer`] was given.
+    pub fn open_answer(&self, secret: &[u8], sealed: &str) -> Option<String> {
+        kept::open(&self.0.keys, secret, sealed)
     }
 
     /// `None`: forged, malformed or older than [`resume::LIFETIME`].

@@ -100,7 +100,10 @@ impl Actor {
             audience,
         };
         self.push(frame);
-        if matches!(record.body, Body::RunStarted { .. }) {
+        if matches!(
+            record.body,
+            Body::RunStarted { .. } | Body::RunFinished { .. }
+        ) {
             self.acknowledge_run(&entry);
         }
     }

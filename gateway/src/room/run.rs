@@ -102,7 +102,7 @@ impl Actor {
         self.work.push(work.instrument(span).boxed());
     }
 
-    /// A run that was asked for under a ref has started: whoever asked is told its place.
+    /// A run that was asked for under a ref has started, or ended before it did: whoever asked is told its place.
     pub fn acknowledge_run(&mut self, entry: &Entry) {
         let (Some(ack), by) = (outgoing::ack_of(entry), &entry.record.author) else {
             return;

@@ -232,6 +232,9 @@ pub trait JobRecords: Send + Sync {
     /// Sets a final state (another one is an error). False: no such job, or it had one already; nothing changed.
     async fn finish_job(&self, id: JobId, state: JobState, at: DateTime<Utc>) -> Result<bool>;
 
+    /// Cancels a job that waits and has not begun. False: there is none, or it has.
+    async fn cancel_job(&self, id: JobId, at: DateTime<Utc>) -> Result<bool>;
+
     /// Makes a dead job one that waits, not tried and not confirmed to be queued. False: it is not dead.
     async fn revive_job(&self, id: JobId) -> Result<bool>;
 

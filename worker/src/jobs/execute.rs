@@ -18,6 +18,7 @@ use std::time::Duration;
 use atelier_shared::domain::job::{Job as Row, JobState, Progress, QUEUE_CODE};
 use atelier_shared::outbox::{EXECUTE_LAPSES, ExecuteJob};
 use atelier_shared::ports::{Archive, Files, LiveOutput, Queue, Records, RoomLog};
+use atelier_shared::withdrawal;
 use chrono::{DateTime, Utc};
 use tracing::Instrument;
 
@@ -73,6 +74,9 @@ impl Job for ExecuteJob {
                 .give_up(&row, attempts, &reason, Utc::now())
                 .await?;
             return Err(Failure::Final(reason));
+        }
+        if withdrawal::is_withdrawn(&row) {
+            return recorder.tell_withdrawn(&row).await;
         }
         if row.state.is_final() || !recorder.start(&row, attempt.number).await? {
             return Ok(());

@@ -237,6 +237,32 @@ macro_rules! job_records {
                 finished.await.map_err(|e| failed("finish a job", e))
             }
 
+            async fn cancel_job(
+                &self,
+                id: crate::domain::ids::JobId,
+                at: chrono::DateTime<chrono::Utc>,
+            ) -> crate::ports::Result<bool> {
+                use crate::domain::job::JobState;
+
+                let cancelled = async {
+                    let mut tx = self.write().await?;
+                    let done = statement(
+                        "UPDATE jobs SET state = $2, finished_at = $3, queued = $4
+                         WHERE id = $1 AND state = $5 AND started_at IS NULL",
+                    )
+                    .bind(id.0)
+                    .bind(JobState::Cancelled.as_str())
+                    .bind(crate::adapters::queries::micros(at))
+                    .bind(true)
+                    .bind(JobState::Queued.as_str())
+                    .execute(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(done.rows_affected() > 0)
+                };
+                cancelled.await.map_err(|e| failed("cancel a job", e))
+            }
+
             async fn revive_job(&self, id: crate::domain::ids::JobId) -> crate::ports::Result<bool> {
                 use crate::domain::job::JobState;
 

@@ -237,6 +237,7 @@ async fn jobs(records: &dyn Records, cast: &Cast) -> Outcome {
     records.unqueued_jobs(now(), 10).await?;
     records.mark_queued(asked.id).await?;
     records.doubt_queued(now(), 10).await?;
+    records.cancel_job(JobId::generate(), now()).await?;
     records.start_job(asked.id, 1, now()).await?;
     records.finish_job(asked.id, JobState::Dead, now()).await?;
     records.revive_job(asked.id).await?;

@@ -34,6 +34,12 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "the_outbox_holds_what_the_queue_was_not_seen_to_have",
         outbox,
     );
+    both(
+        trials,
+        "records",
+        "a_job_is_cancelled_only_before_it_began",
+        cancelled,
+    );
     both(trials, "records", "a_dead_job_is_revived_as_new", revival);
     both(
         trials,
@@ -132,6 +138,34 @@ pub fn job(owner: UserId) -> Job {
         started_at: None,
         finished_at: None,
     }
+}
+
+async fn cancelled(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let (waits, runs) = (job(UserId::generate()), job(UserId::generate()));
+    for job in [&waits, &runs] {
+        records.create_job(job).await?;
+    }
+    assert!(records.start_job(runs.id, 1, now()).await?);
+    for (id, is) in [
+        (waits.id, true),
+        (waits.id, false),
+        (runs.id, false),
+        (JobId::generate(), false),
+    ] {
+        assert_eq!(records.cancel_job(id, now()).await?, is);
+    }
+    let row = records.job(waits.id).await?.expect("the job");
+    assert_eq!((row.state, row.started_at), (JobState::Cancelled, None));
+    assert!(row.finished_at.is_some());
+    // Nobody starts it, and nobody queues it.
+    assert!(!records.start_job(waits.id, 1, now()).await?);
+    let later = now() + chrono::Duration::minutes(1);
+    let unqueued = records.unqueued_jobs(later, 1_000).await?;
+    assert!(unqueued.iter().all(|job| job.id != waits.id));
+    let state = records.job(runs.id).await?.map(|job| job.state);
+    assert_eq!(state, Some(JobState::Running));
+    Ok(())
 }
 
 async fn read_back(mode: Mode) -> Outcome {

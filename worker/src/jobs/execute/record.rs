@@ -7,7 +7,7 @@ use atelier_shared::domain::entry::{Author, Body, Record};
 use atelier_shared::domain::ids::{ClientId, JobId, Ref};
 use atelier_shared::domain::job::{Job as Row, JobResult};
 use atelier_shared::ports::PortError;
-use atelier_shared::{outbox, recovery};
+use atelier_shared::{outbox, recovery, withdrawal};
 use chrono::{TimeDelta, Utc};
 use tokio::time::Instant;
 
@@ -57,6 +57,17 @@ impl<'a> Recorder<'a> {
             reference = asked.reference.clone();
         }
         self.tell(row, by, reference, body).await
+    }
+
+    /// Whoever cancelled it before it began may not have come to that.
+    pub async fn tell_withdrawn(&self, row: &Row) -> Result<(), Failure> {
+        let (s, at) = (self.services, row.finished_at.unwrap_or_else(Utc::now));
+        patiently(|| withdrawal::tell(&*s.records, &*s.log, &*s.archive, &*s.queue, row, at))
+            .await?;
+        if let Err(error) = s.output.end(row.id).await {
+            tracing::debug!(%error, "watchers not told of the end; they look themselves in a while");
+        }
+        Ok(())
     }
 
     /// Stores the result (or takes the one that was stored before), closes the row, and tells the room.

@@ -1,7 +1,9 @@
 //! Activity in MongoDB: one document for a person, a minute and a room, written in the transaction of the entries.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::ClientSession;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::Error;
@@ -22,6 +24,9 @@ use crate::ports::{
 const UPDATES_AT_ONCE: usize = 1_000;
 /// Rooms whose newest minutes one command reads.
 const ROOMS_AT_ONCE: usize = 100;
+/// People whose slots one command sums up, and commands under way: each has its time.
+const PEOPLE_AT_ONCE: usize = 25;
+const QUERIES_AT_ONCE: usize = 4;
 const ACTIVITY: &str = "activity";
 const COUNTS: [&str; 5] = ["messages", "comments", "strokes", "edits", "runs"];
 
@@ -116,29 +121,28 @@ fn counts(document: &Document) -> Result<ActivityCounts> {
 #[async_trait]
 impl ActivityArchive for MongoArchive {
     async fn activity_of(&self, query: &ActivityQuery) -> Result<Vec<ActivitySlot>> {
+        // In the order of their ids, so that the answers about some after the others are in it, too.
         let users = query.users.iter().take(ACTIVITY_SUBJECTS_MAX);
-        let users: Vec<_> = users.map(|user| uuid_key(user.0)).collect();
-        let slot = doc! { "$subtract": ["$_id.m", { "$mod": ["$_id.m", query.slot_minutes] }] };
-        let mut by_slot = sums(doc! { "_id": { "u": "$_id.u", "s": slot } });
-        by_slot.insert("active", doc! { "$sum": 1_i64 });
-        let pipeline = [
-            doc! { "$match": {
-                "user": { "$in": users },
-                "minute": { "$gte": query.from_minute, "$lt": query.to_minute },
-            } },
-            // A minute in two rooms is one minute.
-            doc! { "$group": sums(doc! { "_id": { "u": "$user", "m": "$minute" } }) },
-            doc! { "$group": by_slot },
-            doc! { "$sort": { "_id.u": 1, "_id.s": 1 } },
-            doc! { "$limit": to_db(ACTIVITY_SLOTS_MAX as u64 + 1)? },
-        ];
-        let found: Vec<Document> = bounded("read activity", async {
-            let activity = self.database.collection::<Document>("activity");
-            let rows = activity.aggregate(pipeline).allow_disk_use(true).await?;
-            rows.try_collect().await
-        })
-        .await?;
-        slots_in_bounds(found.len())?;
+        let users: Vec<UserId> = users
+            .copied()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        let mut asked = Vec::new();
+        for users in users.chunks(PEOPLE_AT_ONCE) {
+            let pipeline = slots_of(users, query)?;
+            asked.push(bounded("read activity", async move {
+                let activity = self.database.collection::<Document>(ACTIVITY);
+                let rows = activity.aggregate(pipeline).allow_disk_use(true).await?;
+                rows.try_collect::<Vec<Document>>().await
+            }));
+        }
+        let mut answers = stream::iter(asked).buffered(QUERIES_AT_ONCE);
+        let mut found: Vec<Document> = Vec::new();
+        while let Some(rows) = answers.try_next().await? {
+            found.extend(rows);
+            slots_in_bounds(found.len())?;
+        }
         let slot = |row: &Document| {
             let id = row.get_document("_id").map_err(malformed)?;
             Ok(ActivitySlot {
@@ -180,6 +184,27 @@ impl ActivityArchive for MongoArchive {
         let minutes = found.iter().map(minute).collect::<Result<_>>()?;
         Ok(newest_minutes(minutes, limit))
     }
+}
+
+/// The slots of these people, by the index (user, minute).
+fn slots_of(users: &[UserId], query: &ActivityQuery) -> Result<Vec<Document>> {
+    let users: Vec<_> = users.iter().map(|user| uuid_key(user.0)).collect();
+    let slot = doc! { "$subtract": ["$minute", { "$mod": ["$minute", query.slot_minutes] }] };
+    let mut by_slot = sums(doc! { "_id": { "u": "$user", "s": slot } });
+    // A minute in two rooms is one minute. As sets of the slots, not as a group each: of a million groups most would go
+    // to the disk.
+    by_slot.insert("minutes", doc! { "$addToSet": "$minute" });
+    Ok(vec![
+        doc! { "$match": {
+            "user": { "$in": users },
+            "minute": { "$gte": query.from_minute, "$lt": query.to_minute },
+        } },
+        doc! { "$group": by_slot },
+        doc! { "$set": { "active": { "$size": "$minutes" } } },
+        doc! { "$unset": "minutes" },
+        doc! { "$sort": { "_id.u": 1, "_id.s": 1 } },
+        doc! { "$limit": to_db(ACTIVITY_SLOTS_MAX as u64 + 1)? },
+    ])
 }
 
 /// The newest minutes of each of these rooms, by its index, in one command: a sort across rooms would read all they ever did.
