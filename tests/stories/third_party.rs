@@ -22,6 +22,10 @@ pub fn stories(all: &mut Stories) {
     all.both_with(NODE, providers_survive_a_killed_gateway_without_ghosts);
     all.both_with(NODE, editors_are_seen_and_leave_no_ghost);
     all.both_with(NODE, a_viewer_reads_and_its_edits_are_refused);
+    all.both_with(
+        NODE,
+        an_edit_that_is_too_large_does_not_send_providers_round_in_circles,
+    );
     all.both_with(NODE, who_may_not_enter_is_refused_before_the_upgrade);
     all.both_with(NODE, one_hocuspocus_socket_holds_several_documents);
     all.both_with(NODE, a_hocuspocus_client_without_the_right_is_told_so);
@@ -299,6 +303,46 @@ async fn a_viewer_reads_and_its_edits_are_refused(story: Story) -> Told {
         .await?;
     ensure!(seen["synced"] == true, "{seen}");
     puppets.reads("host", "read me!").await
+}
+
+/// A provider comes back from every close with the same edit: it is told, and keeps its socket.
+async fn an_edit_that_is_too_large_does_not_send_providers_round_in_circles(story: Story) -> Told {
+    const LIMIT: usize = 1 << 20;
+    let options = Options::default().set("DOCUMENT_MAX_BYTES", LIMIT);
+    let cluster = story.cluster(options).await?;
+    let puppets = Puppets::start(&story, NODE).await?;
+    for kind in [
+        "y-websocket-2",
+        "y-websocket-3",
+        "hocuspocus-provider-2",
+        "hocuspocus-provider-4",
+    ] {
+        let room = fresh("large");
+        for (client, process) in [("ana", cluster.here()), ("ben", cluster.there())] {
+            puppets.open(client, at(process, kind, &room)).await?;
+            puppets.synced(client).await?;
+        }
+        puppets.write("ana", &"x".repeat(2 * LIMIT)).await?;
+        puppets.write("ben", "ben is heard").await?;
+        let heard = |seen: &Value| {
+            let text = seen["text"].as_str().unwrap_or_default();
+            text.contains("ben is heard")
+        };
+        let ana = puppets.until("ana", "ben's edit", heard).await?;
+        ensure!(ana["opened"] == 1, "{kind} came back: {}", ana["events"]);
+        if kind.starts_with("hocuspocus") {
+            ensure!(
+                ana["unsynced"] == 1,
+                "{kind} takes it for saved: {}",
+                ana["unsynced"]
+            );
+        }
+        puppets.reads("ben", "ben is heard").await?;
+        for client in ["ana", "ben"] {
+            puppets.tell(client, "destroy").await?;
+        }
+    }
+    Ok(())
 }
 
 async fn who_may_not_enter_is_refused_before_the_upgrade(story: Story) -> Told {
