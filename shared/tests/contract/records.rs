@@ -1,5 +1,6 @@
 //! Promises of the Records port.
 
+mod abandoned;
 mod departures;
 mod files;
 mod insights;
@@ -20,6 +21,7 @@ use libtest_mimic::Trial;
 use uuid::Uuid;
 
 pub fn trials(trials: &mut Vec<Trial>) {
+    abandoned::trials(trials);
     people::trials(trials);
     rooms::trials(trials);
     places::trials(trials);
