@@ -152,8 +152,9 @@ fn a_shared_secret_signs_and_is_not_published() {
     assert_eq!(ring.jwks(), json!({"keys": []}));
     let short = secret_ring("short").unwrap();
     assert!(access::verify(&short, &token(&short, Duration::minutes(5))).is_ok());
+    // One that is set but empty is none, and a key is what there should be.
     let none = secret_ring("").err().unwrap();
-    assert_eq!(none.setting, "JWT_SECRET_KEY");
+    assert_eq!(none.setting, "JWT_PRIVATE_KEY");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::adapters::migrations::migrator;
 use crate::ports::{PortError, Result};
 
 /// How long a caller waits for a connection before it hears "unavailable".
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What this program's queries were written for; embedded in the binary.
 const MIGRATIONS: &[(&str, &str)] = &[
