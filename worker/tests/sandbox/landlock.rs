@@ -340,8 +340,7 @@ async fn unaided(_: &'static NsSandbox) -> Result<(), Failed> {
         told || outcome.state() == JobState::OutOfMemory,
         "{outcome:?}"
     );
-    let many =
-        "import os, time\nfor _ in range(8): os.fork() or (b'x' * (20 << 20), time.sleep(8))\n";
+    let many = "import os, time\nfor _ in range(8): os.fork() or (b'x' * (20 << 20), time.sleep(8))\ntime.sleep(8)\n";
     let outcome = run(&sandbox, hungry(many)).await?;
     assert_eq!(outcome.state(), JobState::OutOfMemory, "{outcome:?}");
     let mut bomb = python(BOMB);

@@ -253,21 +253,20 @@ impl Supervisor {
         if seat.ended {
             return;
         }
-        if seat.outbox.flush(seat.socket.fd()).is_err()
-            || seat.inbox.fill(seat.socket.fd()).is_err()
-        {
-            self.discard(id);
-            return;
+        // What it said before it closed its end counts, whatever became of what was still to be written to it.
+        let unheard = seat.outbox.flush(seat.socket.fd()).is_err();
+        let unread = seat.inbox.fill(seat.socket.fd()).is_err();
+        if !(unheard || unread) {
+            self.set_interest(id);
         }
-        self.set_interest(id);
         loop {
             let Some(seat) = self.boxes.get_mut(&id) else {
                 return;
             };
             match seat.inbox.next() {
                 Ok(Some((kind, body))) => self.obey_box(id, kind, body),
-                Ok(None) => return,
-                Err(_) => {
+                Ok(None) if !(unheard || unread) => return,
+                Ok(None) | Err(_) => {
                     self.discard(id);
                     return;
                 }
@@ -344,6 +343,11 @@ impl Supervisor {
         if matches!(reaped, Ok(None)) {
             return;
         }
+        // Its last words, if nobody has read them yet: why it would not run the program.
+        self.hear_box(id);
+        let Some(seat) = self.boxes.get_mut(&id) else {
+            return;
+        };
         seat.ended = true;
         seat.end = None;
         let was = seat.state;
