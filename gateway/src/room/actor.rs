@@ -462,7 +462,7 @@ impl Actor {
             Done::People(Ok(people)) => self.compare_people(people),
             Done::PeopleWritten { unwritten } => self.people_written(&unwritten),
             Done::PeopleEntered(connections) => {
-                self.to_be_written(&connections);
+                self.mark_changed(&connections);
                 self.write_changed();
             }
             Done::Roles(read) => self.roles_read(read),

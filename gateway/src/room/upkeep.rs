@@ -150,14 +150,14 @@ impl Actor {
 
     /// What presence did not take goes with the next beat; what changed meanwhile, and was asked for at once, goes now.
     pub fn people_written(&mut self, unwritten: &[ConnectionId]) {
-        self.to_be_written(unwritten);
+        self.mark_changed(unwritten);
         let before = std::mem::replace(&mut self.writing_people, PeopleWrite::No);
         if before == PeopleWrite::Again {
             self.write_changed();
         }
     }
 
-    pub fn to_be_written(&mut self, connections: &[ConnectionId]) {
+    pub fn mark_changed(&mut self, connections: &[ConnectionId]) {
         for id in connections {
             if let Some(local) = self.locals.get_mut(id) {
                 local.changed = true;
