@@ -11,6 +11,7 @@ use crate::harness::{Address, Client, Stories, Story, Told, fresh};
 pub fn stories(all: &mut Stories) {
     all.both(a_clear_keeps_its_place_between_draws_of_one_moment);
     all.both(a_stroke_that_lost_against_an_erase_is_shown_to_nobody);
+    all.both(an_author_is_told_what_their_draw_lost_against);
     all.both(whoever_is_cut_off_between_two_draws_of_one_window_misses_none);
     all.both(a_message_sent_again_is_acknowledged_whatever_became_of_it);
 }
@@ -109,6 +110,61 @@ async fn a_stroke_that_lost_against_an_erase_is_shown_to_nobody(story: Story) ->
     ensure!(sees(&back, &base_back), "{:?}", shown(&back, &base_back));
     let late = board_of(&door.enter().await?).await?;
     ensure!(late.len() == 2, "{late:?}");
+    Ok(())
+}
+
+/// Authors get no echo: without a word they would go on showing what is on nobody else's board.
+async fn an_author_is_told_what_their_draw_lost_against(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let door = cluster.door(Address::Plain, &fresh("unseen"));
+    let there = door.clone().at(cluster.there().address());
+    let ben = there.client_id(&fresh("zoe")).enter().await?;
+    ben.log(json!({"type": "draw", "paths": [stroke("gone", 10), stroke("tied", 10)]}))
+        .await?;
+    ben.log(json!({"type": "draw", "paths": [], "erase": [{"id": "gone", "ts": 20}]}))
+        .await?;
+    // Was shown a board: it tells of no erase, and not whose its paths are.
+    let ana = door.client_id(&fresh("ana")).enter().await?;
+    let base = board_of(&ana).await?;
+    ensure!(base.len() == 1, "{base:?}");
+    let mine = json!({"id": "tied", "width": 9, "color": "#112233", "points": [5, 5], "ts": 10});
+    let draw = json!({"type": "draw", "paths": [stroke("gone", 15), mine, stroke("new", 15)], "ref": "late"});
+    for round in 1..=2 {
+        ana.send(draw.clone()).await?;
+        let seq = ana.acknowledged("late").await?;
+        let frames = ana.frames();
+        let acks: Vec<usize> = (0..frames.len())
+            .filter(|at| frames[*at]["ref"] == "late")
+            .collect();
+        ensure!(acks.len() == round, "{acks:?}");
+        // Right ahead of the ack: whoever has that has all up to it.
+        let told = &frames[acks[round - 1] - 1];
+        ensure!(told["type"] == "draw", "{told}");
+        ensure!(
+            told["seq"] == seq && told["from"] == *ben.client_id,
+            "{told}"
+        );
+        ensure!(told["erase"] == json!([{"id": "gone", "ts": 20}]), "{told}");
+        ensure!(told["paths"] == json!([stroke("tied", 10)]), "{told}");
+        ana.expect("draw").await?;
+    }
+    ben.expect_where("draw", |m| m["paths"][0]["id"] == "new")
+        .await?;
+    // Cleared meanwhile: what is sent again is nowhere.
+    let cleared = ben
+        .log(json!({"type": "draw", "paths": [], "clear": true}))
+        .await?;
+    ana.expect_where("draw", |m| m["clear"] == true).await?;
+    ana.send(draw).await?;
+    let told = ana
+        .expect_where("draw", |m| m["erase"][2].is_object())
+        .await?;
+    ensure!(told["seq"] == cleared, "{told}");
+    let ids: Vec<&str> = [0, 1, 2]
+        .iter()
+        .filter_map(|at| told["erase"][at]["id"].as_str())
+        .collect();
+    ensure!(ids == ["gone", "tied", "new"], "{told}");
     Ok(())
 }
 

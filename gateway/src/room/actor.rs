@@ -401,9 +401,11 @@ impl Actor {
             Command::Chat { reply } => {
                 let _ = reply.send(self.state.chat.clone());
             }
-            Command::NotOutdone { page, reply } => {
-                let _ = reply.send(self.without_outdone(page));
-            }
+            Command::NotOutdone {
+                page,
+                connection,
+                reply,
+            } => drop(reply.send(self.replayed(page, connection))),
             Command::Users { connection } => self.send_users(connection),
             Command::Awareness { connection, shown } => self.awareness(connection, shown),
             Command::QueryAwareness { connection } => self.tell_awareness(connection),

@@ -91,6 +91,12 @@ impl Actor {
             }
             return;
         }
+        if matches!(record.body, Body::Draw(_)) {
+            if let Some(receipt) = self.receipt_again(&record, seq) {
+                self.push(Frame::to_origin(receipt, id));
+            }
+            return;
+        }
         let Some(reference) = record.reference.clone() else {
             return;
         };

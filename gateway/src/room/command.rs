@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::connection::Connection;
 use super::document::DocumentSnapshot;
 use super::json::incoming::{Durable, Ephemeral, Join, Run, StandingChange};
+use super::lost::Replayed;
 use super::yjs::awareness::Entry as Shown;
 use crate::identity::Principal;
 
@@ -63,10 +64,11 @@ pub enum Command {
     Chat {
         reply: oneshot::Sender<ChatState>,
     },
-    /// Entries that are replayed, without drawing that lost against a later write.
+    /// Entries that are replayed to this connection, without drawing that lost against a later write.
     NotOutdone {
         page: Vec<Entry>,
-        reply: oneshot::Sender<Vec<Entry>>,
+        connection: ConnectionId,
+        reply: oneshot::Sender<Replayed>,
     },
     /// A replay reached the present: the connection wants to know who is here now.
     Users {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use atelier_shared::domain::board::{Board, DrawBatch};
 use atelier_shared::domain::entry::{Body, Entry};
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Seq};
-use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::actor::Actor;
@@ -18,7 +17,7 @@ use super::ring::{Audience, Frame};
 const DRAW_WINDOW: Duration = Duration::from_millis(100);
 
 /// Draws of one author and window are joined up to about so many bytes: common clients take no more than 1 MiB at once.
-const DRAW_FRAME_BYTES: usize = 640 * 1024;
+pub const DRAW_FRAME_BYTES: usize = 640 * 1024;
 
 impl Actor {
     /// Draws wait for the end of their window, unless none is open. An `ack` need not wait as long as nobody else's draw
@@ -35,11 +34,9 @@ impl Actor {
             .iter()
             .all(|d| d.record.author.connection == author);
         if let (true, Some(id)) = (alone, author) {
-            if let Some(entry) = self.draws.last()
-                && let Some(reference) = &entry.record.reference
-            {
-                let ack = outgoing::ack(reference, entry.seq);
-                self.push(Frame::to_origin(ack, id));
+            let own = self.draws.last().and_then(|entry| self.receipt(entry));
+            if let Some(receipt) = own {
+                self.push(Frame::to_origin(receipt, id));
             }
             self.draws_acked = self.draws.len();
         }
@@ -63,16 +60,17 @@ impl Actor {
         let mut unacked = held.iter().skip(acked).peekable();
         for joined in arrange(&held) {
             let before = std::iter::from_fn(|| unacked.next_if(|entry| entry.seq < joined.first()));
-            for (connection, acks) in acks(before) {
+            for (connection, receipts) in self.receipts(before) {
                 let part_of = Some(last);
-                let frame = Frame::to_origin(acks, connection);
+                let frame = Frame::to_origin(receipts, connection);
                 self.push(Frame { part_of, ..frame });
             }
             let (client_id, connection) = joined.author;
             let at = joined.told_at();
             let is_last = at.0 == last;
             // What is left are its author's own, who gets them in the place of the frame.
-            let own = is_last.then(|| acks(unacked.by_ref()).pop()).flatten();
+            let own = is_last.then(|| self.receipts(unacked.by_ref()).pop());
+            let own = own.flatten();
             self.push(Frame {
                 bytes: outgoing::draw(&joined.batches, at, client_id, &self.state.board),
                 binary: None,
@@ -80,7 +78,7 @@ impl Actor {
                 seq: is_last.then_some(last),
                 part_of: (!is_last).then_some(last),
                 origin: connection,
-                instead: own.map(|(_, acks)| acks),
+                instead: own.map(|(_, receipts)| receipts),
                 audience: Audience::All,
             });
         }
@@ -185,24 +183,6 @@ fn batch_of(entry: &Entry) -> Option<Batch<'_>> {
         Body::Draw(batch) => Some((entry.seq, entry.record.ts_ms, batch)),
         _ => None,
     }
-}
-
-/// The acks of these entries, joined for each connection.
-fn acks<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<(ConnectionId, Bytes)> {
-    let mut all: Vec<(ConnectionId, BytesMut)> = Vec::new();
-    for entry in entries {
-        let author = &entry.record.author;
-        let (Some(id), Some(reference)) = (author.connection, &entry.record.reference) else {
-            continue;
-        };
-        let ack = outgoing::ack(reference, entry.seq);
-        match all.iter_mut().find(|(theirs, _)| *theirs == id) {
-            Some((_, acks)) => acks.extend_from_slice(&ack),
-            None => all.push((id, BytesMut::from(&ack[..]))),
-        }
-    }
-    let all = all.into_iter();
-    all.map(|(id, acks)| (id, acks.freeze())).collect()
 }
 
 /// Batches as frames join them: each run below [`DRAW_FRAME_BYTES`] or of one batch.

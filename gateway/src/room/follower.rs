@@ -1,6 +1,7 @@
 //! What a connection's own task does with its room's feed: begins and replays what the room ordered, catches up from the
 //! log, fetches the document.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::admission::leave_presence;
 use super::connection::{Connection, Phase, Start};
 use super::dialect::Dialect;
 use super::json::outgoing;
+use super::lost::Replayed;
 use super::past::Past;
 use super::registry::{Handle, Rooms};
 use super::session::CLOSE_PATIENCE;
@@ -139,7 +141,7 @@ impl Follower {
                     return Ok(false);
                 }
             };
-            let page = self.without_outdone(page).await?;
+            let Replayed { page, receipts } = self.without_outdone(page).await?;
             let Some(past) = Past::of(&self.rooms, &self.handle, &page).await else {
                 // As above.
                 tokio::time::sleep(Duration::from_millis(250)).await;
@@ -148,7 +150,10 @@ impl Follower {
             let frames: Vec<Bytes> = page
                 .iter()
                 .take_while(|entry| entry.seq <= to)
-                .filter_map(|entry| self.shown(entry, &past, own))
+                .filter_map(|entry| match receipts.get(&entry.seq) {
+                    Some(receipt) if !own => Some(receipt.clone()),
+                    _ => self.shown(entry, &past, own),
+                })
                 .collect();
             at = page.last().map_or(to, |entry| entry.seq).min(to);
             self.connection.push(frames);
@@ -161,13 +166,20 @@ impl Follower {
         Ok(true)
     }
 
-    async fn without_outdone(&self, page: Vec<Entry>) -> Result<Vec<Entry>, Gone> {
+    async fn without_outdone(&self, page: Vec<Entry>) -> Result<Replayed, Gone> {
         let draws = |entry: &Entry| matches!(entry.record.body, Body::Draw(_));
         if self.connection.dialect != Dialect::Json || !page.iter().any(draws) {
-            return Ok(page);
+            let receipts = BTreeMap::new();
+            return Ok(Replayed { page, receipts });
         }
         let (reply, answer) = oneshot::channel();
-        self.tell(Command::NotOutdone { page, reply }).await?;
+        let connection = self.connection.id;
+        self.tell(Command::NotOutdone {
+            page,
+            connection,
+            reply,
+        })
+        .await?;
         answer.await.map_err(|_| Gone)
     }
 

@@ -20,6 +20,7 @@ mod follower;
 #[cfg(test)]
 mod fuzz;
 pub mod json;
+mod lost;
 mod messages;
 mod names;
 mod pace;

@@ -9,6 +9,8 @@ use super::Invalid;
 use super::ids::{ClientId, Seq};
 use super::names;
 
+mod lost;
+
 /// Most coordinates pairs in one path.
 pub const POINTS_MAX: usize = 100_000;
 /// Most paths, and most erasures, in one `draw`.

@@ -96,6 +96,8 @@ pub struct Member {
     pub(super) asks: bool,
     /// Of the present socket, since the last `resumed`.
     pub(super) last_seq: u64,
+    /// The place of the board that it was shown last.
+    pub(super) shown: u64,
     /// A `resume` of the last epoch was under way when the present one was told.
     pub(super) asked_before_reload: bool,
     /// It was shown the room's state once: only then it has a place to come back from.
@@ -135,6 +137,7 @@ impl Member {
             gap: false,
             asks: false,
             last_seq: 0,
+            shown: 0,
             asked_before_reload: false,
             knows: false,
         }
@@ -216,7 +219,8 @@ impl Member {
     fn begin_anew(&mut self, client: &Client) -> Told {
         let number = |name: &str| client.connected[name].as_u64().context(name.to_owned());
         self.place = (number("epoch")?, number("seq")?);
-        (self.start, self.last_seq) = (self.place.1, self.place.1);
+        self.start = self.place.1;
+        (self.last_seq, self.shown) = (self.place.1, self.place.1);
         (self.gap, self.asks, self.resuming) = (false, false, None);
         self.view.board.clear();
         self.view.cleared = 0;

@@ -77,7 +77,7 @@ impl Member {
             // The answer to a `resume` that crossed the first reload: the state again.
             self.note(format_args!("reload once more, at {epoch}.{seq}"));
             self.view.board.clear();
-            (self.view.cleared, self.last_seq) = (0, seq);
+            (self.view.cleared, self.last_seq, self.shown) = (0, seq, seq);
             return Ok(());
         }
         ensure!(epoch > self.place.0, "a reload brings no new epoch");
@@ -101,7 +101,7 @@ impl Member {
         self.view.cleared = 0;
         self.archived = 0;
         self.place = (epoch, safe);
-        self.last_seq = seq;
+        (self.last_seq, self.shown) = (seq, seq);
         self.resuming = None;
         (self.gap, self.asks) = (true, true);
         // Until it was shown what there is now.
@@ -135,7 +135,11 @@ impl Member {
     fn entry(&mut self, frame: &Value) -> Told {
         let seq = frame["seq"].as_u64().context("seq")?;
         let from = frame["from"].as_str().context("from")?.to_owned();
-        self.reach(seq)?;
+        // What a draw lost against that was sent again is told at the place that its author has been brought to already.
+        let is_told_again = frame["type"] == "draw" && seq == self.last_seq;
+        if !is_told_again {
+            self.reach(seq)?;
+        }
         match frame["type"].as_str().unwrap_or_default() {
             "draw" => self.view.draw(frame, &from, seq),
             "update" => self.view.merge(frame)?,
@@ -198,6 +202,8 @@ impl Member {
         }
         match act {
             Act::Type | Act::Cut => {}
+            // The board that it was shown had it, or what became of it.
+            Act::Draw | Act::Clear if seq <= self.shown => {}
             Act::Draw | Act::Clear => {
                 // In a window draws of several are told one after another: an ack may stand behind a later seq.
                 let late = seq <= self.last_seq;
