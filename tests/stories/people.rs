@@ -429,7 +429,9 @@ async fn a_deleted_person_is_nameless_everywhere(story: Story) -> Told {
         .await?;
     let door = cluster.door(Address::Rooms, &room);
     let client = door.clone().person(&zoe).enter().await?;
-    let reader = door.person(&ben).enter().await?;
+    let reader = door.clone().person(&ben).enter().await?;
+    let far = door.at(cluster.there().address()).person(&ben);
+    let far = far.enter().await?;
     client.chat("a word").await?;
     let message = reader.expect("chat_message").await?;
     let data = json!({"message_id": message["id"], "emoji": "👍", "action": "add"});
@@ -461,6 +463,21 @@ async fn a_deleted_person_is_nameless_everywhere(story: Story) -> Told {
         .delete("/api/v1/users/me")
         .await?
         .expect(204)?;
+    // Live, with a reaction, on any pod: she is counted still.
+    until("no reaction names her", PATIENCE, async || {
+        for (by, to) in [(&reader, &far), (&far, &reader)] {
+            for action in ["add", "remove"] {
+                let data = json!({"message_id": message["id"], "emoji": "👍", "action": action});
+                let seq = by.log(json!({"type": "reaction", "data": data})).await?;
+                let update = |update: &Value| update["seq"] == seq;
+                let told = to.expect_where("reaction_update", update).await?;
+                ensure!(told["users"][0]["user_id"] == zoe.id.as_str(), "{told}");
+                ensure!(!told.to_string().contains(&username), "{told}");
+            }
+        }
+        anyhow::Ok(())
+    })
+    .await?;
     until("her name is nowhere any more", PATIENCE, async || {
         for path in &shown {
             let text = text(path).await?;

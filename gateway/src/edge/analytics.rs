@@ -1,6 +1,6 @@
 //! `/analytics/team` and `/projects/{id}/activity`: who did how much when, from the archive's account of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use atelier_shared::domain::activity::{
     ActivityCounts, Bucket, at_minute, edges, minute_of, slot_minutes, zone,
@@ -11,6 +11,7 @@ use atelier_shared::ports::{ACTIVITY_SUBJECTS_MAX, ActivityQuery, PAGE_MAX};
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Duration, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -27,6 +28,8 @@ use super::words::BucketWord;
 
 /// What is shown where the asker names no beginning.
 const DEFAULT_DAYS: i64 = 7;
+/// People of one page who are looked up at a time.
+const PROFILES_AT_ONCE: usize = 16;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -191,25 +194,36 @@ pub async fn project(
     Query(page): Query<PageParams>,
 ) -> Result<Json<Page<ProjectActivity>>, Problem> {
     known(&app, PlaceKind::Project, project, &principal).await?;
-    let before: Option<(i64, RoomId, UserId)> = page.after()?;
+    let before: Option<(i64, UserId, RoomId)> = page.after()?;
     let limit = page.limit()?;
-    let b = &app.backends;
+    let (app, b) = (&app, &app.backends);
     let rooms = b.records.rooms_in(project, PAGE_MAX).await?;
     let mut rows = b.archive.activity_in(&rooms, before, limit + 1).await?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let last = rows.last().filter(|_| more);
-    let next_cursor = last.and_then(|row| cursor(&(row.minute, &row.room, row.user_id)));
-    let mut items = Vec::with_capacity(rows.len());
-    for row in rows {
-        let user = app.profiles.get(row.user_id).await?;
-        items.push(ProjectActivity {
+    let next_cursor = last.and_then(|row| cursor(&(row.minute, row.user_id, &row.room)));
+    let people: BTreeSet<UserId> = rows.iter().map(|row| row.user_id).collect();
+    let known = stream::iter(people).map(|id| async move {
+        let user = app.profiles.get(id).await?;
+        Ok::<_, Problem>((id, user))
+    });
+    let people: BTreeMap<UserId, _> = known
+        .buffer_unordered(PROFILES_AT_ONCE)
+        .try_collect()
+        .await?;
+    let items = rows.into_iter().map(|row| {
+        let user = people.get(&row.user_id).and_then(Option::as_ref);
+        ProjectActivity {
             at: rfc3339(at_minute(row.minute)),
             room_id: row.room.to_string(),
             user_id: row.user_id.0,
             name: user.map(|user| user.name.clone()),
             counts: row.counts.into(),
-        });
-    }
-    Ok(Json(Page { items, next_cursor }))
+        }
+    });
+    Ok(Json(Page {
+        items: items.collect(),
+        next_cursor,
+    }))
 }

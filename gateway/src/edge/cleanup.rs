@@ -186,12 +186,12 @@ async fn ask(
     let deadline = Instant::now() + PATIENCE;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let now = b.records.cleanup(run.id).await?;
-        if let Some(run) = now.filter(|run| run.state == RunState::Succeeded) {
-            return Ok(Json(RunView::from(run)).into_response());
+        let now = b.records.cleanup(run.id).await?.unwrap_or(run.clone());
+        if now.state == RunState::Succeeded {
+            return Ok(Json(RunView::from(now)).into_response());
         }
         if Instant::now() >= deadline {
-            return Ok((StatusCode::ACCEPTED, Json(RunView::from(run))).into_response());
+            return Ok((StatusCode::ACCEPTED, Json(RunView::from(now))).into_response());
         }
     }
 }

@@ -6,7 +6,7 @@ use atelier_shared::domain::names;
 use atelier_shared::domain::place::{PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Access, Activity, Retention, Role, Room, RoomChoice, RoomKind};
 use atelier_shared::domain::signal::Signal;
-use atelier_shared::ports::RoomVisibility;
+use atelier_shared::ports::{RoomQuery, RoomVisibility};
 use atelier_shared::removals;
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
@@ -34,8 +34,6 @@ use crate::identity::Principal;
 
 /// Rooms that the bare list of active rooms shows.
 const ACTIVE_ROOMS_MAX: usize = 100;
-/// Rows looked through to fill one page of active rooms before it is answered short.
-const ROWS_PER_PAGE_MAX: usize = 1_000;
 
 /// Whoever was just writing into a room that is deleted is out of it by then.
 const REMAINS_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
@@ -263,50 +261,37 @@ pub async fn list(
         limit: filter.limit,
         cursor: filter.cursor,
     };
-    let only_active = filter.active.unwrap_or(false);
     let occupied = app.occupancy.get().await?;
-    summaries(&app, visible, &page, |room| {
-        !only_active || occupied.contains_key(&room.id)
-    })
-    .await
-    .map(Json)
+    let query = RoomQuery {
+        among: filter
+            .active
+            .unwrap_or(false)
+            .then(|| occupied.keys().cloned().collect()),
+        ..RoomQuery::of(visible)
+    };
+    summaries(&app, query, &page).await.map(Json)
 }
 
-/// A page of the rooms that `wanted` keeps.
+/// A page of the rooms asked for.
 pub(super) async fn summaries(
     app: &App,
-    visible: RoomVisibility,
+    mut query: RoomQuery,
     page: &PageParams,
-    wanted: impl Fn(&Room) -> bool,
 ) -> Result<Page<RoomSummary>, Problem> {
     let limit = page.limit()?;
-    let mut after: Option<RoomKey> = page.after()?;
+    query.before = page.after::<RoomKey>()?;
     let occupied = app.occupancy.get().await?;
-    let mut items = Vec::new();
-    let mut looked_at = 0;
-    let mut more = true;
-    while more && items.len() < limit && looked_at < ROWS_PER_PAGE_MAX {
-        let rows = app
-            .backends
-            .records
-            .list_rooms(visible, after.clone(), limit)
-            .await?;
-        looked_at += limit;
-        more = rows.more;
-        for room in rows.items {
-            if items.len() == limit {
-                more = true;
-                break;
-            }
-            after = Some((room.created_at, room.id.clone()));
-            if wanted(&room) {
-                let people = occupied.get(&room.id).copied().unwrap_or(0);
-                items.push(RoomSummary::new(&room, people));
-            }
-        }
-    }
-    let next_cursor = more.then_some(after).flatten().and_then(|key| cursor(&key));
-    Ok(Page { items, next_cursor })
+    let rooms = app.backends.records.list_rooms(&query, limit).await?;
+    let last = rooms.items.last().filter(|_| rooms.more);
+    let next_cursor = last.and_then(|room| cursor(&(room.created_at, &room.id)));
+    let summary = |room: &Room| {
+        let people = occupied.get(&room.id).copied().unwrap_or(0);
+        RoomSummary::new(room, people)
+    };
+    Ok(Page {
+        items: rooms.items.iter().map(summary).collect(),
+        next_cursor,
+    })
 }
 
 /// The listed rooms that have people in them, at most 100, by id. (The paginated list is under `/api/v1`.)

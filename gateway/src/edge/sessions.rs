@@ -3,7 +3,7 @@
 use atelier_shared::domain::ids::{RoomId, UserId};
 use atelier_shared::domain::names;
 use atelier_shared::domain::room::{RoomChoice, RoomKind};
-use atelier_shared::ports::RoomVisibility;
+use atelier_shared::ports::{RoomQuery, RoomVisibility};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -68,9 +68,11 @@ pub async fn list(
     } else {
         RoomVisibility::For(principal.user_id)
     };
-    summaries(&app, visible, &page, |room| room.kind == RoomKind::Session)
-        .await
-        .map(Json)
+    let query = RoomQuery {
+        kind: Some(RoomKind::Session),
+        ..RoomQuery::of(visible)
+    };
+    summaries(&app, query, &page).await.map(Json)
 }
 
 /// One session and the people in it.

@@ -196,7 +196,7 @@ async fn delete(app: &App, id: UserId) -> Result<StatusCode, Problem> {
     };
     // First the sockets; then whatever still runs is fenced by the rooms' logs.
     app.identity.end_all_logins(id).await?;
-    app.profiles.changed(id).await?;
+    app.profiles.deleted(id).await?;
     fence_rooms(app, &rooms).await?;
     Ok(StatusCode::NO_CONTENT)
 }

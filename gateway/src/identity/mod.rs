@@ -2,6 +2,7 @@
 
 mod access;
 mod file_link;
+mod gone;
 mod kept;
 pub mod keys;
 mod password;

@@ -1,6 +1,7 @@
 //! People as others see them: kept in this process, behind that in the vault for all gateways, and forgotten everywhere
 //! the moment they change.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,8 @@ use moka::sync::Cache;
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
+use super::gone::Gone;
+
 /// People kept; beyond it those least asked for are forgotten.
 const PROFILES_MAX: u64 = 50_000;
 /// How long somebody is believed whose change this gateway was not told of (a message lost over a reconnect).
@@ -27,6 +30,8 @@ const SHARED_WITHIN: Duration = Duration::from_secs(10);
 /// A change that can't be told now is told again, for as long as anybody may believe the old.
 const TOLD_AGAIN: Duration = Duration::from_secs(1);
 const TELLINGS: u32 = 600;
+/// Changes that wait to be looked into; one more, and the rooms look all of their people up.
+const UNSURE_MAX: usize = 4_096;
 
 /// A cache in front of [`Records`]; cheap to clone.
 #[derive(Clone)]
@@ -38,6 +43,10 @@ struct Inner {
     /// `None`: nobody is stored under this id.
     people: Cache<UserId, Option<Arc<User>>>,
     deleted: Cache<UserId, bool>,
+    /// What is known of the deleted where nobody can wait for an answer.
+    gone: Gone,
+    /// Raised when somebody may have gone without this gateway having heard of it.
+    unheard: AtomicU64,
     /// Counts changes: what was read before one must not be kept after it.
     changes: AtomicU64,
     /// Held for writing while something is forgotten, for reading while something is kept.
@@ -51,6 +60,8 @@ impl Profiles {
             vault,
             people: cache(),
             deleted: cache(),
+            gone: Gone::default(),
+            unheard: AtomicU64::new(1),
             changes: AtomicU64::new(0),
             keeping: RwLock::new(()),
         }))
@@ -80,14 +91,86 @@ impl Profiles {
         told
     }
 
+    /// [`Self::changed`] for somebody who deleted their account.
+    pub async fn deleted(&self, id: UserId) -> Result<(), PortError> {
+        self.0.gone.insert(id);
+        self.changed(id).await
+    }
+
     /// Forgets whoever changes on any gateway, as long as there are announcements.
     pub async fn follow(self, mut changes: mpsc::Receiver<Changed>) {
-        while let Some(changed) = changes.recv().await {
-            match changed {
-                Changed::Person(id) => self.0.forget(id),
-                Changed::Missed => self.0.forget_all(),
+        let (unsure, asked) = mpsc::channel(UNSURE_MAX);
+        let forget = async {
+            while let Some(changed) = changes.recv().await {
+                match changed {
+                    Changed::Person(id) => {
+                        self.0.forget(id);
+                        if unsure.try_send(id).is_err() {
+                            self.0.unheard.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                    Changed::Missed => {
+                        self.0.forget_all();
+                        self.0.unheard.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            }
+            drop(unsure);
+        };
+        tokio::join!(forget, self.look(asked));
+    }
+
+    /// Who has changed may be gone: the records know.
+    async fn look(&self, mut unsure: mpsc::Receiver<UserId>) {
+        let mut people = Vec::new();
+        while unsure.recv_many(&mut people, PAGE_MAX).await > 0 {
+            let asked: BTreeSet<UserId> = people.drain(..).collect();
+            while let Err(error) = self.deleted_among(asked.clone()).await {
+                tracing::debug!(%error, "whether people who changed are gone is asked again");
+                tokio::time::sleep(TOLD_AGAIN).await;
             }
         }
+    }
+
+    /// Has [`Self::nameless_reactors`] know those of `people` who are gone. False: nobody can say now.
+    pub async fn look_up(&self, people: BTreeSet<UserId>) -> bool {
+        let looked = self.deleted_among(people).await;
+        if let Err(error) = &looked {
+            tracing::debug!(%error, "whether people who reacted are gone is asked again");
+        }
+        looked.is_ok()
+    }
+
+    /// Changes whenever somebody may have gone whom [`Self::nameless`] does not know of: whoever tells of people from
+    /// before that has them [looked up](Self::look_up) once more. Never 0.
+    pub fn unheard(&self) -> u64 {
+        self.0.unheard.load(Ordering::SeqCst)
+    }
+
+    /// An entry as it may be told now, without asking anybody: its author's name only as long as they are there.
+    pub fn nameless<'a>(&self, entry: &'a Entry) -> Cow<'a, Entry> {
+        if !self.0.gone.contains(entry.record.author.user_id) {
+            return Cow::Borrowed(entry);
+        }
+        let mut entry = entry.clone();
+        strike(&mut entry.record.author);
+        Cow::Owned(entry)
+    }
+
+    /// [`Self::nameless`] for those who reacted.
+    pub fn nameless_reactors<'a>(&self, reactors: &'a [Reactor]) -> Cow<'a, [Reactor]> {
+        let gone = |reactor: &Reactor| self.0.gone.contains(reactor.user_id);
+        if !self.0.gone.has_any() || !reactors.iter().any(gone) {
+            return Cow::Borrowed(reactors);
+        }
+        let struck = reactors.iter().map(|reactor| {
+            let mut reactor = reactor.clone();
+            if gone(&reactor) {
+                DELETED_NAME.clone_into(&mut reactor.name);
+            }
+            reactor
+        });
+        Cow::Owned(struck.collect())
     }
 
     /// Takes the names of people who deleted their accounts out of what they wrote.
@@ -127,8 +210,7 @@ impl Profiles {
         let deleted = self.deleted_among(people.collect()).await?;
         for author in authors {
             if deleted.contains(&author.user_id) {
-                DELETED_NAME.clone_into(&mut author.name);
-                author.avatar_url = None;
+                strike(author);
             }
         }
         for reactor in reactors {
@@ -163,6 +245,9 @@ impl Profiles {
                     it.deleted.insert(*id, gone.contains(id));
                 }
             });
+            for id in &gone {
+                it.gone.insert(*id);
+            }
             deleted.extend(gone);
         }
         Ok(deleted)
@@ -234,6 +319,11 @@ impl Inner {
         self.people.invalidate(&id);
         self.deleted.invalidate(&id);
     }
+}
+
+fn strike(author: &mut Author) {
+    DELETED_NAME.clone_into(&mut author.name);
+    author.avatar_url = None;
 }
 
 fn cache<V: Clone + Send + Sync + 'static>() -> Cache<UserId, V> {

@@ -582,5 +582,10 @@ pub async fn load(
     .await?;
     rooms.metrics.room_loads.inc();
     let (state, applied) = recovery::load(&*b.log, &*b.archive, &room.id, &head).await?;
+    // If nobody can say now, the first beat asks again.
+    rooms
+        .profiles
+        .look_up(state.chat.reactors().collect())
+        .await;
     Ok((head, state, applied))
 }

@@ -1,13 +1,16 @@
 //! Entries out of the log: folded in `seq` order, each once, and told.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use atelier_shared::domain::entry::{Body, Entry};
-use atelier_shared::domain::ids::{Epoch, Seq};
+use atelier_shared::domain::ids::{Epoch, Seq, UserId};
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::time::Instant;
 
-use super::actor::Actor;
+use super::actor::{Actor, Done};
 use super::dialect::{Binary, Dialect};
 use super::epoch::LastApplied;
 use super::json::outgoing;
@@ -81,14 +84,16 @@ impl Actor {
             None => Audience::All,
             Some(people) => Audience::People(people.clone()),
         };
+        let (profiles, links) = (&self.rooms.profiles, &self.rooms.identity);
         let bytes = match &record.body {
             Body::Reaction {
                 message_id, emoji, ..
             } => {
                 let users = self.state.chat.users_of(*message_id, emoji);
-                outgoing::reaction_update(&entry, users.unwrap_or_default(), &self.rooms.identity)
+                let users = profiles.nameless_reactors(users.unwrap_or_default());
+                outgoing::reaction_update(&entry, &users, links)
             }
-            _ => outgoing::entry(&entry, &self.rooms.identity),
+            _ => outgoing::entry(&profiles.nameless(&entry), links),
         };
         let frame = Frame {
             bytes,
@@ -106,6 +111,26 @@ impl Actor {
         ) {
             self.acknowledge_run(&entry);
         }
+    }
+
+    /// Where somebody may have gone unheard: has those who reacted of late looked up, so that no frame names them.
+    pub fn look_who_is_gone(&mut self) {
+        let (profiles, looked) = (self.rooms.profiles.clone(), self.known.looked.clone());
+        let now = profiles.unheard();
+        if looked.swap(now, Ordering::Relaxed) == now {
+            return;
+        }
+        let people: BTreeSet<UserId> = self.state.chat.reactors().collect();
+        if people.is_empty() {
+            return;
+        }
+        let look = async move {
+            if !profiles.look_up(people).await {
+                looked.store(0, Ordering::Relaxed);
+            }
+            Done::Nothing
+        };
+        self.work.push(look.boxed());
     }
 
     /// What its author gets in the place of the entry.

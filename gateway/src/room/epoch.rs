@@ -51,6 +51,7 @@ impl Actor {
         self.write_changed();
         self.look_after_document();
         self.settle_ring();
+        self.look_who_is_gone();
         self.hold_names();
         if self.locals.is_empty() && self.simulated.is_empty() {
             return;

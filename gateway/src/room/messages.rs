@@ -5,6 +5,8 @@
 //! that comes first in the log, on every pod alike.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use atelier_shared::domain::entry::{Body, Entry};
 use atelier_shared::domain::ids::MessageId;
@@ -24,6 +26,8 @@ pub struct Known {
     by_id: HashMap<MessageId, Message>,
     /// In the order they became known.
     order: VecDeque<MessageId>,
+    /// When those who reacted were last looked up, as [`crate::identity::Profiles::unheard`] counts; 0: not yet.
+    pub looked: Arc<AtomicU64>,
 }
 
 impl Known {
@@ -58,6 +62,7 @@ impl Known {
     pub fn forget(&mut self) {
         self.by_id.clear();
         self.order.clear();
+        self.looked.store(0, Ordering::Relaxed);
     }
 }
 

@@ -189,12 +189,18 @@ impl Actor {
                 let look = async move {
                     let b = &rooms.backends;
                     let ids = [about];
-                    let found = recovery::messages_by_id(&*b.log, &*b.archive, &room, &ids).await;
-                    let found = found.map(|mut found| found.remove(&about).map(Box::new));
+                    let found = async {
+                        let (log, archive) = (&*b.log, &*b.archive);
+                        let mut found = recovery::messages_by_id(log, archive, &room, &ids).await?;
+                        // A reaction tells the log who reacted before.
+                        let messages = found.values_mut();
+                        rooms.profiles.anonymise_messages(messages).await?;
+                        Ok(found.remove(&about).map(Box::new))
+                    };
                     Done::Found(Found {
                         connection: id,
                         message,
-                        found: found.map_err(|error| away(&error)),
+                        found: found.await.map_err(|error| away(&error)),
                         epoch,
                     })
                 };
@@ -269,9 +275,12 @@ impl Actor {
             base,
             ..
         } = &mut message.body
-            && self.state.chat.users_of(*message_id, emoji).is_some()
         {
-            base.clear();
+            if self.state.chat.users_of(*message_id, emoji).is_some() {
+                base.clear();
+            } else {
+                *base = self.rooms.profiles.nameless_reactors(base).into_owned();
+            }
         }
         self.queue(id, message);
     }

@@ -9,10 +9,8 @@ mod folding;
 
 pub use self::folding::{Change, Folded, spoken_of};
 
-use std::cmp::Ordering;
-
 use crate::domain::entry::{Body, Entry, Record};
-use crate::domain::ids::{Epoch, MessageId, RoomId, Seq, UserId};
+use crate::domain::ids::{Epoch, MessageId, Seq};
 use crate::domain::message::Message;
 use crate::domain::state::RoomState;
 use crate::ports::{ArchiveHead, PortError, Result, RoomMinute, StaleEpoch};
@@ -108,25 +106,10 @@ pub fn slots_in_bounds(slots: usize) -> Result<()> {
 /// Of several rooms' newest minutes the newest: what [`crate::ports::ActivityArchive::activity_in`] promises of all.
 pub fn newest_minutes(mut found: Vec<RoomMinute>, limit: usize) -> Vec<RoomMinute> {
     found.sort_unstable_by(|a, b| {
-        (b.minute, &b.room, b.user_id).cmp(&(a.minute, &a.room, a.user_id))
+        (b.minute, b.user_id, &b.room).cmp(&(a.minute, a.user_id, &a.room))
     });
     found.truncate(limit);
     found
-}
-
-/// Where one room's minutes go on, newest first, behind `before` among those of several rooms: only what is less than this
-/// minute and person comes.
-pub fn last_before(room: &RoomId, before: Option<&(i64, RoomId, UserId)>) -> (i64, UserId) {
-    let least = UserId(uuid::Uuid::nil());
-    match before {
-        None => (i64::MAX, least),
-        Some((minute, at, user)) => match room.cmp(at) {
-            // This minute of it was shown with those before.
-            Ordering::Greater => (*minute, least),
-            Ordering::Equal => (*minute, *user),
-            Ordering::Less => (minute.saturating_add(1), least),
-        },
-    }
 }
 
 /// The entries of one answer, bounded in number and bytes.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Body, Entry};
-use super::ids::{MessageId, Seq};
+use super::ids::{MessageId, Seq, UserId};
 use super::message::{Reactor, react};
 
 /// Pairs of message and emoji that are kept; one more lets go the one that was not touched for longest. Whoever reacts to
@@ -48,6 +48,12 @@ impl ChatState {
             .iter()
             .rfind(|r| r.message_id == message && r.emoji == emoji)?;
         Some(&reacted.users)
+    }
+
+    /// Everybody who is under an emoji of late, maybe more than once.
+    pub fn reactors(&self) -> impl Iterator<Item = UserId> {
+        let users = self.reacted.iter().flat_map(|reacted| &reacted.users);
+        users.map(|user| user.user_id)
     }
 
     /// Those who reacted to these messages.
@@ -118,7 +124,6 @@ impl ChatState {
 mod tests {
     use super::*;
     use crate::domain::entry::{Author, Record};
-    use crate::domain::ids::UserId;
     use crate::domain::message::ReactionAction;
 
     fn entry(seq: u64, user: u128, body: Body) -> Entry {

@@ -47,11 +47,12 @@ pub trait ActivityArchive: Send + Sync {
     /// Slots in which somebody did something, by user and slot.
     async fn activity_of(&self, query: &ActivityQuery) -> Result<Vec<ActivitySlot>>;
 
-    /// What was done in these rooms, newest first by (minute, room, user), before `before`.
+    /// What was done in these rooms, newest first by (minute, user, room), before `before`. However much was done in them,
+    /// about as much is read as is answered, and once for each room.
     async fn activity_in(
         &self,
         rooms: &[RoomId],
-        before: Option<(i64, RoomId, UserId)>,
+        before: Option<(i64, UserId, RoomId)>,
         limit: usize,
     ) -> Result<Vec<RoomMinute>>;
 }

@@ -12,6 +12,7 @@ mod presence;
 pub(crate) mod queue;
 mod records;
 mod removals;
+mod roles;
 mod room_log;
 mod vault;
 
@@ -38,10 +39,11 @@ pub use queue::{
 };
 pub use records::{
     Acceptance, CleanupRecords, CreateUserError, DELETED_ID_RESERVED, FileRecords, INVITES_MAX,
-    InviteRecords, JobQuery, JobRecords, MEMBERS_MAX, Membership, PAGE_MAX, Page, Records,
-    RoomRecords, RoomVisibility, UserDeletion, UserRecords,
+    InviteRecords, JobQuery, JobRecords, PAGE_MAX, Page, Records, RoomQuery, RoomRecords,
+    RoomVisibility, UserDeletion, UserRecords,
 };
 pub use removals::RemovalRecords;
+pub use roles::{MEMBERS_MAX, Membership, RoleRecords};
 pub use room_log::{
     APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Delivery, LogHead, READ_MAX_BYTES, Refusal,
     RoomLog, SUBSCRIPTION_CAPACITY, Subscription,

@@ -1,5 +1,6 @@
 //! Relational data: people, rooms, roles, jobs. One body of queries serves both databases.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,6 +11,7 @@ use uuid::Uuid;
 use super::insights::InsightRecords;
 use super::places::PlaceRecords;
 use super::removals::RemovalRecords;
+use super::roles::RoleRecords;
 use super::{PortError, Result};
 use crate::domain::cleanup::CleanupRun;
 use crate::domain::file::StoredFile;
@@ -17,7 +19,7 @@ use crate::domain::ids::{FileId, JobId, RoomId, UserId};
 use crate::domain::invite::Invite;
 use crate::domain::job::{Job, JobState};
 use crate::domain::place::Place;
-use crate::domain::room::{Role, Room};
+use crate::domain::room::{Role, Room, RoomKind};
 use crate::domain::user::{NewUser, User};
 
 /// One page of a keyset-paginated list.
@@ -51,8 +53,6 @@ pub enum UserDeletion {
 
 /// The longest page of a list; a longer one asked for is cut to it.
 pub const PAGE_MAX: usize = 1_000;
-/// Most members that a room's list shows.
-pub const MEMBERS_MAX: usize = 10_000;
 /// How long the id of a deleted room can't be given again.
 pub const DELETED_ID_RESERVED: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -112,16 +112,30 @@ pub enum RoomVisibility {
     All,
 }
 
-/// A person's own standing in one room; what they inherit from its project is not in it.
+/// Which rooms of a list. What is `None` does not matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Membership {
-    pub user_id: UserId,
-    pub role: Role,
-    /// The person's display name; `None` for people whose row is gone.
-    pub name: Option<String>,
+pub struct RoomQuery {
+    pub visible: RoomVisibility,
+    pub kind: Option<RoomKind>,
+    /// Only those of these.
+    pub among: Option<BTreeSet<RoomId>>,
+    /// Only those after this one in the list: made before it, or then and of a lesser id.
+    pub before: Option<(DateTime<Utc>, RoomId)>,
 }
 
-/// Promises: a role change and the room's `role_version` change together; an id is given once.
+impl RoomQuery {
+    /// All that are visible.
+    pub fn of(visible: RoomVisibility) -> Self {
+        Self {
+            visible,
+            kind: None,
+            among: None,
+            before: None,
+        }
+    }
+}
+
+/// Promises: an id is given once; whatever a list asks for, a page reads about as many rows as it shows (or as `among` names).
 #[async_trait]
 pub trait RoomRecords: Send + Sync {
     /// Makes the room, and its creator (if any) host, in one step. False: the id is taken, or was
@@ -133,13 +147,8 @@ pub trait RoomRecords: Send + Sync {
     /// Those of `ids` that exist, in no particular order.
     async fn rooms(&self, ids: &[RoomId]) -> Result<Vec<Room>>;
 
-    /// Newest first, keyset by `(created_at, id)` before `before`.
-    async fn list_rooms(
-        &self,
-        visible: RoomVisibility,
-        before: Option<(DateTime<Utc>, RoomId)>,
-        limit: usize,
-    ) -> Result<Page<Room>>;
+    /// Newest first, keyset by `(created_at, id)`.
+    async fn list_rooms(&self, query: &RoomQuery, limit: usize) -> Result<Page<Room>>;
 
     /// Overwrites name, kind, access, listed, retention and allows. False: no such room.
     async fn update_room(&self, room: &Room) -> Result<bool>;
@@ -160,26 +169,6 @@ pub trait RoomRecords: Send + Sync {
         since: DateTime<Utc>,
         active: &[RoomId],
     ) -> Result<u64>;
-
-    /// The greatest of the role given in the room and those that its project and its workspace give.
-    async fn role(&self, room: &RoomId, user: UserId) -> Result<Option<Role>>;
-
-    /// As [`Self::role`], for those of `users` that have one; at most [`MEMBERS_MAX`] are asked for.
-    async fn roles(&self, room: &RoomId, users: &[UserId]) -> Result<Vec<(UserId, Role)>>;
-
-    /// A person's own standing.
-    async fn member(&self, room: &RoomId, user: UserId) -> Result<Option<Membership>>;
-
-    /// At most [`MEMBERS_MAX`], ordered by user id.
-    async fn members(&self, room: &RoomId) -> Result<Vec<Membership>>;
-
-    /// Sets or (`None`) takes away a role; returns the room's new role version. `None`: no such room.
-    async fn set_role(
-        &self,
-        room: &RoomId,
-        user: UserId,
-        role: Option<Role>,
-    ) -> Result<Option<u64>>;
 }
 
 /// Which of a person's jobs. What is `None` does not matter.
@@ -336,6 +325,7 @@ pub trait CleanupRecords: Send + Sync {
 pub trait Records:
     UserRecords
     + RoomRecords
+    + RoleRecords
     + PlaceRecords
     + InsightRecords
     + JobRecords

@@ -12,13 +12,14 @@ pub mod plans;
 mod refs;
 mod results;
 
+use atelier_shared::Mode;
 use atelier_shared::domain::entry::{Author, Body, Entry, Record, RefKey};
 use atelier_shared::domain::ids::{ClientId, MessageId, RoomId, Seq, UserId};
 use atelier_shared::ports::{Archive, ArchiveHead, StaleEpoch};
 use libtest_mimic::Trial;
 use uuid::Uuid;
 
-use crate::fixture::both;
+use crate::fixture::{both, only};
 
 macro_rules! promises {
     ($trials:ident, $port:literal: $($module:ident :: $promise:ident),+ $(,)?) => {
@@ -52,6 +53,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
         messages::messages_are_found_by_their_words_as_they_are_now,
         messages::reactions_threads_and_figures_are_folded_for_the_readers_eyes,
         activity::what_is_archived_is_counted_by_person_kind_and_minute,
+        activity::minutes_of_many_rooms_are_told_in_one_order,
         activity::an_entry_that_comes_twice_is_counted_once,
         activity::a_range_holds_its_first_minute_and_not_its_last,
         activity::a_month_of_many_people_adds_up,
@@ -71,6 +73,13 @@ pub fn trials(trials: &mut Vec<Trial>) {
         results::a_result_is_stored_once,
         results::an_expired_result_is_none,
         results::expired_results_stay_until_they_are_removed,
+    );
+    only(
+        trials,
+        Mode::Distributed,
+        "archive",
+        "a_removal_gives_up_on_a_head_that_is_held_and_leaves_nothing_behind",
+        forgetting::a_removal_gives_up_on_a_head_that_is_held_and_leaves_nothing_behind,
     );
     plans::trials(trials);
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use atelier_shared::domain::job::QUEUE_CODE;
 use atelier_shared::ports::PortError;
 use atelier_shared::{Backends, outbox};
 use chrono::Utc;
@@ -22,9 +23,15 @@ const BATCH: usize = 200;
 pub(super) async fn sweep(backends: Backends) -> Result<(), PortError> {
     let queue = &backends.queue;
     if queue.claim_tick(MEMORY_MARK, 0, MEMORY_KEPT).await? {
+        let stats = queue.stats(QUEUE_CODE).await?;
+        let known = stats.waiting + stats.delayed + stats.in_flight;
         let jobs = doubt_all(&backends).await?;
-        if jobs > 0 {
-            tracing::warn!(jobs, "the queue was emptied; its jobs are queued anew");
+        if jobs > known {
+            tracing::warn!(
+                jobs,
+                known,
+                "the queue was emptied; what it does not know is queued anew"
+            );
         }
     }
     let before = Utc::now() - GRACE;

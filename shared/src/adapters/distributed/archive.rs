@@ -8,6 +8,7 @@ mod messages;
 mod rows;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -40,7 +41,11 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/mongo/0002_messages.json"),
     include_str!("../../../../migrations/mongo/0003_activity.json"),
     include_str!("../../../../migrations/mongo/0003_backups.json"),
+    include_str!("../../../../migrations/mongo/0004_newest_activity.json"),
 ];
+
+/// How long a removal waits for whoever writes into the room; less than any call may take.
+const HEAD_WAIT: Duration = Duration::from_secs(8);
 
 pub struct MongoArchive {
     database: Database,
@@ -334,11 +339,14 @@ impl Archive for MongoArchive {
     async fn forget_room(&self, room: &RoomId) -> Result<()> {
         let id = room.as_str();
         bounded("forget a room", async {
+            // A transaction of a worker that was killed may hold the head until the server ends it. The server gives up
+            // before we do: an epoch raised by a call that was given up could end the room's next life.
             self.heads
-                .update_one(
+                .find_one_and_update(
                     doc! { "_id": id },
                     doc! { "$inc": { "epoch": 1_i64 }, "$set": { "opened": false } },
                 )
+                .max_time(HEAD_WAIT)
                 .await
         })
         .await?;

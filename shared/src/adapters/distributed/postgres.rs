@@ -65,6 +65,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "idle guests",
         include_str!("../../../../migrations/postgres/0012_idle_guests.sql"),
     ),
+    (
+        "lists of a kind",
+        include_str!("../../../../migrations/postgres/0013_lists_of_a_kind.sql"),
+    ),
 ];
 
 /// Fit for a pooler in transaction mode (PgBouncer): no start-up parameters that it would refuse, no statements cached

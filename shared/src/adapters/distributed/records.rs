@@ -13,6 +13,7 @@ use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
 use crate::adapters::queries::places::place_records;
 use crate::adapters::queries::removals::removal_records;
+use crate::adapters::queries::roles::role_records;
 use crate::adapters::queries::rooms::room_records;
 use crate::adapters::queries::users::user_records;
 use crate::ports::{Records, Result};
@@ -61,8 +62,9 @@ fn rows<R: for<'r> FromRow<'r, PgRow>>(
 
 user_records!(PostgresRecords, Postgres);
 room_records!(PostgresRecords, Postgres);
+role_records!(PostgresRecords, Postgres);
 place_records!(PostgresRecords, Postgres);
-job_records!(PostgresRecords);
+job_records!(PostgresRecords, Postgres);
 insight_records!(PostgresRecords);
 invite_records!(PostgresRecords);
 file_records!(PostgresRecords);

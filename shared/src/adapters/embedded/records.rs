@@ -15,6 +15,7 @@ use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
 use crate::adapters::queries::places::place_records;
 use crate::adapters::queries::removals::removal_records;
+use crate::adapters::queries::roles::role_records;
 use crate::adapters::queries::rooms::room_records;
 use crate::adapters::queries::users::user_records;
 use crate::ports::{Records, Result};
@@ -73,6 +74,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "idle guests",
         include_str!("../../../../migrations/sqlite/records/0012_idle_guests.sql"),
     ),
+    (
+        "lists of a kind",
+        include_str!("../../../../migrations/sqlite/records/0013_lists_of_a_kind.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]
@@ -110,8 +115,9 @@ fn rows<R: for<'r> FromRow<'r, SqliteRow>>(
 
 user_records!(SqliteRecords, Db);
 room_records!(SqliteRecords, Db);
+role_records!(SqliteRecords, Db);
 place_records!(SqliteRecords, Db);
-job_records!(SqliteRecords);
+job_records!(SqliteRecords, Db);
 insight_records!(SqliteRecords);
 invite_records!(SqliteRecords);
 file_records!(SqliteRecords);

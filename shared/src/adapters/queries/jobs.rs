@@ -57,7 +57,37 @@ impl JobRow {
 }
 
 macro_rules! job_records {
-    ($adapter:ty) => {
+    ($adapter:ty, $db:ty) => {
+        impl $adapter {
+            /// Gives a job its final state, also (`begun`) if it has begun. False: there is none to give it to.
+            async fn close_job(
+                &self,
+                id: crate::domain::ids::JobId,
+                state: crate::domain::job::JobState,
+                at: chrono::DateTime<chrono::Utc>,
+                begun: bool,
+            ) -> sqlx::Result<bool> {
+                use crate::domain::job::JobState;
+
+                let mut tx = self.write().await?;
+                let done = statement(
+                    "UPDATE jobs SET state = $2, finished_at = $3, queued = $4
+                     WHERE id = $1 AND state IN ($5, $6) AND ($7 OR started_at IS NULL)",
+                )
+                .bind(id.0)
+                .bind(state.as_str())
+                .bind(crate::adapters::queries::micros(at))
+                .bind(true)
+                .bind(JobState::Queued.as_str())
+                .bind(if begun { JobState::Running } else { JobState::Queued }.as_str())
+                .bind(begun)
+                .execute(&mut *tx)
+                .await?;
+                tx.commit().await?;
+                Ok(done.rows_affected() > 0)
+            }
+        }
+
         #[async_trait::async_trait]
         impl crate::ports::JobRecords for $adapter {
             async fn create_job(&self, job: &crate::domain::job::Job) -> crate::ports::Result<bool> {
@@ -211,28 +241,12 @@ macro_rules! job_records {
                 state: crate::domain::job::JobState,
                 at: chrono::DateTime<chrono::Utc>,
             ) -> crate::ports::Result<bool> {
-                use crate::adapters::queries::{micros, unstorable};
-                use crate::domain::job::JobState;
-
                 let finished = async {
                     if !state.is_final() {
-                        return Err(unstorable(format!("{} is not a final state", state.as_str())));
+                        let text = format!("{} is not a final state", state.as_str());
+                        return Err(crate::adapters::queries::unstorable(text));
                     }
-                    let mut tx = self.write().await?;
-                    let done = statement(
-                        "UPDATE jobs SET state = $2, finished_at = $3, queued = $4
-                         WHERE id = $1 AND state IN ($5, $6)",
-                    )
-                    .bind(id.0)
-                    .bind(state.as_str())
-                    .bind(micros(at))
-                    .bind(true)
-                    .bind(JobState::Queued.as_str())
-                    .bind(JobState::Running.as_str())
-                    .execute(&mut *tx)
-                    .await?;
-                    tx.commit().await?;
-                    Ok(done.rows_affected() > 0)
+                    self.close_job(id, state, at, true).await
                 };
                 finished.await.map_err(|e| failed("finish a job", e))
             }
@@ -242,25 +256,9 @@ macro_rules! job_records {
                 id: crate::domain::ids::JobId,
                 at: chrono::DateTime<chrono::Utc>,
             ) -> crate::ports::Result<bool> {
-                use crate::domain::job::JobState;
-
-                let cancelled = async {
-                    let mut tx = self.write().await?;
-                    let done = statement(
-                        "UPDATE jobs SET state = $2, finished_at = $3, queued = $4
-                         WHERE id = $1 AND state = $5 AND started_at IS NULL",
-                    )
-                    .bind(id.0)
-                    .bind(JobState::Cancelled.as_str())
-                    .bind(crate::adapters::queries::micros(at))
-                    .bind(true)
-                    .bind(JobState::Queued.as_str())
-                    .execute(&mut *tx)
-                    .await?;
-                    tx.commit().await?;
-                    sqlx::Result::Ok(done.rows_affected() > 0)
-                };
-                cancelled.await.map_err(|e| failed("cancel a job", e))
+                let cancelled = crate::domain::job::JobState::Cancelled;
+                let closed = self.close_job(id, cancelled, at, false).await;
+                closed.map_err(|e| failed("cancel a job", e))
             }
 
             async fn revive_job(&self, id: crate::domain::ids::JobId) -> crate::ports::Result<bool> {
@@ -294,21 +292,24 @@ macro_rules! job_records {
 
                 let listed = async {
                     let mut tx = self.read().await?;
-                    // No job is called by the greatest UUID, so "before it" is everything; no state or room by nothing.
-                    let rows: Vec<JobRow> = rows(
-                        "SELECT * FROM jobs WHERE owner = $1 AND id < $2 AND ($3 = '' OR state = $3)
-                             AND ($4 = '' OR room_id = $4) AND ($5 OR project_id = $6)
-                         ORDER BY id DESC LIMIT +$7",
-                    )
-                            .bind(query.owner.0)
-                            .bind(query.before.map_or(uuid::Uuid::max(), |id| id.0))
-                            .bind(query.state.map_or("", |state| state.as_str()))
-                            .bind(query.room.as_ref().map_or("", |room| room.as_str()))
-                            .bind(query.project.is_none())
-                            .bind(query.project)
-                            .bind(one_more(limit))
-                            .fetch_all(&mut *tx)
-                            .await?;
+                    // Only what is asked for is in the text, so that each kind of list has its index.
+                    let mut asked = sqlx::QueryBuilder::<$db>::new("SELECT * FROM jobs WHERE owner = ");
+                    asked.push_bind(query.owner.0);
+                    // No job is called by the greatest UUID, so "before it" is everything.
+                    let before = query.before.map_or(uuid::Uuid::max(), |id| id.0);
+                    asked.push(" AND id < ").push_bind(before);
+                    if let Some(room) = &query.room {
+                        asked.push(" AND room_id = ").push_bind(room.as_str());
+                    }
+                    if let Some(project) = query.project {
+                        asked.push(" AND project_id = ").push_bind(project);
+                    }
+                    if let Some(state) = query.state {
+                        asked.push(" AND state = ").push_bind(state.as_str());
+                    }
+                    asked.push(" ORDER BY id DESC LIMIT +").push_bind(one_more(limit));
+                    let rows: Vec<JobRow> =
+                        asked.build_query_as().persistent(false).fetch_all(&mut *tx).await?;
                     tx.commit().await?;
                     rows.into_iter().map(JobRow::job).collect::<sqlx::Result<Vec<_>>>()
                 };

@@ -11,6 +11,8 @@ pub mod invites;
 pub mod jobs;
 pub mod places;
 pub mod removals;
+pub mod roles;
+pub mod room_lists;
 pub mod rooms;
 pub mod users;
 

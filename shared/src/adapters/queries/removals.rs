@@ -177,7 +177,7 @@ macro_rules! removal_records {
                 at: chrono::DateTime<chrono::Utc>,
                 expires_at: chrono::DateTime<chrono::Utc>,
             ) -> crate::ports::Result<Option<crate::domain::removal::Removal>> {
-                use crate::adapters::queries::{micros, rooms, unstorable};
+                use crate::adapters::queries::{micros, roles, rooms, unstorable};
                 use crate::domain::removal::{Removal, RemovalState, Snapshot};
                 use crate::domain::room::Retention;
 
@@ -194,7 +194,7 @@ macro_rules! removal_records {
                     .fetch_optional(&mut *tx)
                     .await?;
                     let Some(row) = row else { return Ok(None) };
-                    let members: Vec<rooms::MemberRow> = rows(
+                    let members: Vec<roles::MemberRow> = rows(
                         "SELECT user_id, role, NULL AS name FROM room_members WHERE room_id = $1 ORDER BY user_id",
                     )
                     .bind(room.as_str())

@@ -1,14 +1,13 @@
-//! Rooms and roles: the rows and the queries of [`crate::ports::RoomRecords`].
+//! Rooms: the rows and the queries of [`crate::ports::RoomRecords`].
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{corrupt, parse, unstorable};
+use super::{corrupt, end_of_time, micros, parse, unstorable};
 use crate::domain::ids::UserId;
-use crate::domain::place::PlaceRole;
-use crate::domain::room::{Activity, Role, Room};
-use crate::ports::Membership;
+use crate::domain::room::{Activity, Room};
+use crate::ports::RoomQuery;
 
 /// Lapsed reservations forgotten at each deletion: more than one, so that they don't pile up.
 pub const FORGET_CHUNK: i64 = 100;
@@ -50,29 +49,17 @@ impl RoomRow {
     }
 }
 
-#[derive(Debug, sqlx::FromRow)]
-pub struct MemberRow {
-    user_id: Uuid,
-    role: String,
-    name: Option<String>,
-}
-
-impl MemberRow {
-    pub fn membership(self) -> sqlx::Result<Membership> {
-        Ok(Membership {
-            user_id: UserId(self.user_id),
-            role: parse(&self.role)?,
-            name: self.name,
-        })
+/// Where a list goes on.
+pub fn before(query: &RoomQuery) -> (DateTime<Utc>, &str) {
+    match &query.before {
+        Some((at, id)) => (micros(*at), id.as_str()),
+        None => (end_of_time(), ""),
     }
 }
 
-/// What a role's word makes of a person in a room: `source` says whether the room gave it or a place.
-pub fn standing(source: &str, word: &str) -> sqlx::Result<Role> {
-    match source {
-        "room" => parse(word),
-        _ => parse::<PlaceRole>(word).map(PlaceRole::in_rooms),
-    }
+/// Rooms in the order of lists: those of several chunks are in none.
+pub fn newest(rooms: &mut [Room]) {
+    rooms.sort_unstable_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
 }
 
 /// A role version as read.
@@ -87,6 +74,86 @@ pub fn stored_version(version: u64) -> sqlx::Result<i64> {
 
 macro_rules! room_records {
     ($adapter:ty, $db:ty) => {
+        impl $adapter {
+            async fn whole_list(
+                &self,
+                query: &crate::ports::RoomQuery,
+                limit: usize,
+            ) -> sqlx::Result<Vec<crate::domain::room::Room>> {
+                use crate::adapters::queries::{one_more, room_lists, rooms::{RoomRow, before}};
+                use crate::ports::RoomVisibility;
+
+                let lists = match query.kind {
+                    None => &room_lists::OF_ALL,
+                    Some(_) => &room_lists::OF_KIND,
+                };
+                let sql = match query.visible {
+                    RoomVisibility::All => lists[room_lists::WHOLE],
+                    RoomVisibility::Listed => lists[room_lists::LISTED],
+                    RoomVisibility::For(_) => lists[room_lists::FOR],
+                };
+                let (at, id) = before(query);
+                let mut tx = self.read().await?;
+                let mut asked = rows(sql).bind(at).bind(id).bind(one_more(limit));
+                if let Some(kind) = query.kind {
+                    asked = asked.bind(kind.as_str());
+                }
+                if let RoomVisibility::For(person) = query.visible {
+                    asked = asked.bind(person.0).bind(chrono::DateTime::UNIX_EPOCH);
+                }
+                let rows: Vec<RoomRow> = asked.fetch_all(&mut *tx).await?;
+                tx.commit().await?;
+                rows.into_iter().map(RoomRow::room).collect()
+            }
+
+            async fn list_among(
+                &self,
+                query: &crate::ports::RoomQuery,
+                ids: &std::collections::BTreeSet<crate::domain::ids::RoomId>,
+                limit: usize,
+            ) -> sqlx::Result<Vec<crate::domain::room::Room>> {
+                use crate::adapters::queries::{
+                    LIST_CHUNK, one_more,
+                    room_lists::{MEMBER, OF_MY_PLACES},
+                    rooms::{RoomRow, before, newest},
+                };
+                use crate::ports::RoomVisibility;
+
+                let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+                let (at, id) = before(query);
+                let mut found = Vec::new();
+                let mut tx = self.read().await?;
+                for chunk in ids.chunks(LIST_CHUNK) {
+                    let mut asked = sqlx::QueryBuilder::<$db>::new("SELECT * FROM rooms WHERE id IN (");
+                    let mut list = asked.separated(", ");
+                    for id in chunk {
+                        list.push_bind(*id);
+                    }
+                    asked.push(") AND (created_at, id) < (").push_bind(at).push(", ").push_bind(id).push(")");
+                    if let Some(kind) = query.kind {
+                        asked.push(" AND kind = ").push_bind(kind.as_str());
+                    }
+                    match query.visible {
+                        RoomVisibility::All => {}
+                        RoomVisibility::Listed => drop(asked.push(" AND listed")),
+                        RoomVisibility::For(person) => {
+                            asked.push(" AND (listed").push(MEMBER).push_bind(person.0);
+                            asked.push(")").push(OF_MY_PLACES).push_bind(person.0).push("))");
+                        }
+                    }
+                    asked.push(" ORDER BY created_at DESC, id DESC LIMIT +").push_bind(one_more(limit));
+                    let rows: Vec<RoomRow> =
+                        asked.build_query_as().persistent(false).fetch_all(&mut *tx).await?;
+                    for row in rows {
+                        found.push(row.room()?);
+                    }
+                }
+                tx.commit().await?;
+                newest(&mut found);
+                Ok(found)
+            }
+        }
+
         #[async_trait::async_trait]
         impl crate::ports::RoomRecords for $adapter {
             async fn create_room(&self, room: &crate::domain::room::Room) -> crate::ports::Result<bool> {
@@ -210,73 +277,15 @@ macro_rules! room_records {
 
             async fn list_rooms(
                 &self,
-                visible: crate::ports::RoomVisibility,
-                before: Option<(chrono::DateTime<chrono::Utc>, crate::domain::ids::RoomId)>,
+                query: &crate::ports::RoomQuery,
                 limit: usize,
             ) -> crate::ports::Result<crate::ports::Page<crate::domain::room::Room>> {
-                use crate::adapters::queries::{end_of_time, micros, one_more, page, rooms::RoomRow};
-                use crate::ports::RoomVisibility;
-
-                let (at, id) = match &before {
-                    Some((at, id)) => (micros(*at), id.as_str()),
-                    None => (end_of_time(), ""),
+                let listed = match &query.among {
+                    None => self.whole_list(query, limit).await,
+                    Some(ids) => self.list_among(query, ids, limit).await,
                 };
-                let listed = async {
-                    let mut tx = self.read().await?;
-                    let query = match visible {
-                        RoomVisibility::All => rows(
-                            "SELECT * FROM rooms WHERE (created_at, id) < ($1, $2)
-                             ORDER BY created_at DESC, id DESC LIMIT +$3",
-                        ),
-                        RoomVisibility::Listed => rows(
-                            "SELECT * FROM rooms WHERE listed AND (created_at, id) < ($1, $2)
-                             ORDER BY created_at DESC, id DESC LIMIT +$3",
-                        ),
-                        // Three lists, each read off its own index, not one condition that none can serve. Of each project
-                        // the newest as many as fit the page.
-                        RoomVisibility::For(_) => rows(
-                            "SELECT * FROM rooms WHERE id IN (
-                                 SELECT id FROM (
-                                     SELECT id FROM rooms WHERE listed AND (created_at, id) < ($1, $2)
-                                     ORDER BY created_at DESC, id DESC LIMIT +$3
-                                 ) AS listed_rooms
-                                 UNION
-                                 SELECT id FROM (
-                                     SELECT room_id AS id FROM room_members
-                                     WHERE user_id = $4 AND (room_created_at, room_id) < ($1, $2)
-                                     ORDER BY room_created_at DESC, room_id DESC LIMIT +$3
-                                 ) AS own_rooms
-                                 UNION
-                                 SELECT id FROM (
-                                     SELECT rooms.id FROM (
-                                         SELECT place_id AS id FROM place_members WHERE user_id = $4
-                                         UNION
-                                         SELECT places.id FROM place_members
-                                         JOIN places ON places.parent = place_members.place_id
-                                         WHERE place_members.user_id = $4
-                                     ) AS mine
-                                     JOIN rooms ON rooms.project_id = mine.id
-                                     WHERE (rooms.created_at, rooms.id) < ($1, $2) AND rooms.created_at >= COALESCE((
-                                         SELECT older.created_at FROM rooms AS older
-                                         WHERE older.project_id = mine.id AND (older.created_at, older.id) < ($1, $2)
-                                         ORDER BY older.created_at DESC, older.id DESC LIMIT 1 OFFSET +$3
-                                     ), $5)
-                                     ORDER BY rooms.created_at DESC, rooms.id DESC LIMIT +$3
-                                 ) AS project_rooms
-                             )
-                             ORDER BY created_at DESC, id DESC LIMIT +$3",
-                        ),
-                    };
-                    let mut query = query.bind(at).bind(id).bind(one_more(limit));
-                    if let RoomVisibility::For(person) = visible {
-                        query = query.bind(person.0).bind(chrono::DateTime::UNIX_EPOCH);
-                    }
-                    let rows: Vec<RoomRow> = query.fetch_all(&mut *tx).await?;
-                    tx.commit().await?;
-                    rows.into_iter().map(RoomRow::room).collect::<sqlx::Result<Vec<_>>>()
-                };
-                let rooms = listed.await.map_err(|e| failed("list rooms", e))?;
-                Ok(page(rooms, limit))
+                let rooms = listed.map_err(|e| failed("list rooms", e))?;
+                Ok(crate::adapters::queries::page(rooms, limit))
             }
 
             async fn update_room(&self, room: &crate::domain::room::Room) -> crate::ports::Result<bool> {
@@ -425,173 +434,6 @@ macro_rules! room_records {
                     u64::try_from(count).map_err(corrupt)
                 };
                 counted.await.map_err(|e| failed("count the rooms of an address", e))
-            }
-
-            async fn role(
-                &self,
-                room: &crate::domain::ids::RoomId,
-                user: crate::domain::ids::UserId,
-            ) -> crate::ports::Result<Option<crate::domain::room::Role>> {
-                use crate::adapters::queries::rooms::standing;
-
-                let found = async {
-                    let mut tx = self.read().await?;
-                    let rows: Vec<(String, String)> = rows(
-                        "SELECT 'room' AS source, role FROM room_members WHERE room_id = $1 AND user_id = $2
-                         UNION ALL
-                         SELECT 'place' AS source, place_members.role
-                         FROM rooms JOIN places ON places.id = rooms.project_id
-                         JOIN place_members ON place_members.place_id IN (places.id, places.parent)
-                         WHERE rooms.id = $1 AND place_members.user_id = $2",
-                    )
-                    .bind(room.as_str())
-                    .bind(user.0)
-                    .fetch_all(&mut *tx)
-                    .await?;
-                    tx.commit().await?;
-                    let roles = rows.iter().map(|(source, word)| standing(source, word));
-                    Ok(roles.collect::<sqlx::Result<Vec<_>>>()?.into_iter().max())
-                };
-                found.await.map_err(|e| failed("find a role", e))
-            }
-
-            async fn roles(
-                &self,
-                room: &crate::domain::ids::RoomId,
-                users: &[crate::domain::ids::UserId],
-            ) -> crate::ports::Result<
-                Vec<(crate::domain::ids::UserId, crate::domain::room::Role)>,
-            > {
-                use crate::adapters::queries::{LIST_CHUNK, rooms::standing};
-                use crate::domain::ids::UserId;
-
-                let users = &users[..users.len().min(crate::ports::MEMBERS_MAX)];
-                let found = async {
-                    let mut tx = self.read().await?;
-                    let mut found = std::collections::BTreeMap::new();
-                    for chunk in users.chunks(LIST_CHUNK) {
-                        let mut query = sqlx::QueryBuilder::<$db>::new(
-                            "SELECT user_id, 'room' AS source, role FROM room_members WHERE room_id = ",
-                        );
-                        query.push_bind(room.as_str()).push(" AND user_id IN (");
-                        let mut list = query.separated(", ");
-                        for user in chunk {
-                            list.push_bind(user.0);
-                        }
-                        query.push(
-                            ") UNION ALL SELECT place_members.user_id, 'place' AS source, place_members.role
-                             FROM rooms JOIN places ON places.id = rooms.project_id
-                             JOIN place_members ON place_members.place_id IN (places.id, places.parent)
-                             WHERE rooms.id = ",
-                        );
-                        query.push_bind(room.as_str()).push(" AND place_members.user_id IN (");
-                        let mut list = query.separated(", ");
-                        for user in chunk {
-                            list.push_bind(user.0);
-                        }
-                        query.push(")");
-                        let rows: Vec<(uuid::Uuid, String, String)> =
-                            query.build_query_as().persistent(false).fetch_all(&mut *tx).await?;
-                        for (user, source, word) in rows {
-                            let role = standing(&source, &word)?;
-                            let greatest = found.entry(UserId(user)).or_insert(role);
-                            *greatest = role.max(*greatest);
-                        }
-                    }
-                    tx.commit().await?;
-                    sqlx::Result::Ok(found.into_iter().collect())
-                };
-                found.await.map_err(|e| failed("find roles", e))
-            }
-
-            async fn member(
-                &self,
-                room: &crate::domain::ids::RoomId,
-                user: crate::domain::ids::UserId,
-            ) -> crate::ports::Result<Option<crate::ports::Membership>> {
-                use crate::adapters::queries::rooms::MemberRow;
-
-                let found = async {
-                    let mut tx = self.read().await?;
-                    let row: Option<MemberRow> = rows(
-                        "SELECT room_members.user_id, room_members.role, users.name
-                         FROM room_members LEFT JOIN users ON users.id = room_members.user_id
-                         WHERE room_members.room_id = $1 AND room_members.user_id = $2",
-                    )
-                    .bind(room.as_str())
-                    .bind(user.0)
-                    .fetch_optional(&mut *tx)
-                    .await?;
-                    tx.commit().await?;
-                    row.map(MemberRow::membership).transpose()
-                };
-                found.await.map_err(|e| failed("find a member of a room", e))
-            }
-
-            async fn members(
-                &self,
-                room: &crate::domain::ids::RoomId,
-            ) -> crate::ports::Result<Vec<crate::ports::Membership>> {
-                use crate::adapters::queries::rooms::MemberRow;
-
-                let listed = async {
-                    let mut tx = self.read().await?;
-                    let rows: Vec<MemberRow> = rows(
-                        "SELECT room_members.user_id, room_members.role, users.name
-                         FROM room_members LEFT JOIN users ON users.id = room_members.user_id
-                         WHERE room_members.room_id = $1 ORDER BY room_members.user_id LIMIT +$2",
-                    )
-                    .bind(room.as_str())
-                    .bind(i64::try_from(crate::ports::MEMBERS_MAX).unwrap_or(i64::MAX))
-                    .fetch_all(&mut *tx)
-                    .await?;
-                    tx.commit().await?;
-                    rows.into_iter().map(MemberRow::membership).collect::<sqlx::Result<Vec<_>>>()
-                };
-                listed.await.map_err(|e| failed("list the members of a room", e))
-            }
-
-            async fn set_role(
-                &self,
-                room: &crate::domain::ids::RoomId,
-                user: crate::domain::ids::UserId,
-                role: Option<crate::domain::room::Role>,
-            ) -> crate::ports::Result<Option<u64>> {
-                let set = async {
-                    let mut tx = self.write().await?;
-                    // First the room: its row lock puts the changes of one room's roles in order.
-                    let raised: Option<(i64,)> =
-                        rows("UPDATE rooms SET role_version = role_version + 1 WHERE id = $1 RETURNING role_version")
-                            .bind(room.as_str())
-                            .fetch_optional(&mut *tx)
-                            .await?;
-                    let Some((version,)) = raised else {
-                        return Ok(None);
-                    };
-                    match role {
-                        Some(role) => {
-                            statement(
-                                "INSERT INTO room_members (room_id, user_id, role) VALUES ($1, $2, $3)
-                                 ON CONFLICT (room_id, user_id) DO UPDATE SET role = excluded.role",
-                            )
-                            .bind(room.as_str())
-                            .bind(user.0)
-                            .bind(role.as_str())
-                            .execute(&mut *tx)
-                            .await?
-                        }
-                        None => {
-                            statement("DELETE FROM room_members WHERE room_id = $1 AND user_id = $2")
-                                .bind(room.as_str())
-                                .bind(user.0)
-                                .execute(&mut *tx)
-                                .await?
-                        }
-                    };
-                    tx.commit().await?;
-                    crate::adapters::queries::rooms::version(version).map(Some)
-                };
-                set.await.map_err(|e| failed("set a role", e))
             }
         }
     };

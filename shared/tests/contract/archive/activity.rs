@@ -121,20 +121,58 @@ pub async fn what_is_archived_is_counted_by_person_kind_and_minute(mode: Mode) -
     loop {
         let page = archives.there.activity_in(&rooms, before, 2).await?;
         let Some(last) = page.last() else { break };
-        before = Some((last.minute, last.room.clone(), last.user_id));
+        before = Some((last.minute, last.user_id, last.room.clone()));
         listed.extend(
             page.into_iter()
-                .map(|row| (row.minute, row.room, row.user_id)),
+                .map(|row| (row.minute, row.user_id, row.room)),
         );
     }
     let mut expected = vec![
-        (DAY + 7, one.clone(), ana.user),
-        (DAY + 61, one.clone(), ana.user),
-        (DAY + 7, one, ben.user),
-        (DAY + 7, two, ana.user),
+        (DAY + 7, ana.user, one.clone()),
+        (DAY + 61, ana.user, one.clone()),
+        (DAY + 7, ben.user, one),
+        (DAY + 7, ana.user, two),
     ];
     expected.sort_by(|a, b| b.cmp(a));
     assert_eq!(listed, expected);
+    Ok(())
+}
+
+/// Few rooms with much and many with little, of three people whose minutes fall together: page by page as all at once.
+pub async fn minutes_of_many_rooms_are_told_in_one_order(mode: Mode) -> Outcome {
+    let archives = fixture::archive(mode).await;
+    let people: Vec<Writer> = (0..3).map(|_| Writer::new()).collect();
+    let (mut rooms, mut expected) = (Vec::new(), Vec::new());
+    for n in 0..12_i64 {
+        let room = opened(&*archives.here).await;
+        let minutes = if n < 2 { 40 } else { n % 3 };
+        let said = (0..minutes)
+            .flat_map(|minute| people.iter().map(move |who| (DAY + minute * (n + 1), who)));
+        let said: Vec<(i64, &Writer)> = said.collect();
+        expected.extend(said.iter().map(|(at, who)| (*at, who.user, room.clone())));
+        let written = entries(
+            1,
+            said.iter().map(|(minute, who)| at(*minute, who.says("x"))),
+        );
+        archives.here.append(&room, Epoch(1), &written).await?;
+        rooms.push(room);
+    }
+    expected.sort_by(|a, b| b.cmp(a));
+    for limit in [1, 7, 50, 1_000] {
+        let (mut listed, mut before) = (Vec::new(), None);
+        loop {
+            let page = archives.there.activity_in(&rooms, before, limit).await?;
+            let wanted = limit.min(expected.len() - listed.len());
+            assert_eq!(page.len(), wanted, "a page is full while there are more");
+            let keys = page.into_iter();
+            listed.extend(keys.map(|row| (row.minute, row.user_id, row.room)));
+            before = listed.last().cloned();
+            if wanted < limit {
+                break;
+            }
+        }
+        assert_eq!(listed, expected, "{limit} at a time");
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use atelier_shared::domain::ids::{BackupId, Epoch, RoomId, Seq};
 use atelier_shared::domain::state::{Checkpoint, RoomState};
 use atelier_shared::ports::{ActivityQuery, Archive, HistoryQuery, MessageQuery};
 use chrono::{SubsecRound, Utc};
+use mongodb::bson::{Document, doc};
 
 use super::{Writer, chat, entries, opened, read_all, stale};
 use crate::fixture::{self, Outcome};
@@ -169,5 +170,32 @@ pub async fn rooms_of_which_anything_is_archived_are_walked_by_id(mode: Mode) ->
     }
     assert!(walked.is_sorted() && !walked.contains(&empty));
     assert!(written.iter().all(|room| walked.contains(room)));
+    Ok(())
+}
+
+/// A worker that was killed leaves its transaction open until the server ends it.
+pub async fn a_removal_gives_up_on_a_head_that_is_held_and_leaves_nothing_behind(
+    _: Mode,
+) -> Outcome {
+    let (backends, database) = super::plans::database().await;
+    let archive = &*backends.archive;
+    let room = opened(archive).await;
+    archive.append(&room, Epoch(1), &chat(1, 3)).await?;
+    let mut killed = database.client().start_session().await?;
+    killed.start_transaction().await?;
+    let heads = database.collection::<Document>("room_heads");
+    let held = doc! { "$set": { "seq": 9_i64 } };
+    heads
+        .update_one(doc! { "_id": room.as_str() }, held)
+        .session(&mut killed)
+        .await?;
+    let refused = archive.forget_room(&room).await;
+    assert!(refused.is_err_and(|error| error.is_retryable()));
+    killed.abort_transaction().await?;
+    // Waits its turn behind whatever the server still does of the first.
+    archive.forget_room(&room).await?;
+    let head = archive.head(&room).await?;
+    assert_eq!((head.epoch, head.seq), (Epoch(2), Seq(0)), "raised once");
+    database.drop().await?;
     Ok(())
 }

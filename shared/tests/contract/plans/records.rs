@@ -9,7 +9,9 @@ use atelier_shared::domain::job::{AskedBy, Job, JobState};
 use atelier_shared::domain::place::{Place, PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Retention, Role, Room, RoomChoice, RoomKind};
 use atelier_shared::domain::user::NewUser;
-use atelier_shared::ports::{InsightFilter, JobQuery, PlaceScope, Records, RoomVisibility};
+use atelier_shared::ports::{
+    InsightFilter, JobQuery, PlaceScope, Records, RoomQuery, RoomVisibility,
+};
 use chrono::{Duration, Utc};
 use uuid::Uuid;
 
@@ -125,8 +127,20 @@ async fn rooms(records: &dyn Records, cast: &Cast) -> Outcome {
         RoomVisibility::For(ana),
         RoomVisibility::For(cast.ben),
     ] {
-        records.list_rooms(visible, None, 50).await?;
-        records.list_rooms(visible, place.clone(), 50).await?;
+        let all = RoomQuery::of(visible);
+        for kind in [None, Some(RoomKind::Session)] {
+            for among in [None, Some([id.clone(), RoomId::generate()].into())] {
+                for before in [None, place.clone()] {
+                    let query = RoomQuery {
+                        kind,
+                        among: among.clone(),
+                        before,
+                        ..all.clone()
+                    };
+                    records.list_rooms(&query, 50).await?;
+                }
+            }
+        }
     }
     records.update_room(&cast.room).await?;
     records.touch_room(id, now()).await?;
@@ -262,6 +276,13 @@ async fn jobs(records: &dyn Records, cast: &Cast) -> Outcome {
         },
         JobQuery {
             project: Some(cast.project.id.0),
+            ..all.clone()
+        },
+        JobQuery {
+            state: Some(JobState::Failed),
+            room: Some(cast.room.id.clone()),
+            project: Some(cast.project.id.0),
+            before,
             ..all.clone()
         },
     ] {

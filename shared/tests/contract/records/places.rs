@@ -7,7 +7,7 @@ use atelier_shared::domain::ids::{PlaceId, RoomId, UserId};
 use atelier_shared::domain::place::{Place, PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Role, Room, RoomChoice, RoomKind};
 use atelier_shared::ports::{
-    PlaceChange, PlaceDeletion, PlaceScope, PortError, Records, RoomVisibility,
+    PlaceChange, PlaceDeletion, PlaceScope, PortError, Records, RoomQuery, RoomVisibility,
 };
 use libtest_mimic::Trial;
 
@@ -238,7 +238,10 @@ async fn inherited(mode: Mode) -> Outcome {
     expected.sort();
     assert_eq!(roles, expected);
 
-    let seen_by = |person| records.list_rooms(RoomVisibility::For(person), None, 100);
+    let seen_by = async |person| {
+        let query = RoomQuery::of(RoomVisibility::For(person));
+        records.list_rooms(&query, 100).await
+    };
     let ids = |rooms: Vec<Room>| -> BTreeSet<RoomId> {
         let ours = rooms
             .into_iter()

@@ -6,8 +6,8 @@ use std::time::Duration;
 use atelier_shared::Mode;
 use atelier_shared::domain::ids::{RoomId, UserId};
 use atelier_shared::domain::room::{Access, Activity, Retention, Role, Room, RoomChoice, RoomKind};
-use atelier_shared::ports::{DELETED_ID_RESERVED, PAGE_MAX, Records, RoomVisibility};
-use chrono::{DateTime, Utc};
+use atelier_shared::ports::{DELETED_ID_RESERVED, PAGE_MAX, Records, RoomQuery, RoomVisibility};
+use chrono::DateTime;
 use libtest_mimic::Trial;
 use uuid::Uuid;
 
@@ -58,6 +58,12 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "records",
         "a_list_shows_each_reader_what_they_may_see",
         visibility,
+    );
+    both(
+        trials,
+        "records",
+        "a_list_holds_what_it_was_asked_for_and_nothing_else",
+        asked_for,
     );
     both(
         trials,
@@ -243,18 +249,18 @@ async fn activity_moves_forward(mode: Mode) -> Outcome {
 }
 
 /// Reads the list to its end, a page at a time; after each page another room like `late` is made.
-async fn walk(
+pub async fn walk(
     records: &dyn Records,
-    visible: RoomVisibility,
+    mut query: RoomQuery,
     limit: usize,
     late: Option<&Room>,
 ) -> Result<Vec<Room>, libtest_mimic::Failed> {
     let mut seen = Vec::new();
-    let mut before: Option<(DateTime<Utc>, RoomId)> = None;
     loop {
-        let page = records.list_rooms(visible, before, limit).await?;
+        let page = records.list_rooms(&query, limit).await?;
+        assert!(page.items.len() == limit || !page.more, "a short page");
         assert!(page.items.len() <= limit);
-        before = page.items.last().map(|r| (r.created_at, r.id.clone()));
+        query.before = page.items.last().map(|r| (r.created_at, r.id.clone()));
         seen.extend(page.items);
         if !page.more {
             return Ok(seen);
@@ -286,7 +292,7 @@ async fn pages(mode: Mode) -> Outcome {
     let mut late = room(Some(reader));
     late.created_at = start + Duration::from_secs(1);
     for visible in [RoomVisibility::For(reader), RoomVisibility::All] {
-        let seen = walk(&*records, visible, 4, Some(&late)).await?;
+        let seen = walk(&*records, RoomQuery::of(visible), 4, Some(&late)).await?;
         assert!(
             seen.windows(2)
                 .all(|w| (w[0].created_at, &w[0].id) > (w[1].created_at, &w[1].id)),
@@ -332,7 +338,7 @@ async fn visibility(mode: Mode) -> Outcome {
         ),
         (RoomVisibility::All, all.to_vec()),
     ] {
-        let seen = walk(&*records, visible, PAGE_MAX, None).await?;
+        let seen = walk(&*records, RoomQuery::of(visible), PAGE_MAX, None).await?;
         let mine: Vec<&RoomId> = all
             .into_iter()
             .filter(|id| seen.iter().any(|room| room.id == **id))
@@ -340,9 +346,81 @@ async fn visibility(mode: Mode) -> Outcome {
         assert_eq!(mine, expected, "{visible:?}");
     }
     let endless = records
-        .list_rooms(RoomVisibility::All, None, usize::MAX)
+        .list_rooms(&RoomQuery::of(RoomVisibility::All), usize::MAX)
         .await?;
     assert!(endless.items.len() <= PAGE_MAX);
+    Ok(())
+}
+
+/// Rooms of two kinds, every third of the reader's, every fifth listed, some in a project of theirs.
+async fn asked_for(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let (reader, other) = (UserId::generate(), UserId::generate());
+    let project = super::places::project(&*records, reader).await?.id.0;
+    let start = now();
+    let mut made = Vec::new();
+    for index in 0..60_u64 {
+        let mut each = room(Some(if index % 3 == 0 { reader } else { other }));
+        each.created_at = start + Duration::from_micros(index / 4);
+        each.listed = index % 5 == 0;
+        each.kind = if index % 2 == 0 {
+            RoomKind::Session
+        } else {
+            RoomKind::Open
+        };
+        each.project_id = (index % 7 == 0).then_some(project);
+        records.create_room(&each).await?;
+        made.push(each);
+    }
+    // One becomes a session, and one ceases to be; both are the reader's.
+    for (at, kind) in [(9, RoomKind::Session), (6, RoomKind::Whiteboard)] {
+        made[at].kind = kind;
+        assert!(records.update_room(&made[at]).await?);
+    }
+    let mut ids: Vec<RoomId> = made
+        .iter()
+        .skip(7)
+        .step_by(2)
+        .map(|r| r.id.clone())
+        .collect();
+    ids.extend((0..2_000).map(|_| RoomId::generate()));
+    let among: std::collections::BTreeSet<RoomId> = ids.into_iter().collect();
+    for visible in [
+        RoomVisibility::Listed,
+        RoomVisibility::For(reader),
+        RoomVisibility::For(UserId::generate()),
+        RoomVisibility::All,
+    ] {
+        for kind in [None, Some(RoomKind::Session), Some(RoomKind::Project)] {
+            for among in [None, Some(among.clone()), Some(Default::default())] {
+                let sees = |room: &&Room| match visible {
+                    RoomVisibility::All => true,
+                    RoomVisibility::Listed => room.listed,
+                    RoomVisibility::For(person) => {
+                        let own = room.created_by == Some(person) || room.project_id.is_some();
+                        room.listed || own && person == reader
+                    }
+                };
+                let wanted = |room: &&Room| {
+                    kind.is_none_or(|kind| room.kind == kind)
+                        && among.as_ref().is_none_or(|among| among.contains(&room.id))
+                };
+                let mut expected: Vec<&Room> = made.iter().filter(sees).filter(wanted).collect();
+                expected.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
+                let query = RoomQuery {
+                    kind,
+                    among: among.clone(),
+                    ..RoomQuery::of(visible)
+                };
+                // Other tests make rooms, too.
+                let limit = if among.is_some() { 7 } else { 200 };
+                let seen = walk(&*records, query.clone(), limit, None).await?;
+                let ours = |room: &&Room| made.iter().any(|made| made.id == room.id);
+                let seen: Vec<&Room> = seen.iter().filter(ours).collect();
+                assert_eq!(seen, expected, "{query:?}");
+            }
+        }
+    }
     Ok(())
 }
 

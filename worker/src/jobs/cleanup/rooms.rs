@@ -10,7 +10,7 @@ use atelier_shared::domain::job::QUEUE_CLEANUP;
 use atelier_shared::domain::removal::RemovalState;
 use atelier_shared::domain::room::{Retention, Room};
 use atelier_shared::domain::signal::Signal;
-use atelier_shared::ports::{Enqueued, Result, RoomVisibility};
+use atelier_shared::ports::{Enqueued, Result, RoomQuery, RoomVisibility};
 use atelier_shared::removals::{self, Claim};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -39,13 +39,10 @@ impl Cleaner {
         }
         let occupied = self.occupied().await?;
         count(counts, "scheduled_rooms", 0);
-        let mut before = None;
+        let mut query = RoomQuery::of(RoomVisibility::All);
         loop {
-            let page = b
-                .records
-                .list_rooms(RoomVisibility::All, before, PAGE)
-                .await?;
-            before = page
+            let page = b.records.list_rooms(&query, PAGE).await?;
+            query.before = page
                 .items
                 .last()
                 .map(|room| (room.created_at, room.id.clone()));

@@ -7,10 +7,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::ClientSession;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::Error;
+use mongodb::options::Hint;
 
 use super::MongoArchive;
 use super::rows::uuid_key;
-use crate::adapters::archive::{from_db, last_before, newest_minutes, slots_in_bounds, to_db};
+use crate::adapters::archive::{from_db, newest_minutes, slots_in_bounds, to_db};
 use crate::adapters::distributed::mongo::bounded;
 use crate::domain::activity::{ActivityCounts, by_minute};
 use crate::domain::entry::Entry;
@@ -22,8 +23,10 @@ use crate::ports::{
 
 /// Documents counted up by one command.
 const UPDATES_AT_ONCE: usize = 1_000;
-/// Rooms whose newest minutes one command reads.
+/// Rooms whose newest minutes one command reads: MongoDB merges up to 200 ranges of an index (its
+/// `internalQueryMaxScansToExplode`), and sorts what more are asked for.
 const ROOMS_AT_ONCE: usize = 100;
+const NEWEST: &str = "activity_newest";
 /// People whose slots one command sums up, and commands under way: each has its time.
 const PEOPLE_AT_ONCE: usize = 25;
 const QUERIES_AT_ONCE: usize = 4;
@@ -57,10 +60,14 @@ impl MongoArchive {
     }
 }
 
+/// No room id has a `:`. Within a minute ids sort by user, then room.
+fn id(user: UserId, minute: i64, room: &RoomId) -> String {
+    format!("{user}:{minute}:{room}")
+}
+
 fn update(room: &RoomId, user: UserId, minute: i64, counts: ActivityCounts) -> Result<Document> {
     Ok(doc! {
-        // No room id has a `:`.
-        "q": { "_id": format!("{user}:{minute}:{room}") },
+        "q": { "_id": id(user, minute, room) },
         "u": {
             "$inc": {
                 "messages": to_db(counts.messages)?,
@@ -158,19 +165,29 @@ impl ActivityArchive for MongoArchive {
     async fn activity_in(
         &self,
         rooms: &[RoomId],
-        before: Option<(i64, RoomId, UserId)>,
+        before: Option<(i64, UserId, RoomId)>,
         limit: usize,
     ) -> Result<Vec<RoomMinute>> {
         let rooms = &rooms[..rooms.len().min(ACTIVITY_SUBJECTS_MAX)];
         let mut found: Vec<Document> = Vec::new();
         for rooms in rooms.chunks(ROOMS_AT_ONCE) {
-            let pipeline = newest_of(rooms, before.as_ref(), limit)?;
-            let rows: Vec<Document> = bounded("read activity", async {
-                let activity = self.database.collection::<Document>(ACTIVITY);
-                activity.aggregate(pipeline).await?.try_collect().await
-            })
-            .await?;
-            found.extend(rows);
+            let mut of_these = Vec::new();
+            for (filter, sort) in newest_of(rooms, before.as_ref()) {
+                let wanted = limit - of_these.len();
+                if wanted == 0 {
+                    break;
+                }
+                let wanted = to_db(wanted as u64)?;
+                let rows: Vec<Document> = bounded("read activity", async {
+                    let activity = self.database.collection::<Document>(ACTIVITY);
+                    let rows = activity.find(filter).sort(sort).limit(wanted);
+                    let rows = rows.hint(Hint::Name(NEWEST.into())).await?;
+                    rows.try_collect().await
+                })
+                .await?;
+                of_these.extend(rows);
+            }
+            found.extend(of_these);
         }
         let minute = |row: &Document| {
             let room = row.get_str("room").map_err(malformed)?;
@@ -207,31 +224,25 @@ fn slots_of(users: &[UserId], query: &ActivityQuery) -> Result<Vec<Document>> {
     ])
 }
 
-/// The newest minutes of each of these rooms, by its index, in one command: a sort across rooms would read all they ever did.
+/// What to look for, one after the other, and in which order, for the newest minutes of these rooms: what is left of the
+/// minute that `before` is in, then all before it. Each is one range of the index [`NEWEST`] for every room, and MongoDB
+/// merges them: it reads as many documents as it answers with, and not one more for each room than the first.
 fn newest_of(
     rooms: &[RoomId],
-    before: Option<&(i64, RoomId, UserId)>,
-    limit: usize,
-) -> Result<Vec<Document>> {
-    let limit = to_db(limit.max(1) as u64)?;
-    let mut of_each = rooms.iter().map(|room| {
-        let (minute, user) = last_before(room, before);
-        [
-            doc! { "$match": {
-                "room": room.as_str(),
-                "$or": [
-                    { "minute": { "$lt": minute } },
-                    { "minute": minute, "user": { "$lt": uuid_key(user.0) } },
-                ],
-            } },
-            doc! { "$sort": { "minute": -1, "user": -1 } },
-            doc! { "$limit": limit },
-        ]
-    });
-    let mut pipeline = of_each.next().map(Vec::from).unwrap_or_default();
-    for of_room in of_each {
-        let of_room = Vec::from(of_room);
-        pipeline.push(doc! { "$unionWith": { "coll": ACTIVITY, "pipeline": of_room } });
-    }
-    Ok(pipeline)
+    before: Option<&(i64, UserId, RoomId)>,
+) -> Vec<(Document, Document)> {
+    let rooms: Vec<&str> = rooms.iter().map(RoomId::as_str).collect();
+    let newest = doc! { "minute": -1, "_id": -1 };
+    let Some((minute, user, room)) = before else {
+        return vec![(doc! { "room": { "$in": rooms } }, newest)];
+    };
+    let last = id(*user, *minute, room);
+    let same_minute = doc! { "room": { "$in": &rooms }, "minute": minute, "_id": { "$lt": last } };
+    vec![
+        (same_minute, doc! { "_id": -1 }),
+        (
+            doc! { "room": { "$in": rooms }, "minute": { "$lt": minute } },
+            newest,
+        ),
+    ]
 }

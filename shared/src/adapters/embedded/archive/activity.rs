@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::{QueryBuilder, Row, Sqlite as Db, SqliteConnection};
 
 use super::SqliteArchive;
-use crate::adapters::archive::{from_db, last_before, newest_minutes, slots_in_bounds, to_db};
+use crate::adapters::archive::{from_db, newest_minutes, slots_in_bounds, to_db};
 use crate::adapters::embedded::sqlite::port_error;
 use crate::domain::activity::{ActivityCounts, by_minute};
 use crate::domain::entry::Entry;
@@ -102,31 +102,65 @@ impl ActivityArchive for SqliteArchive {
     async fn activity_in(
         &self,
         rooms: &[RoomId],
-        before: Option<(i64, RoomId, UserId)>,
+        before: Option<(i64, UserId, RoomId)>,
         limit: usize,
     ) -> Result<Vec<RoomMinute>> {
+        let rooms = &rooms[..rooms.len().min(ACTIVITY_SUBJECTS_MAX)];
+        // A few of each room first; then more of those rooms whose last is still in the page.
+        let mut share = (2 * limit / rooms.len().max(1)).max(SHARE_MIN);
+        let mut open: Vec<(&RoomId, Option<Key>)> =
+            rooms.iter().map(|room| (room, before.clone())).collect();
         let mut found = Vec::new();
-        for room in rooms.iter().take(ACTIVITY_SUBJECTS_MAX) {
-            found.extend(self.minutes_of(room, before.as_ref(), limit).await?);
+        while !open.is_empty() {
+            let mut cut = Vec::new();
+            for (room, before) in open {
+                let rows = self.minutes_of(room, before.as_ref(), share).await?;
+                if rows.len() == share {
+                    cut.extend(rows.last().map(|last| (room, key(last))));
+                }
+                found.extend(rows);
+            }
+            found = newest_minutes(found, limit);
+            let least = found.last().filter(|_| found.len() == limit).map(key);
+            cut.retain(|(_, last)| least.as_ref().is_none_or(|least| last > least));
+            open = cut
+                .into_iter()
+                .map(|(room, last)| (room, Some(last)))
+                .collect();
+            share *= 4;
         }
-        Ok(newest_minutes(found, limit))
+        Ok(found)
     }
 }
 
+/// The place of a minute among those of several rooms.
+type Key = (i64, UserId, RoomId);
+
+fn key(minute: &RoomMinute) -> Key {
+    (minute.minute, minute.user_id, minute.room.clone())
+}
+
+/// Minutes that are asked of each room at first, at least.
+const SHARE_MIN: usize = 4;
+
 impl SqliteArchive {
-    /// One room's at a time: its index has them in order, and no more are read than one page has.
+    /// One room's, by its index, which has them in order.
     async fn minutes_of(
         &self,
         room: &RoomId,
-        before: Option<&(i64, RoomId, UserId)>,
+        before: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<RoomMinute>> {
-        let (minute, user) = last_before(room, before);
+        let (minute, user, at) = before
+            .map_or((i64::MAX, UserId(uuid::Uuid::nil()), ""), |before| {
+                (before.0, before.1, before.2.as_str())
+            });
         let rows = sqlx::query(MINUTES_OF_ROOM)
             .bind(room.as_str())
             .bind(minute)
             .bind(user.0)
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(at)
             .fetch_all(&self.file.read)
             .await
             .map_err(|e| port_error("read activity", e))?;
@@ -145,7 +179,7 @@ impl SqliteArchive {
 
 const MINUTES_OF_ROOM: &str =
     "SELECT minute, user_id, messages, comments, strokes, edits, runs FROM activity
-     WHERE room = $1 AND (minute, user_id) < ($2, $3) ORDER BY minute DESC, user_id DESC LIMIT +$4";
+     WHERE room = $1 AND (minute, user_id, room) < ($2, $3, $5) ORDER BY minute DESC, user_id DESC LIMIT +$4";
 
 #[cfg(test)]
 mod tests {
@@ -245,7 +279,7 @@ mod tests {
             seen += page.len();
             before = page
                 .last()
-                .map(|row| (row.minute, row.room.clone(), row.user_id));
+                .map(|row| (row.minute, row.user_id, row.room.clone()));
         }
         println!("twenty pages of a hundred rooms: {:?}", began.elapsed());
         assert_eq!(seen, 1_000);

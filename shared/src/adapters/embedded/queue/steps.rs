@@ -72,9 +72,16 @@ pub(super) async fn claim(
     lease: Duration,
     cap: u32,
 ) -> sqlx::Result<Result<Claimed, Option<Duration>>> {
-    reap(step, &queue).await?;
-    for id in due(step, &queue, DELAYED).await? {
-        line::make_ready(step, &queue, &id, Line::Last).await?;
+    if !step.is_settled(&queue) {
+        let lapsed = reap(step, &queue).await?;
+        let due = due(step, &queue, DELAYED).await?;
+        for id in &due {
+            line::make_ready(step, &queue, id, Line::Last).await?;
+        }
+        let most = usize::try_from(CHUNK).unwrap_or(0);
+        if lapsed < most && due.len() < most {
+            step.settle(&queue);
+        }
     }
     let tenant: Option<String> = sqlx::query_scalar(
         "SELECT name FROM tenant WHERE queue = $1 AND waiting > 0 AND in_flight < $2 ORDER BY turn LIMIT 1",
@@ -144,25 +151,26 @@ async fn due(step: &mut Step, queue: &str, state: i64) -> sqlx::Result<Vec<Strin
     .await
 }
 
-/// Jobs whose lease lapsed wait again where they waited, or are dead.
-async fn reap(step: &mut Step, queue: &str) -> sqlx::Result<()> {
-    for id in due(step, queue, CLAIMED).await? {
+/// Jobs whose lease lapsed wait again where they waited, or are dead. Returns how many there were.
+async fn reap(step: &mut Step, queue: &str) -> sqlx::Result<usize> {
+    let lapsed = due(step, queue, CLAIMED).await?;
+    for id in &lapsed {
         let row = sqlx::query(
             "UPDATE job SET lapses = lapses + 1 WHERE queue = $1 AND id = $2
              RETURNING tenant, attempts >= max_attempts AS used_up",
         )
         .bind(queue)
-        .bind(&id)
+        .bind(id)
         .fetch_one(step.db())
         .await?;
         line::leave(step, queue, row.try_get("tenant")?, CLAIMED).await?;
         if row.try_get("used_up")? {
-            line::die(step, queue, &id, LEASE_LAPSED).await?;
+            line::die(step, queue, id, LEASE_LAPSED).await?;
         } else {
-            line::make_ready(step, queue, &id, Line::OldPlace).await?;
+            line::make_ready(step, queue, id, Line::OldPlace).await?;
         }
     }
-    Ok(())
+    Ok(lapsed.len())
 }
 
 async fn next_due(step: &mut Step, queue: &str) -> sqlx::Result<Option<Duration>> {

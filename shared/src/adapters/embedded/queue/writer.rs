@@ -25,11 +25,22 @@ pub(super) struct Step {
     pub now_ms: i64,
     /// Queues whose waiters are woken once the transaction is committed.
     wake: BTreeSet<String>,
+    /// Queues in which nothing more is due, as of this transaction.
+    settled: BTreeSet<String>,
 }
 
 impl Step {
     pub fn db(&mut self) -> &mut SqliteConnection {
         &mut self.connection
+    }
+
+    /// An earlier step of this transaction has moved all that was due: the next need not look.
+    pub fn is_settled(&self, queue: &str) -> bool {
+        self.settled.contains(queue)
+    }
+
+    pub fn settle(&mut self, queue: &str) {
+        self.settled.insert(queue.to_owned());
     }
 
     pub fn wake(&mut self, queue: &str) {
@@ -108,6 +119,7 @@ async fn commit(
         connection,
         now_ms: 0,
         wake: BTreeSet::new(),
+        settled: BTreeSet::new(),
     };
     let outcome = run_all(&mut step, batch).await;
     let Step {
@@ -134,24 +146,32 @@ async fn commit(
 }
 
 /// False: there was one step, and it failed; nothing is committed.
+///
+/// Each statement goes to SQLite's thread and back, which on a busy machine costs a turn of the scheduler each way, and the
+/// first of a batch waits for the last: what stands between two steps is one statement.
 async fn run_all(step: &mut Step, batch: &mut [Box<dyn Work>]) -> sqlx::Result<bool> {
-    sqlx::query("BEGIN IMMEDIATE").execute(step.db()).await?;
     if let [work] = batch {
+        sqlx::query("BEGIN IMMEDIATE").execute(step.db()).await?;
         step.now_ms = now_ms();
         if !work.run(step).await {
             return Ok(false);
         }
-    } else {
-        for work in batch {
-            sqlx::query("SAVEPOINT step").execute(step.db()).await?;
-            step.now_ms = now_ms();
-            if !work.run(step).await {
-                sqlx::query("ROLLBACK TO step").execute(step.db()).await?;
-            }
-            sqlx::query("RELEASE step").execute(step.db()).await?;
-        }
+        sqlx::query("COMMIT").execute(step.db()).await?;
+        return Ok(true);
     }
-    sqlx::query("COMMIT").execute(step.db()).await?;
+    let mut next = "BEGIN IMMEDIATE; SAVEPOINT step";
+    for work in batch {
+        sqlx::raw_sql(next).execute(step.db()).await?;
+        step.now_ms = now_ms();
+        if !work.run(step).await {
+            sqlx::query("ROLLBACK TO step").execute(step.db()).await?;
+            step.settled.clear();
+        }
+        next = "RELEASE step; SAVEPOINT step";
+    }
+    sqlx::raw_sql("RELEASE step; COMMIT")
+        .execute(step.db())
+        .await?;
     Ok(true)
 }
 

@@ -1,0 +1,43 @@
+//! Who is what in a room.
+
+use async_trait::async_trait;
+
+use super::Result;
+use crate::domain::ids::{RoomId, UserId};
+use crate::domain::room::Role;
+
+/// Most members that a room's list shows.
+pub const MEMBERS_MAX: usize = 10_000;
+
+/// A person's own standing in one room; what they inherit from its project is not in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    pub user_id: UserId,
+    pub role: Role,
+    /// The person's display name; `None` for people whose row is gone.
+    pub name: Option<String>,
+}
+
+/// Promises: a role change and the room's `role_version` change together.
+#[async_trait]
+pub trait RoleRecords: Send + Sync {
+    /// The greatest of the role given in the room and those that its project and its workspace give.
+    async fn role(&self, room: &RoomId, user: UserId) -> Result<Option<Role>>;
+
+    /// As [`Self::role`], for those of `users` that have one; at most [`MEMBERS_MAX`] are asked for.
+    async fn roles(&self, room: &RoomId, users: &[UserId]) -> Result<Vec<(UserId, Role)>>;
+
+    /// A person's own standing.
+    async fn member(&self, room: &RoomId, user: UserId) -> Result<Option<Membership>>;
+
+    /// At most [`MEMBERS_MAX`], ordered by user id.
+    async fn members(&self, room: &RoomId) -> Result<Vec<Membership>>;
+
+    /// Sets or (`None`) takes away a role; returns the room's new role version. `None`: no such room.
+    async fn set_role(
+        &self,
+        room: &RoomId,
+        user: UserId,
+        role: Option<Role>,
+    ) -> Result<Option<u64>>;
+}
