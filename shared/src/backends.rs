@@ -25,7 +25,7 @@ use crate::adapters::embedded::live_output::MemoryLiveOutput;
 use crate::adapters::embedded::presence::MemoryPresence;
 use crate::adapters::embedded::queue::SqliteQueue;
 use crate::adapters::embedded::records::SqliteRecords;
-use crate::adapters::embedded::room_log::SqliteRoomLog;
+use crate::adapters::embedded::room_log::JournalRoomLog;
 use crate::adapters::embedded::sqlite::Commits;
 use crate::adapters::embedded::vault::SqliteVault;
 use crate::config::StoreConfig;
@@ -274,7 +274,7 @@ async fn open_embedded(config: &StoreConfig) -> Result<Backends, OpenError> {
     Ok(Backends {
         mode: Mode::Embedded,
         log: Arc::new(
-            SqliteRoomLog::open(folder, commits, config.room_tail_max)
+            JournalRoomLog::open(folder, commits, config.room_tail_max)
                 .await
                 .map_err(&failed)?,
         ),

@@ -3,9 +3,9 @@
 mod append;
 mod archiving;
 mod epochs;
+mod journal;
 mod live;
 mod redis;
-mod sqlite;
 
 use std::time::Duration;
 
@@ -59,8 +59,9 @@ pub fn trials(trials: &mut Vec<Trial>) {
             unloading_races_with_appending_and_one_wins, reads_are_bounded_in_bytes;
     );
     promises!(trials only Mode::Embedded,
-        sqlite: a_crash_loses_nothing_acknowledged, a_group_of_writes_keeps_each_writers_answer,
-            expired_refs_are_swept, a_malformed_entry_names_its_room;
+        journal: a_crash_loses_nothing_acknowledged, many_rooms_writers_get_each_their_answer,
+            a_synced_log_answers_and_tells_alike, a_journal_does_not_grow_with_what_is_over,
+            a_malformed_entry_names_its_room;
     );
     promises!(trials only Mode::Distributed,
         redis: a_cut_connection_is_a_gap_and_then_goes_on, a_silent_connection_is_noticed,

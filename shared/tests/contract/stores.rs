@@ -241,7 +241,7 @@ pub struct RoomLogs {
     pub there: Arc<dyn RoomLog>,
     /// First word of the keys in Redis.
     pub namespace: String,
-    /// Embedded: where `log.db` lies.
+    /// Embedded: where the journal lies.
     pub folder: PathBuf,
 }
 

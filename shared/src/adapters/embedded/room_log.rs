@@ -1,44 +1,53 @@
-//! The room log of a single process: `log.db`, written in groups by one task, and fan-out in memory.
+//! The room log of a single process: what it holds stands in a journal that is written at its end, and in memory where it
+//! stands there; fan-out in memory. It is to embedded mode what Redis with its append-only file is to distributed mode.
 
-mod group;
-mod store;
-mod writer;
+mod frame;
+mod journal;
+mod refs;
+mod rooms;
+mod run;
+mod state;
+mod sync;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::task::coop::consume_budget;
 
-use self::store::RoomKey;
-use self::writer::{Command, Write, Writing};
-use super::sqlite::{Commits, Sqlite, port_error};
+use self::rooms::Slot;
+use self::state::{State, Writing};
+use self::sync::{Sync, Told};
+use super::sqlite::Commits;
 use crate::adapters::fanout::{Fanout, Place};
-use crate::adapters::migrations::migrator;
-use crate::domain::entry::{Entry, RefKey};
+use crate::domain::entry::{Entry, Record, RefKey};
 use crate::domain::ids::{Epoch, RoomId, Seq};
 use crate::domain::signal::Signal;
 use crate::ports::{
-    APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Delivery, LogHead, PortError, Refusal, Result,
-    RoomLog, Subscription,
+    APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Delivery, LogHead, PortError, READ_MAX_BYTES,
+    Refusal, Result, RoomLog, Subscription,
 };
-
-/// Writes that wait for the writer; beyond it callers wait for a place.
-const WRITE_QUEUE: usize = 1024;
-
-const MIGRATIONS: [(&str, &str); 1] = [(
-    "log",
-    include_str!("../../../../migrations/sqlite/log/0001_log.sql"),
-)];
 
 /// A single process has no second connection life.
 const GENERATION: u64 = 0;
+/// So many bytes are read where they are asked for: they nearly always lie in the system's memory. More are read on a thread
+/// that may wait.
+const READ_HERE_BYTES: usize = 256 * 1024;
 
 /// See [`RoomLog`].
-pub struct SqliteRoomLog {
-    file: Sqlite,
+pub struct JournalRoomLog {
+    inner: Arc<Inner>,
+}
+
+/// What the log shares with the task that syncs it.
+struct Inner {
+    state: Mutex<State>,
     fanout: Arc<Fanout>,
-    writes: mpsc::Sender<Write>,
+    /// `None`: what is written counts at once.
+    sync: Option<Sync>,
 }
 
 /// Unsubscribes when dropped.
@@ -53,72 +62,147 @@ impl Drop for Guard {
     }
 }
 
-impl SqliteRoomLog {
-    /// Opens or makes `folder/log.db`. `room_tail_max`: entries a room may hold unarchived.
-    pub async fn open(folder: &Path, commits: Commits, room_tail_max: u64) -> Result<Self> {
-        let file = Sqlite::open(folder, "log.db", commits).await?;
-        migrator(&MIGRATIONS)
-            .run(&file.write)
-            .await
-            .map_err(|e| PortError::fatal("migrate log.db", e))?;
-        let fanout = Arc::new(Fanout::default());
-        let (writes, waiting) = mpsc::channel(WRITE_QUEUE);
-        // Ends when `writes` is dropped with this log, after what was accepted is written.
-        tokio::spawn(writer::run(
-            file.clone(),
-            fanout.clone(),
-            room_tail_max,
-            waiting,
-        ));
-        Ok(Self {
-            file,
-            fanout,
-            writes,
-        })
-    }
-
-    /// Hands a write to the writer and waits for its commit. A caller that gives up waiting leaves the write undecided,
-    /// as a lost answer from Redis does.
-    async fn write<T>(
-        &self,
-        operation: &'static str,
-        room: &RoomId,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T> {
-        let stopped = || {
-            PortError::retry(
-                operation,
-                "the log is shut down, or a write before this one failed",
-            )
-        };
-        let (answer, answered) = oneshot::channel();
-        let write = Write {
-            room: room.clone(),
-            command: command(answer),
-        };
-        self.writes.send(write).await.map_err(|_| stopped())?;
-        answered.await.map_err(|_| stopped())
+impl Drop for JournalRoomLog {
+    fn drop(&mut self) {
+        self.inner.fanout.close();
+        if let Some(sync) = &self.inner.sync {
+            sync.end();
+        }
     }
 }
 
+impl JournalRoomLog {
+    /// Opens or makes the journal in `folder`. `room_tail_max`: entries a room may hold unarchived.
+    pub async fn open(folder: &Path, commits: Commits, room_tail_max: u64) -> Result<Self> {
+        const DOING: &str = "open the room log";
+        let (folder, now_ms) = (folder.to_owned(), chrono::Utc::now().timestamp_millis());
+        let open = move || State::open(&folder, room_tail_max, now_ms);
+        let opened = tokio::task::spawn_blocking(open).await;
+        let state = opened
+            .map_err(|e| PortError::fatal(DOING, e))?
+            .map_err(|e| PortError::fatal(DOING, e))?;
+        let inner = Arc::new(Inner {
+            state: Mutex::new(state),
+            fanout: Arc::new(Fanout::default()),
+            sync: (commits == Commits::Synced).then(Sync::new),
+        });
+        if inner.sync.is_some() {
+            tokio::spawn(sync::run(Arc::downgrade(&inner)));
+        }
+        Ok(Self { inner })
+    }
+
+    /// Changes the log, and returns when that outlives what it is to outlive. What `change` has to tell goes out in the order
+    /// of the changes.
+    async fn change<T, E: From<PortError>>(
+        &self,
+        change: impl FnOnce(&mut State, &mut Told<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        consume_budget().await;
+        let (result, ticket) = {
+            let mut state = self.inner.state.lock();
+            let mut told = Told::new(&self.inner);
+            let result = change(&mut state, &mut told)?;
+            let ticket = told.ticket();
+            if let Some(sealing) = state.seal() {
+                let inner = self.inner.clone();
+                tokio::task::spawn_blocking(move || {
+                    let run = sealing.write();
+                    inner.state.lock().refs.sealed(run);
+                });
+            }
+            (result, ticket)
+        };
+        if let Some(sync) = &self.inner.sync {
+            sync.wait(ticket).await?;
+        }
+        Ok(result)
+    }
+
+    /// To look at. Nothing here ever waits, so whoever asks again and again gives others a turn here.
+    async fn state(&self) -> MutexGuard<'_, State> {
+        consume_budget().await;
+        self.inner.state.lock()
+    }
+}
+
+impl Inner {
+    fn deliver(&self, room: &RoomId, delivery: Delivery) {
+        self.fanout.deliver(room, GENERATION, delivery);
+    }
+}
+
+/// The records as they are written. More than one append may have is a final error.
+fn encode(room: &RoomId, records: &[Record], doing: &'static str) -> Result<Vec<Writing>> {
+    let too_large = |what: String| PortError::fatal(doing, format!("room {room}: {what}"));
+    if records.len() > APPEND_MAX {
+        let count = records.len();
+        return Err(too_large(format!(
+            "{count} records at once, at most {APPEND_MAX}"
+        )));
+    }
+    let (mut writings, mut bytes) = (Vec::with_capacity(records.len()), 0);
+    for record in records {
+        let json = serde_json::to_vec(record).map_err(|e| too_large(e.to_string()))?;
+        bytes += json.len();
+        let reference = record.ref_key();
+        writings.push(Writing { json, reference });
+    }
+    if bytes > APPEND_MAX_BYTES {
+        return Err(too_large(format!(
+            "{bytes} bytes at once, at most {APPEND_MAX_BYTES}"
+        )));
+    }
+    Ok(writings)
+}
+
+/// Entries as they lie in the file, one after the other in seq.
+fn read_entries(room: &RoomId, file: &File, first: Seq, slots: &[Slot]) -> Result<Vec<Entry>> {
+    const DOING: &str = "read a room log";
+    let mut entries = Vec::with_capacity(slots.len());
+    let mut json = Vec::new();
+    for (seq, slot) in (first.0..).zip(slots) {
+        json.resize(slot.len as usize, 0);
+        file.read_exact_at(&mut json, slot.at)
+            .map_err(|e| PortError::retry(DOING, e))?;
+        let record = serde_json::from_slice(&json).map_err(|e| {
+            PortError::fatal(DOING, format!("room {room}: malformed entry {seq}: {e}"))
+        })?;
+        entries.push(Entry {
+            seq: Seq(seq),
+            record,
+        });
+    }
+    Ok(entries)
+}
+
+/// Leaves as many of the first as one read may have; their bytes.
+fn bound(slots: &mut Vec<Slot>) -> usize {
+    let mut bytes = 0;
+    let over = slots.iter().position(|slot| {
+        bytes += slot.len as usize;
+        bytes > READ_MAX_BYTES
+    });
+    // At least one, however large.
+    slots.truncate(over.unwrap_or(slots.len()).max(1));
+    bytes
+}
+
 #[async_trait]
-impl RoomLog for SqliteRoomLog {
+impl RoomLog for JournalRoomLog {
     async fn ping(&self) -> Result<()> {
-        sqlx::query("SELECT 1")
-            .execute(&self.file.read)
-            .await
-            .map_err(|e| port_error("ping log.db", e))?;
+        if self.state().await.journal.is_broken() {
+            let text = "a write failed, and what is on the disk is not known";
+            return Err(PortError::retry("ping the room log", text));
+        }
         Ok(())
     }
 
     async fn head(&self, room: &RoomId) -> Result<Option<LogHead>> {
-        let mut connection = self.connection("read the head of a room log").await?;
-        Ok(store::head(&mut connection, room)
-            .await?
-            .map(|(_, head)| head))
+        Ok(self.state().await.rooms.get(room).map(|log| log.head))
     }
 
-    /// Entries are acknowledged when they are committed.
+    /// Entries are acknowledged when they are in the journal.
     async fn is_unbroken(&self, _: &RoomId) -> Result<bool> {
         Ok(true)
     }
@@ -131,49 +215,35 @@ impl RoomLog for SqliteRoomLog {
         role_version: u64,
         now_ms: i64,
     ) -> Result<LogHead> {
-        self.write("seed a room log", room, |answer| Command::Seed {
-            epoch,
-            seq,
-            role_version,
-            now_ms,
-            answer,
+        self.change(|state, told| {
+            let (head, raised) = state.seed(room, epoch, seq, role_version, now_ms)?;
+            if raised {
+                told.tell(room, Delivery::Signal(Signal::EpochRaised { epoch }));
+            }
+            Ok(head)
         })
-        .await?
+        .await
     }
 
     async fn append(&self, append: Append<'_>) -> Result<(Vec<Appended>, bool), Refusal> {
-        const DOING: &str = "append to a room log";
         let Append { room, records, .. } = append;
-        let too_large = |what: String| PortError::fatal(DOING, format!("room {room}: {what}"));
-        if records.len() > APPEND_MAX {
-            let count = records.len();
-            return Err(too_large(format!("{count} records at once, at most {APPEND_MAX}")).into());
-        }
-        // Encoded here and not by the writer, which has every room's work to do.
-        let (mut writings, mut bytes) = (Vec::with_capacity(records.len()), 0);
-        for record in records {
-            let json = serde_json::to_string(record).map_err(|e| too_large(e.to_string()))?;
-            bytes += json.len();
-            writings.push(Writing {
-                record: record.clone(),
-                json,
-                reference: record.ref_key().map(|key| store::ref_name(&key)),
-            });
-        }
-        if bytes > APPEND_MAX_BYTES {
-            return Err(
-                too_large(format!("{bytes} bytes at once, at most {APPEND_MAX_BYTES}")).into(),
-            );
-        }
-        self.write(DOING, room, |answer| Command::Append {
-            epoch: append.epoch,
-            seen: append.seen,
-            role_version: append.role_version,
-            now_ms: append.now_ms,
-            records: writings,
-            answer,
+        // Before the lock is taken.
+        let writings = encode(room, records, "append to a room log")?;
+        let fences = (append.epoch, append.seen, append.role_version);
+        self.change(|state, told| {
+            let taken = state.append(room, fences, append.now_ms, &writings)?;
+            if !taken.new.is_empty() {
+                let entries = taken.new.into_iter().map(|(at, seq)| Entry {
+                    seq,
+                    record: records[at].clone(),
+                });
+                let entries = entries.collect();
+                let epoch = append.epoch;
+                told.tell(room, Delivery::Entries { epoch, entries });
+            }
+            Ok((taken.answers, taken.newly_dirty))
         })
-        .await?
+        .await
     }
 
     async fn read(
@@ -183,32 +253,37 @@ impl RoomLog for SqliteRoomLog {
         after: Seq,
         limit: usize,
     ) -> Result<Option<Vec<Entry>>> {
-        let mut connection = self.connection("read a room log").await?;
-        store::entries(&mut connection, room, epoch, after, limit).await
+        let (file, first, mut slots) = {
+            let state = self.state().await;
+            let log = state.rooms.get(room).filter(|log| log.head.epoch == epoch);
+            let Some(log) = log else {
+                return Ok(None);
+            };
+            let (first, slots) = log.after(after, limit.max(1));
+            // A journal that is written anew meanwhile leaves this file readable.
+            (state.journal.file().clone(), first, slots)
+        };
+        let bytes = bound(&mut slots);
+        if bytes <= READ_HERE_BYTES {
+            return read_entries(room, &file, first, &slots).map(Some);
+        }
+        let room = room.clone();
+        let read = move || read_entries(&room, &file, first, &slots);
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|e| PortError::retry("read a room log", e))?
+            .map(Some)
     }
 
     async fn seqs_of_refs(&self, room: &RoomId, refs: &[RefKey]) -> Result<Vec<Option<Seq>>> {
-        let mut connection = self.connection("look refs up in a room log").await?;
-        let Some((key, _)) = store::head(&mut connection, room).await? else {
-            return Ok(vec![None; refs.len()]);
-        };
-        let names: Vec<String> = refs.iter().map(store::ref_name).collect();
-        let asked: Vec<(RoomKey, &str)> = names.iter().map(|name| (key, name.as_str())).collect();
         let now_ms = chrono::Utc::now().timestamp_millis();
-        let known = store::known_refs(&mut connection, &asked).await?;
-        let seq_of = |name: String| {
-            let (seq, until_ms) = known.get(&(key, name))?;
-            (*until_ms > now_ms).then_some(*seq)
-        };
-        Ok(names.into_iter().map(seq_of).collect())
+        self.state().await.seqs_of_refs(room, refs, now_ms)
     }
 
     async fn subscribe(&self, room: &RoomId) -> Result<Subscription> {
-        let (place, receiver) = self.fanout.add(room, GENERATION);
-        let guard = Guard {
-            fanout: self.fanout.clone(),
-            place,
-        };
+        let fanout = self.inner.fanout.clone();
+        let (place, receiver) = fanout.add(room, GENERATION);
+        let guard = Guard { fanout, place };
         Ok(Subscription {
             receiver,
             guard: Some(Box::new(guard)),
@@ -216,19 +291,13 @@ impl RoomLog for SqliteRoomLog {
     }
 
     async fn publish(&self, room: &RoomId, signal: &Signal) -> Result<()> {
-        self.fanout
-            .deliver(room, GENERATION, Delivery::Signal(signal.clone()));
+        self.inner.deliver(room, Delivery::Signal(signal.clone()));
         Ok(())
     }
 
     async fn set_role_version(&self, room: &RoomId, role_version: u64) -> Result<()> {
-        self.write("set the role version of a room log", room, |answer| {
-            Command::SetRoleVersion {
-                role_version,
-                answer,
-            }
-        })
-        .await?
+        self.change(|state, _| state.set_role_version(room, role_version))
+            .await
     }
 
     /// All together: what they come to in the archive is one transaction, and one sync of the disk.
@@ -237,8 +306,7 @@ impl RoomLog for SqliteRoomLog {
     }
 
     async fn dirty_rooms(&self, _group: Option<u16>, limit: usize) -> Result<Vec<RoomId>> {
-        let mut connection = self.connection("list rooms to archive").await?;
-        store::dirty_rooms(&mut connection, limit).await
+        Ok(self.state().await.rooms.dirty(limit))
     }
 
     async fn confirm_archived(
@@ -248,36 +316,17 @@ impl RoomLog for SqliteRoomLog {
         seq: Seq,
         trim_to: Seq,
     ) -> Result<bool> {
-        self.write("confirm what is archived of a room log", room, |answer| {
-            Command::Confirm {
-                epoch,
-                seq,
-                trim_to,
-                answer,
+        self.change(|state, told| {
+            let confirmed = state.confirm(room, epoch, seq, trim_to)?;
+            if confirmed.moved {
+                told.tell(room, Delivery::Signal(Signal::Archived { epoch, seq }));
             }
+            Ok(confirmed.clean)
         })
-        .await?
+        .await
     }
 
     async fn unload(&self, room: &RoomId, epoch: Epoch, seq: Seq) -> Result<bool> {
-        self.write("unload a room log", room, |answer| Command::Unload {
-            epoch,
-            seq,
-            answer,
-        })
-        .await?
-    }
-}
-
-impl SqliteRoomLog {
-    async fn connection(
-        &self,
-        operation: &'static str,
-    ) -> Result<sqlx::pool::PoolConnection<sqlx::Sqlite>> {
-        self.file
-            .read
-            .acquire()
-            .await
-            .map_err(|e| port_error(operation, e))
+        self.change(|state, _| state.unload(room, epoch, seq)).await
     }
 }
