@@ -228,8 +228,18 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// Loads a room: subscribes first, then brings log and archive into agreement, then folds.
+    /// Loads a room and starts its task.
     pub async fn start(rooms: Rooms, room: Room, mailbox: usize) -> Result<Handle> {
+        let (actor, handle) = Self::load(rooms.clone(), room, mailbox).await?;
+        rooms.metrics.rooms.inc();
+        rooms.tasks.spawn(actor.run());
+        let idle = watch_idle(rooms.clone(), handle.shared.id.clone());
+        rooms.tasks.spawn(idle);
+        Ok(handle)
+    }
+
+    /// Subscribes first, then brings log and archive into agreement, then folds.
+    pub async fn load(rooms: Rooms, room: Room, mailbox: usize) -> Result<(Self, Handle)> {
         let b = &rooms.backends;
         let subscription = b.log.subscribe(&room.id).await?;
         let (head, state, applied) = load(&rooms, &room, None).await?;
@@ -293,18 +303,14 @@ impl Actor {
             stored_ahead: Vec::new(),
             looks: 0,
             room,
-            rooms: rooms.clone(),
+            rooms,
         };
         actor.document_loaded();
-        rooms.metrics.rooms.inc();
-        rooms.tasks.spawn(actor.run());
-        rooms
-            .tasks
-            .spawn(watch_idle(rooms.clone(), shared.id.clone()));
-        Ok(Handle {
+        let handle = Handle {
             mailbox: sender,
             shared,
-        })
+        };
+        Ok((actor, handle))
     }
 
     async fn run(mut self) {
@@ -350,7 +356,8 @@ impl Actor {
                 break;
             }
         }
-        self.end().await;
+        // Boxed: else the task would be as large again for its last moment.
+        Box::pin(self.end()).await;
     }
 
     fn take_what_waits(&mut self) {
@@ -421,6 +428,7 @@ impl Actor {
             Command::Document { reply } => {
                 let _ = reply.send(self.document_now());
             }
+            Command::Counted { then, levels } => self.document_counted(then, levels),
             Command::Members { reply } => {
                 let members = self.members.values().map(|m| (**m).clone());
                 let _ = reply.send(members.collect());
@@ -454,7 +462,7 @@ impl Actor {
         }
     }
 
-    fn finish(&mut self, done: Done) {
+    pub fn finish(&mut self, done: Done) {
         match done {
             Done::Appended { batch, result } => self.appended(batch, result),
             Done::Repaired(result) => self.repaired(result),

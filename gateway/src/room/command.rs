@@ -99,6 +99,11 @@ pub enum Command {
     Document {
         reply: oneshot::Sender<Option<Arc<DocumentSnapshot>>>,
     },
+    /// So deep does the document nest, where the room knew of `then` levels.
+    Counted {
+        then: usize,
+        levels: usize,
+    },
     /// Is this connection, on whichever pod, still there? Answered only if it is.
     Challenge {
         connection: ConnectionId,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use atelier_shared::domain::document::{self, Document, Malformed, Merge, Snapshot};
+use atelier_shared::domain::document::{self, Document, Malformed, Merge, NESTING_MAX, Snapshot};
 use atelier_shared::domain::ids::Seq;
 use atelier_shared::domain::room::Activity;
 use bytes::Bytes;
@@ -51,14 +51,12 @@ pub async fn walk<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-/// [`document::check`] for bytes from outside, off the async threads where they are many.
-///
-/// # Errors
-/// What is wrong, for the person who sent it.
-pub async fn check(update: &Bytes) -> Result<(), Malformed> {
-    let (bytes, held) = (update.len(), update.clone());
-    let checked = walk(bytes, move || document::check(&held).map(drop));
-    match tokio::time::timeout(CHECK_PATIENCE, checked).await {
+/// As [`walk`], for what somebody from outside makes as costly as they can.
+async fn walk_patiently<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, Malformed> + Send + 'static,
+) -> Result<T, Malformed> {
+    match tokio::time::timeout(CHECK_PATIENCE, walk(bytes, work)).await {
         Ok(Some(outcome)) => outcome,
         Ok(None) | Err(_) => Err(Malformed::TOO_COSTLY),
     }
@@ -153,6 +151,34 @@ impl Handle {
         let asked = self.mailbox.send(Command::Document { reply }).await;
         asked.map_err(|_| RoomEnded)?;
         answer.await.map_err(|_| RoomEnded)
+    }
+
+    /// May this, from outside, go into the document? By itself ([`document::check`]); and if it brings types, so deep do they
+    /// lie with those that are there. That is counted only where the room knows of so many that it could be too deep: once
+    /// for some hundred types, by the sender's own task.
+    pub async fn check(&self, update: &Bytes) -> Result<Result<(), Malformed>, RoomEnded> {
+        let (bytes, held) = (update.len(), update.clone());
+        let checked = walk_patiently(bytes, move || document::check(&held)).await;
+        let types = match checked {
+            Ok(outline) => outline.types,
+            Err(malformed) => return Ok(Err(malformed)),
+        };
+        let known = self.shared.document_levels.load(Ordering::Relaxed);
+        if types == 0 || known + types <= NESTING_MAX {
+            return Ok(Ok(()));
+        }
+        let Some(document) = self.document().await? else {
+            return Ok(Ok(()));
+        };
+        let (snapshot, update) = (document.snapshot.clone(), update.clone());
+        let (then, bytes) = (snapshot.levels(), snapshot.bytes() + update.len());
+        let counted = walk_patiently(bytes, move || snapshot.levels_with(&update)).await;
+        if let Ok(levels) = counted {
+            let counted = Command::Counted { then, levels };
+            let told = self.mailbox.send(counted).await;
+            told.map_err(|_| RoomEnded)?;
+        }
+        Ok(counted.map(drop))
     }
 }
 
@@ -314,8 +340,16 @@ impl Actor {
         }
     }
 
+    /// Somebody counted how deep it nests, when it knew of `then` levels.
+    pub fn document_counted(&mut self, then: usize, levels: usize) {
+        self.state.document.counted(then, levels);
+        self.tell_document_size();
+    }
+
     fn tell_document_size(&self) {
-        let bytes = self.state.document.bytes();
-        self.shared.document_bytes.store(bytes, Ordering::Relaxed);
+        let (document, shared) = (&self.state.document, &self.shared);
+        let (bytes, levels) = (document.bytes(), document.levels());
+        shared.document_bytes.store(bytes, Ordering::Relaxed);
+        shared.document_levels.store(levels, Ordering::Relaxed);
     }
 }

@@ -36,6 +36,8 @@ mod shared_socket;
 mod signals;
 mod simulated;
 pub mod standing;
+#[cfg(test)]
+mod step_tests;
 mod submit;
 mod upkeep;
 mod websocket;

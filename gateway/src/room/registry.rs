@@ -43,6 +43,8 @@ pub struct Shared {
     pub feed: RwLock<Feed>,
     /// Of the room's document, as it is kept here.
     pub document_bytes: AtomicUsize,
+    /// At most so many types lie in one another in it.
+    pub document_levels: AtomicUsize,
     epoch: AtomicU64,
 }
 
@@ -52,6 +54,7 @@ impl Shared {
             id,
             feed: RwLock::new(feed),
             document_bytes: AtomicUsize::new(0),
+            document_levels: AtomicUsize::new(0),
             epoch: AtomicU64::new(epoch.0),
         }
     }

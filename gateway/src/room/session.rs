@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use super::actor::Command;
 use super::connection::{Connection, Phase};
 use super::dialect::Dialect;
-use super::document::check;
 use super::follower::{Follower, Gone};
 use super::json::incoming::{self, Request};
 use super::json::outgoing::{self, ErrorFrame};
@@ -301,7 +300,7 @@ impl Session {
                     return Ok(());
                 }
                 if let Body::DocumentUpdate { data } = &message.body
-                    && let Err(error) = check(data).await
+                    && let Err(error) = Box::pin(self.handle.check(data)).await.map_err(|_| Gone)?
                 {
                     let error = ErrorFrame::new("invalid", format!("data: {error}")).field("data");
                     self.refuse(&error.reference(message.reference));

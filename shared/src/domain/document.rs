@@ -67,6 +67,13 @@ impl Malformed {
     pub const TOO_COSTLY: Self = Self(Cow::Borrowed("it takes too long to apply"));
 
     const TOO_DEEP: Self = Self(Cow::Borrowed("it nests too deeply"));
+    /// Alone it does not.
+    const MAKES_TOO_DEEP: Self = Self(Cow::Borrowed("the document would nest too deeply"));
+
+    /// The bytes are sound; only its types lie too deep in one another.
+    pub fn is_of_depth(&self) -> bool {
+        [Self::TOO_DEEP, Self::MAKES_TOO_DEEP].contains(self)
+    }
 
     const fn new(reason: &'static str) -> Self {
         Self(Cow::Borrowed(reason))
@@ -140,6 +147,8 @@ pub struct Document {
     pieces: Vec<Bytes>,
     bytes: usize,
     held: Arc<Held>,
+    /// At most so many types lie in one another: what was counted last, and all that came since.
+    levels: usize,
 }
 
 /// The same pieces; how they came to be is not asked.
@@ -168,6 +177,7 @@ impl Document {
             return;
         }
         Arc::make_mut(&mut self.held).add(&outline);
+        self.levels = self.levels.saturating_add(outline.types);
         self.bytes += update.len();
         self.pieces.push(update.clone());
     }
@@ -182,10 +192,23 @@ impl Document {
         self.held.news(update)
     }
 
+    /// At most so many types lie in one another here, as far as that is known without counting.
+    pub fn levels(&self) -> usize {
+        self.levels
+    }
+
+    /// Takes note of what was counted when it knew of `then` levels.
+    pub fn counted(&mut self, then: usize, levels: usize) {
+        if let Some(since) = self.levels.checked_sub(then) {
+            self.levels = self.levels.min(levels.saturating_add(since));
+        }
+    }
+
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             pieces: self.pieces.clone(),
             held: self.held.clone(),
+            levels: self.levels,
         }
     }
 
@@ -221,6 +244,7 @@ impl Document {
         let whole = held.covers_all(&self.held);
         if whole {
             self.bytes = state.len();
+            self.levels = outline.types;
             self.pieces = vec![state];
             self.held = Arc::new(held);
         }
@@ -240,6 +264,7 @@ fn is_same(some: &[Bytes], others: &[Bytes]) -> bool {
 pub struct Snapshot {
     pieces: Vec<Bytes>,
     held: Arc<Held>,
+    levels: usize,
 }
 
 impl Snapshot {
@@ -250,6 +275,23 @@ impl Snapshot {
     /// Bytes it takes, about what [`Self::state`] will have.
     pub fn bytes(&self) -> usize {
         self.pieces.iter().map(Bytes::len).sum()
+    }
+
+    /// See [`Document::levels`].
+    pub fn levels(&self) -> usize {
+        self.levels
+    }
+
+    /// How many types may lie in one another with a checked update in it. Costs what its pieces hold.
+    ///
+    /// # Errors
+    /// More than [`NESTING_MAX`], and more than there are already: those who wrote that may go on.
+    pub fn levels_with(&self, update: &Bytes) -> Result<usize, Malformed> {
+        let levels = nesting::levels(self.pieces.iter().chain([update]))?;
+        if levels > NESTING_MAX && levels > nesting::levels(&self.pieces)? {
+            return Err(Malformed::MAKES_TOO_DEEP);
+        }
+        Ok(levels)
     }
 
     /// Its v1 state vector.

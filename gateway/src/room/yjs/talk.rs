@@ -14,7 +14,7 @@ use crate::metrics::MessageLabels;
 use crate::room::actor::Command;
 use crate::room::connection::Connection;
 use crate::room::dialect::Dialect;
-use crate::room::document::{DocumentSnapshot, check};
+use crate::room::document::DocumentSnapshot;
 use crate::room::follower::{Follower, Gone};
 use crate::room::json::incoming::{Durable, Join};
 
@@ -110,7 +110,12 @@ impl Follower {
             return Ok(Heard::Taken);
         }
         let data = Bytes::copy_from_slice(update);
-        if let Err(malformed) = check(&data).await {
+        let checked = Box::pin(self.handle.check(&data)).await;
+        if let Err(malformed) = checked.map_err(|_| Gone)? {
+            if malformed.is_of_depth() {
+                // Sound, and no editor's doing: its sender is told.
+                self.connection.not_applied(&malformed.to_string());
+            }
             return Ok(Heard::Refused(malformed.to_string()));
         }
         let message = Box::new(Durable {

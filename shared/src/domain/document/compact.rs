@@ -1,12 +1,10 @@
 //! Leaving out what was deleted, by way of a `Doc`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use bytes::Bytes;
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, ReadTxn, StateVector, Transact, Update};
 
-use super::{Document, Outline};
+use super::{Document, nesting};
 
 /// Puts a smaller encoding in the document's place: merged, with neighbours joined and the content of what was deleted
 /// left out. Takes ten times the document's bytes while it runs, and seconds for many megabytes: for the archive's worker,
@@ -23,18 +21,20 @@ pub fn compact(document: &mut Document) -> bool {
         // Merged at least, whatever comes of the rest.
         document.replace(state.clone());
     }
-    match catch_unwind(AssertUnwindSafe(|| through_doc(&state))) {
-        Ok(Some(compacted)) if compacted.len() <= state.len() => {
+    // Each update was looked at when it came; what they add up to may be a little deeper.
+    let Ok(levels) = nesting::levels([&state]) else {
+        return false;
+    };
+    match nesting::recursing(levels, || through_doc(&state)) {
+        Some(compacted) if compacted.len() <= state.len() => {
             document.replace(Bytes::from(compacted))
         }
-        Ok(Some(_)) => true,
-        Ok(None) | Err(_) => false,
+        Some(_) => true,
+        None => false,
     }
 }
 
 fn through_doc(state: &[u8]) -> Option<Vec<u8>> {
-    // Each update was looked at when it came; what they add up to was not.
-    Outline::read_shallow(state).ok()?;
     let update = Update::decode_v1(state).ok()?;
     let doc = Doc::new();
     let mut transaction = doc.transact_mut();

@@ -29,6 +29,8 @@ pub struct Outline {
     pub structs: IdSet,
     /// Ids it deletes.
     pub deleted: IdSet,
+    /// How many shared types are among its structs.
+    pub types: usize,
     /// Where its deletions begin.
     pub deletions_at: usize,
 }
@@ -46,9 +48,14 @@ impl Outline {
     /// As [`Self::read`].
     pub fn read_shallow(update: &[u8]) -> Result<Self, Malformed> {
         let mut nesting = Nesting::default();
-        let outline = Self::read_with(update, Some(&mut nesting))?;
+        let outline = Self::read_into(update, &mut nesting)?;
         nesting.check()?;
         Ok(outline)
+    }
+
+    /// As [`Self::read`], and notes where its structs live.
+    pub(super) fn read_into(update: &[u8], nesting: &mut Nesting) -> Result<Self, Malformed> {
+        Self::read_with(update, Some(nesting))
     }
 
     fn read_with(update: &[u8], mut nesting: Option<&mut Nesting>) -> Result<Self, Malformed> {
@@ -56,7 +63,7 @@ impl Outline {
             bytes: update,
             at: 0,
         };
-        let mut structs = IdSet::default();
+        let (mut structs, mut types) = (IdSet::default(), 0);
         let clients = reader.count()?;
         let mut met = HashSet::new();
         for _ in 0..clients {
@@ -73,9 +80,10 @@ impl Outline {
                     .ok_or(Malformed::new("a clock is too large"))?;
                 if item.is_held {
                     structs.insert(client, clock..end);
-                }
-                if let Some(nesting) = &mut nesting {
-                    nesting.push(client, clock..end, item.parent, item.is_type);
+                    types += usize::from(item.is_type);
+                    if let Some(nesting) = &mut nesting {
+                        nesting.push(client, clock..end, item.parent, item.is_type);
+                    }
                 }
                 clock = end;
             }
@@ -88,6 +96,7 @@ impl Outline {
         Ok(Self {
             structs,
             deleted,
+            types,
             deletions_at,
         })
     }

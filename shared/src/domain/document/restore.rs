@@ -1,13 +1,11 @@
 //! Bringing a document back to an earlier state by going on from where it is.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use bytes::Bytes;
 use yrs::undo::{Options as UndoOptions, UndoManager};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, Options, ReadTxn, Transact, Update};
 
-use super::{Document, Malformed, Outline};
+use super::{Document, Malformed, nesting};
 
 /// The transaction that brings what came since.
 const SINCE: &str = "since";
@@ -24,13 +22,10 @@ pub fn restore(now: &Document, then: &Document) -> Result<Option<Bytes>, Malform
     }
     let states = (now.snapshot().state(), then.snapshot().state());
     // Each update was looked at when it came; a `Doc` of all of them must not end the process by its depth either.
-    for state in [&states.0, &states.1] {
-        Outline::read_shallow(state)?;
-    }
-    let undone = catch_unwind(AssertUnwindSafe(|| undo(&states.0, &states.1)));
-    match undone {
-        Ok(Some(update)) => Ok(now.news(&update.into())),
-        Ok(None) | Err(_) => Err(Malformed::new("it could not be applied")),
+    let levels = nesting::levels([&states.0])?.max(nesting::levels([&states.1])?);
+    match nesting::recursing(levels, || undo(&states.0, &states.1)) {
+        Some(update) => Ok(now.news(&update.into())),
+        None => Err(Malformed::new("it could not be applied")),
     }
 }
 
