@@ -64,7 +64,7 @@ async fn the_api_documents_itself_offline(story: Story) -> Told {
         "{count} operations, {} names",
         names.len()
     );
-    for page in ["/docs", "/api/docs", "/redoc"] {
+    for page in ["/docs", "/api/docs", "/redoc", "/api/redoc"] {
         let answer = rest.get(page).await?;
         ensure!(
             answer.status == 200 && answer.text.contains("<html"),

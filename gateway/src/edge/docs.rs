@@ -1,5 +1,6 @@
 //! The OpenAPI document, and the pages that show it; nothing on them comes from elsewhere.
 
+use aide::redoc::Redoc;
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
@@ -12,7 +13,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoResponses, Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::layers::CSP_PAGE;
+use super::layers::{CSP_PAGE, CSP_REDOC};
 use super::problem::ProblemBody;
 use super::refusals::Keyed;
 use super::state::App;
@@ -128,7 +129,7 @@ pub fn name_wildcards(document: &mut Document) {
     document.paths.paths = plain.collect();
 }
 
-/// `/openapi.json`, `/docs`, `/api/docs`, `/redoc` and their files.
+/// `/openapi.json`, `/docs`, `/redoc`, the same two under `/api`, and their files.
 pub fn router(document: &Document) -> Router<App> {
     let json: &'static str = document
         .to_json()
@@ -141,19 +142,8 @@ pub fn router(document: &Document) -> Router<App> {
     };
     let pages = Router::new()
         .route(
-            "/redoc",
-            get(|| async { Html(include_str!("pages/reference.html")) }),
-        )
-        .route(
             "/page.css",
             get(|| async { file("text/css; charset=utf-8", include_str!("pages/page.css")) }),
-        )
-        .route(
-            "/reference.js",
-            get(|| async {
-                let script = include_str!("pages/reference.js");
-                file("text/javascript; charset=utf-8", script)
-            }),
         )
         .merge(swagger("/docs"))
         .merge(swagger("/api/docs"))
@@ -165,10 +155,26 @@ pub fn router(document: &Document) -> Router<App> {
                 response
             },
         ));
-    pages.route(
-        "/openapi.json",
-        get(move || async move { file("application/json", json) }),
-    )
+    pages
+        .route("/redoc", get(redoc))
+        .route("/api/redoc", get(redoc))
+        .route(
+            "/openapi.json",
+            get(move || async move { file("application/json", json) }),
+        )
+}
+
+/// One page with its script in it, a megabyte of them: put together for each reader, of whom there are few.
+async fn redoc() -> Response {
+    let page = Redoc::new("/openapi.json").with_title("Atelier: every route");
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, CSP_REDOC),
+        (
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("public, max-age=3600"),
+        ),
+    ];
+    (headers, Html(page.html())).into_response()
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {
@@ -247,13 +253,18 @@ mod tests {
     fn nothing_on_our_pages_comes_from_elsewhere() {
         for page in [
             include_str!("pages/index.html"),
-            include_str!("pages/reference.html"),
-            include_str!("pages/reference.js"),
             include_str!("pages/page.css"),
         ] {
             for outside in ["https://", "http://", "//cdn", "@import"] {
                 assert!(!page.contains(outside), "{outside}");
             }
         }
+    }
+
+    #[test]
+    fn redoc_has_its_script_in_its_page() {
+        let page = super::Redoc::new("/openapi.json").html();
+        assert!(page.contains("Redoc.init(\"/openapi.json\""));
+        assert!(!page.contains("<script src") && !page.contains("<link"));
     }
 }

@@ -22,7 +22,7 @@ use super::json::outgoing::ErrorFrame;
 use super::ring::{Feed, Frame};
 use super::shared_socket::SharedSocket;
 use super::websocket;
-use super::writing::write_from;
+use super::writing::{write_at_once, write_from};
 use super::yjs::hocuspocus;
 
 /// Bytes that a connection's own task takes from the ring for one write.
@@ -401,18 +401,15 @@ impl Connection {
             if joined.is_empty() {
                 return Written::Nothing;
             }
-            if let Transport::Own(stream) = &self.transport
-                && let Ok(written) = stream.try_write(joined)
-                && written > 0
-            {
-                // Nearly always all of it: nothing has to be kept.
-                if written == joined.len() {
-                    return Written::All;
-                }
-                out.owe(joined.slice(written..));
-            } else {
-                out.owe(joined.clone());
+            let written = match &self.transport {
+                Transport::Own(stream) => write_at_once(joined, stream),
+                Transport::Shared(_) => 0,
+            };
+            // Nearly always all of it: nothing has to be kept.
+            if written == joined.len() {
+                return Written::All;
             }
+            out.owe(joined.slice(written..));
         } else if !out.pull(feed, &self.reader(), usize::MAX) {
             out.phase = Phase::Behind;
             out.block();

@@ -1,15 +1,23 @@
-//! Many frames in one write.
+//! Writes to sockets: one frame for many of them, many frames to one.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
 
 use bytes::{Buf, Bytes};
+use rustix::net::{SendFlags, send};
 use tokio::net::TcpStream;
 
 use super::connection::Written;
 
 /// `IOV_MAX` of Linux.
 const SLICES_MAX: usize = 1024;
+
+/// One write to a socket that is likely to take it: the runtime is not asked first whether it would, which costs a look at what
+/// it keeps of each socket. Returns the bytes taken; whether it took none because it would block or because it is broken is
+/// found out by whoever writes on, in the runtime's way.
+pub fn write_at_once(bytes: &[u8], stream: &TcpStream) -> usize {
+    send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).unwrap_or(0)
+}
 
 /// Writes frames until none is left or the socket would block; returns the bytes written, too.
 pub fn write_from(unsent: &mut VecDeque<Bytes>, stream: &TcpStream) -> (usize, Written) {

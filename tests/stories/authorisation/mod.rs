@@ -62,7 +62,13 @@ fn covers(routes: &[Route], document: &serde_json::Value) -> Told {
         .collect();
     let missing: Vec<_> = served.difference(&asked).collect();
     ensure!(missing.is_empty(), "routes without a row: {missing:?}");
-    let pages = ["/openapi.json", "/redoc", "/docs/", "/api/docs/"];
+    let pages = [
+        "/openapi.json",
+        "/redoc",
+        "/api/redoc",
+        "/docs/",
+        "/api/docs/",
+    ];
     let unknown: Vec<_> = asked
         .difference(&served)
         .filter(|(_, path)| !pages.contains(&path.as_str()))
