@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use atelier_shared::domain::ids::{ClientId, RoomId};
+use atelier_shared::domain::moment;
 use atelier_shared::ports::Reports;
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
@@ -30,6 +31,7 @@ const DOCUMENTS_MAX: usize = 10_000;
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     id: Uuid,
+    #[serde(serialize_with = "moment::serialize")]
     timestamp: DateTime<Utc>,
     /// `connect`, `disconnect`, `join`, `leave`, `reconnect` or `error`
     #[serde(rename = "type")]

@@ -429,6 +429,11 @@ async fn whoever_was_told_can_keep_the_room(story: Story) -> Told {
     ensure!(kept["retention"] == "keep", "{kept}");
     ensure!(run["removed"]["rooms"].is_null(), "{run}");
     ana.chat("still here").await?;
+    let again = clean(&boss, &room).await?;
+    ensure!(
+        again["removed"] == json!({}) && again["skipped"].is_string(),
+        "a kept room is left alone, and the answer says so: {again}"
+    );
     Ok(())
 }
 

@@ -71,6 +71,27 @@ async fn a_room_is_made_listed_and_entered_on_every_address(story: Story) -> Tol
         );
     }
 
+    // A body that may say nothing need not be there.
+    let request = rest.request(
+        reqwest::Method::POST,
+        &format!("/api/v1/rooms/{id}/invites"),
+    );
+    crate::harness::Answer::of(request.send().await?)
+        .await?
+        .expect(201)?;
+    let label = "n".repeat(64);
+    let path = format!("/api/v1/rooms/{id}");
+    let renamed = rest
+        .patch(&path, json!({"name": label}))
+        .await?
+        .expect(200)?;
+    ensure!(renamed["name"] == label.as_str(), "{renamed}");
+    let refused = rest
+        .patch(&path, json!({"name": format!("{label}n")}))
+        .await?;
+    let refused = refused.problem(422, "invalid")?;
+    ensure!(refused["field"] == "name", "{refused}");
+
     // The bare lists of the reference documents.
     let active = until("the room among the active ones", PATIENCE, async || {
         let rooms = there.get("/api/rooms").await?.expect(200)?;

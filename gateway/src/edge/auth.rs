@@ -9,7 +9,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
@@ -257,7 +256,7 @@ pub(super) fn tokens(
         access_token: access.token,
         refresh_token: login.refresh_token,
         token_type: "Bearer",
-        expires_in: (access.expires_at - Utc::now()).num_seconds().max(0),
+        expires_in: access.lifetime.num_seconds().max(0),
         user: user.into(),
     };
     Ok((status, NO_STORE, Json(tokens)))

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atelier_shared::domain::cleanup::{Cleanup, CleanupRun, Counts, RunState, Scope};
+use atelier_shared::domain::cleanup::{Cleanup, CleanupRun, Counts, KEPT_ROOMS, RunState, Scope};
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::domain::job::QUEUE_CLEANUP;
+use atelier_shared::domain::moment;
 use atelier_shared::ports::Enqueue;
 use axum::Json;
 use axum::extract::State;
@@ -27,6 +28,8 @@ use super::state::App;
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const ATTEMPTS: u32 = 3;
+/// What a run says of a room that it left alone.
+const KEPT: &str = "the room's retention is `keep`: only ephemeral rooms are cleaned up";
 /// Runs that rates are taken of.
 const RUNS: usize = 1_000;
 /// Runs that the status shows.
@@ -51,19 +54,27 @@ pub struct RunView {
     /// What was removed (in a dry run: what would be), by kind
     #[schema(value_type = Object, example = json!({"orphaned_files": 2, "orphaned_records": 0}))]
     removed: Counts,
+    /// Why nothing was removed, where the room is one that is kept
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "the room's retention is `keep`: only ephemeral rooms are cleaned up")]
+    skipped: Option<&'static str>,
     error: Option<String>,
+    #[serde(serialize_with = "moment::serialize")]
     asked_at: DateTime<Utc>,
+    #[serde(serialize_with = "moment::serialize_option")]
     finished_at: Option<DateTime<Utc>>,
 }
 
 impl From<CleanupRun> for RunView {
-    fn from(run: CleanupRun) -> Self {
+    fn from(mut run: CleanupRun) -> Self {
+        let kept = run.counts.remove(KEPT_ROOMS).is_some();
         Self {
             id: run.id,
             scope: run.scope.as_str(),
             dry_run: run.dry_run,
             status: run.state.as_str(),
             removed: run.counts,
+            skipped: kept.then_some(KEPT),
             error: run.error,
             asked_at: run.asked_at,
             finished_at: run.finished_at,
@@ -92,7 +103,9 @@ pub struct CleanupStatus {
     /// Shares of the finished runs of the last seven days
     success_rate: f64,
     failure_rate: f64,
+    #[serde(serialize_with = "moment::serialize_option")]
     last_run: Option<DateTime<Utc>>,
+    #[serde(serialize_with = "moment::serialize_option")]
     next_run: Option<DateTime<Utc>>,
     runs: Vec<RunView>,
 }
@@ -128,7 +141,7 @@ runs! {
     force_stuck_users: "/cleanup/force-stuck-users", StuckUsers;
 }
 
-/// Removes one room if it is ephemeral, without waiting for its time. Whoever is in it gets a `notice` first (5 s ahead), and
+/// Removes one room if it is ephemeral (one that is kept is left alone, and `skipped` says so), without waiting for its time. Whoever is in it gets a `notice` first (5 s ahead), and
 /// may make the room one that is kept meanwhile. What it held is kept for a week: see `/cleanup/removed`.
 #[utoipa::path(post, path = "/cleanup/room/{room_id}", operation_id = "cleanup_room", tag = "cleanup", params(("room_id" = String, Path), Options), security(("bearer" = [])), responses(
     (status = 200, description = "What was removed", body = RunView),

@@ -6,10 +6,10 @@ use axum::http::{HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use utoipa::openapi::OpenApi as Document;
-use utoipa::openapi::Required;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{RefOr, Required};
 use utoipa::{IntoResponses, Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -81,6 +81,31 @@ pub fn name_operations(document: &mut Document) {
             let tag = operation.tags.as_ref().and_then(|tags| tags.first());
             if let (Some(tag), Some(id)) = (tag, &operation.operation_id) {
                 operation.operation_id = Some(format!("{tag}_{id}"));
+            }
+        }
+    }
+}
+
+/// A body that may say nothing need not be there.
+pub fn document_optional_bodies(document: &mut Document) {
+    let Ok(written) = serde_json::to_value(&*document) else {
+        return;
+    };
+    for item in document.paths.paths.values_mut() {
+        for operation in [&mut item.post, &mut item.patch].into_iter().flatten() {
+            let Some(RefOr::T(body)) = &mut operation.request_body else {
+                continue;
+            };
+            let schema = body
+                .content
+                .get("application/json")
+                .and_then(|content| serde_json::to_value(content).ok())
+                .and_then(|content| {
+                    let name = content["schema"]["$ref"].as_str()?;
+                    written.pointer(name.trim_start_matches('#')).cloned()
+                });
+            if schema.is_some_and(|schema| schema["required"].is_null()) {
+                body.required = Some(Required::False);
             }
         }
     }

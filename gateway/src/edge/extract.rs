@@ -10,9 +10,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::de::DeserializeOwned;
 
 use super::problem::{Kind, Problem};
+use super::serde_words;
 use super::state::App;
 
-const NO_OBJECT: &str = "must be an object";
+const NO_OBJECT: &str = "The body must be an object.";
 
 /// A JSON body of at most `MAX_BODY` bytes.
 #[derive(Debug)]
@@ -22,15 +23,28 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let unsaid = !request.headers().contains_key(header::CONTENT_TYPE);
+        if unsaid {
+            // Nothing at all says nothing; what must be said is then named.
+            let bytes = read_body(request, app.config.max_body).await?;
+            if bytes.is_empty() {
+                return parse_json(b"{}").map(Self);
+            }
+            return Err(no_json());
+        }
         if !is_json(request.headers()) {
-            return Err(Problem::new(
-                Kind::UnsupportedMediaType,
-                "Send JSON, with Content-Type: application/json.",
-            ));
+            return Err(no_json());
         }
         let bytes = read_body(request, app.config.max_body).await?;
         parse_json(&bytes).map(Self)
     }
+}
+
+fn no_json() -> Problem {
+    Problem::new(
+        Kind::UnsupportedMediaType,
+        "Send JSON, with Content-Type: application/json.",
+    )
 }
 
 /// A body that is a file, of at most `limit` bytes.
@@ -120,7 +134,7 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 /// A part of a body that was read already.
 pub fn parse_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Problem> {
     if value.is_array() {
-        return Err(Problem::new(Kind::Invalid, NO_OBJECT));
+        return Err(Problem::new(Kind::Invalid, "must be an object"));
     }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
@@ -128,29 +142,20 @@ pub fn parse_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, P
     })
 }
 
-/// A value of the wrong shape. Where serde names the field only in its words (missing and unknown ones), it is taken
-/// from there.
+/// A value of the wrong shape. Where serde names the field only in its words, it is taken from there.
 fn invalid(path: &str, error: &impl Display) -> Problem {
-    let words = error.to_string();
-    let words = words
-        .rsplit_once(" at line ")
-        .map_or(words.as_str(), |(words, _)| words);
-    let named = ["missing field `", "unknown field `"]
-        .iter()
-        .find_map(|start| words.strip_prefix(start)?.split('`').next());
+    let (words, named) = serde_words::told(&error.to_string());
     let parent = if path == "." { "" } else { path };
     let field = match named {
-        Some(name) if parent.is_empty() => name.to_owned(),
-        Some(name) if parent.rsplit('.').next() == Some(name) => parent.to_owned(),
+        Some(name) if parent.is_empty() => name,
+        Some(name) if parent.rsplit('.').next() == Some(&name) => parent.to_owned(),
         Some(name) => format!("{parent}.{name}"),
         None => parent.to_owned(),
     };
-    let problem = Problem::new(Kind::Invalid, words);
     if field.is_empty() {
-        problem
-    } else {
-        problem.at(field)
+        return Problem::new(Kind::Invalid, format!("The body {words}."));
     }
+    Problem::new(Kind::Invalid, words).at(field)
 }
 
 /// The query string.
@@ -257,6 +262,8 @@ mod tests {
             refusal(r#"{"name":"a","limits":{"wall_ms":1,"walls":1}}"#),
             invalid("limits.walls")
         );
+        assert_eq!(refusal(r#"{"name":"a","name":"b"}"#), invalid("name"));
+        assert_eq!(refusal("7"), (Kind::Invalid, None));
         assert_eq!(refusal("[]").0, Kind::Invalid);
         assert_eq!(refusal(r#" ["a"]"#).0, Kind::Invalid, "fields have names");
         assert_eq!(refusal("[").0, Kind::Malformed);

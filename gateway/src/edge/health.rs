@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use atelier_shared::Backends;
+pub use atelier_shared::domain::moment::rfc3339;
 use axum::Json;
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::Utc;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -120,11 +121,6 @@ pub struct Health {
 pub struct Alive {
     #[schema(example = "alive")]
     status: &'static str,
-}
-
-/// Times as every response writes them: RFC 3339, UTC, milliseconds.
-pub fn rfc3339(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 /// Every store, checked one by one.

@@ -16,7 +16,7 @@ use atelier_shared::ports::{ANSWER_MAX_BYTES, Once, OnceKey};
 use axum::RequestPartsExt;
 use axum::body::{Body, BodyDataStream, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::Instrument;
 
+use super::body_digest::BodyDigest;
 use super::client::{ClientAddress, MaybePrincipal};
 use super::extract::only;
 use super::layers;
@@ -100,14 +101,15 @@ async fn once(app: App, request: Request, next: Next) -> Result<Response, Proble
         )
         .at("Idempotency-Key")),
         Once::Answered(kept) => match &secret {
-            None => replay(&kept, body).await,
+            None => replay(&kept, digest(&parts.headers), body).await,
             Some(secret) => {
                 let opened = app.identity.open_answer(secret, &kept);
-                replay(&opened.ok_or_else(Problem::internal)?, body).await
+                let opened = opened.ok_or_else(Problem::internal)?;
+                replay(&opened, digest(&parts.headers), body).await
             }
         },
         Once::Begun => {
-            let (tee, body) = Tee::new(body);
+            let (tee, body) = Tee::new(digest(&parts.headers), body);
             let request = Request::from_parts(parts, body);
             // On a task of its own: a client that hangs up sends its request again, and must not find it half done.
             let work = carry_out(app, key, secret, tee, next.run(request));
@@ -216,12 +218,12 @@ async fn carry_out(
     Response::from_parts(parts, Body::from(bytes))
 }
 
-async fn replay(kept: &str, body: Body) -> Result<Response, Problem> {
+async fn replay(kept: &str, digest: BodyDigest, body: Body) -> Result<Response, Problem> {
     let kept: Kept = serde_json::from_str(kept).map_err(|error| {
         tracing::error!(%error, "a kept answer can't be read");
         Problem::internal()
     })?;
-    let (tee, body) = Tee::new(body);
+    let (tee, body) = Tee::new(digest, body);
     drop(body);
     if tee.hash().await != kept.body_hash {
         return Err(Problem::new(
@@ -243,22 +245,30 @@ async fn replay(kept: &str, body: Body) -> Result<Response, Problem> {
     Ok(response)
 }
 
+/// A form is the same whatever boundary its sender drew: every try has another one.
+fn digest(headers: &HeaderMap) -> BodyDigest {
+    let boundary = only(headers, &header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| multer::parse_boundary(value).ok());
+    BodyDigest::new(boundary.as_deref())
+}
+
 /// Sees what the handler reads of a body; reads the rest itself.
 #[derive(Clone)]
 struct Tee(Arc<Mutex<Reading>>);
 
 struct Reading {
     body: BodyDataStream,
-    hash: Sha256,
+    hash: BodyDigest,
     ended: bool,
 }
 
 impl Tee {
-    fn new(body: Body) -> (Self, Body) {
+    fn new(hash: BodyDigest, body: Body) -> (Self, Body) {
         let tee = Self(Arc::new(Mutex::new(Reading {
             ended: body.is_end_stream(),
             body: body.into_data_stream(),
-            hash: Sha256::new(),
+            hash,
         })));
         (tee.clone(), Body::from_stream(tee))
     }
@@ -272,7 +282,7 @@ impl Tee {
                 _ => return hex::encode(rand::random::<[u8; 32]>()),
             }
         }
-        hex::encode(self.0.lock().hash.clone().finalize())
+        self.0.lock().hash.clone().finish()
     }
 }
 

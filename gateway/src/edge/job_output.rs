@@ -19,16 +19,17 @@ use axum::response::IntoResponse;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use chrono::Utc;
 use futures::{Stream, stream};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use super::client::Authenticated;
-use super::extract::Id;
+use super::client::MaybePrincipal;
+use super::extract::{Id, Query};
 use super::jobs::find;
 use super::problem::{Kind, Problem};
-use super::refusals::{Failures, Missing, NeedsToken};
+use super::refusals::{BadQuery, Failures, Missing, NeedsToken};
 use super::state::App;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -41,7 +42,7 @@ const CHUNK_MAX_BYTES: usize = 16 * 1024;
 /// How often the row is looked at without a word from the worker: it may have died.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Comments that keep proxies from closing a silent stream.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How soon a client that lost the stream comes again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -59,20 +60,48 @@ pub struct OutputEvent {
     retry: Option<u32>,
 }
 
+/// For a browser's `EventSource`, which can set no header.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Credentials {
+    /// An access token, instead of the header
+    token: Option<String>,
+    /// A ticket of `POST /auth/ws-ticket`, good for one connection
+    ticket: Option<String>,
+}
+
 /// What a program says, live and to its end, as server-sent events: `output {stream, chunk, offset}`, `status {status}`,
 /// `progress {percent, message}` (of a line `::progress 42 half way` that it writes), `end {status, result}`; then the stream closes. `offset` counts the bytes of text before `chunk` in its stream.
 /// Send `Last-Event-ID` to go on where you were.
 #[utoipa::path(get, path = "/jobs/{job_id}/output", tag = "jobs", security(("bearer" = [])),
-    params(("job_id" = Uuid, Path), ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event you got")),
+    params(("job_id" = Uuid, Path), Credentials, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event you got")),
     responses(
-        (status = 200, description = "Events", content_type = "text/event-stream", body = OutputEvent), NeedsToken, Missing, Failures,
+        (status = 200, description = "Events", content_type = "text/event-stream", body = OutputEvent), NeedsToken, Missing, BadQuery, Failures,
     ))]
 pub async fn output(
     State(app): State<App>,
-    Authenticated(principal): Authenticated,
+    MaybePrincipal(principal): MaybePrincipal,
     Id(id): Id<JobId>,
+    Query(query): Query<Credentials>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
+    let principal = match (principal, query) {
+        (Some(principal), _) => principal,
+        (
+            None,
+            Credentials {
+                token: Some(token), ..
+            },
+        ) => app.identity.authenticate(&token).await?,
+        (
+            None,
+            Credentials {
+                ticket: Some(ticket),
+                ..
+            },
+        ) => app.identity.redeem_ticket(&ticket).await?,
+        (None, _) => return Err(Problem::unauthenticated()),
+    };
     let job = find(&app, id, &principal, Role::Viewer).await?;
     let permit = app.output_readers.clone().try_acquire_owned();
     let permit = permit.map_err(|_| {

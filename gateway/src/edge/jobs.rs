@@ -177,11 +177,16 @@ pub(super) async fn accept(
     if let Some(project) = project_id {
         may_run_for(app, project, principal).await?;
     }
-    if asked_spec.limits != AskedLimits::default() {
-        // While the queue is away nobody says what is granted; whoever runs it then cuts it.
+    if asked_spec.limits != AskedLimits::default() || asked_spec.version.is_some() {
+        // While the queue is away nobody says what is granted; whoever runs it then cuts or rejects it.
         let workers = app.backends.queue.workers().await.unwrap_or_default();
         let ceilings: Vec<AskedLimits> = workers.iter().map(|worker| worker.ceiling).collect();
         spec::within(&asked_spec.limits, &ceilings)?;
+        let languages = workers.into_iter().flat_map(|worker| worker.languages);
+        let versions = languages
+            .filter(|(name, _)| *name == asked_spec.language)
+            .map(|(_, version)| version);
+        spec::version_is_here(&asked_spec, &versions.collect())?;
     }
     throttle(app, principal).await?;
     let accepted = Accepted {

@@ -45,7 +45,7 @@ pub(super) type RoomKey = (DateTime<Utc>, RoomId);
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"name": "Design review", "kind": "open"}))]
 pub struct NewRoom {
-    /// A label, 1 to 32 characters, not unique; the id where absent
+    /// A label, 1 to 64 characters, not unique; the id where absent
     #[schema(example = "Design review")]
     name: Option<String>,
     /// Sets the defaults of the rest
@@ -80,6 +80,18 @@ pub struct RoomPatch {
     allows: Option<Vec<Activity>>,
 }
 
+impl RoomPatch {
+    /// What one must be to change this: its editors say what a room is called, its hosts who may enter and do what.
+    fn least(&self) -> Role {
+        let standing = self.kind.is_some()
+            || self.access.is_some()
+            || self.listed.is_some()
+            || self.retention.is_some()
+            || self.allows.is_some();
+        if standing { Role::Host } else { Role::Editor }
+    }
+}
+
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RoomFilter {
@@ -98,7 +110,7 @@ pub struct Creation {
     /// The body is a drawing, `svg` or `json`, whose strokes the room begins with; the room is then described here
     #[param(value_type = Option<FormatWord>)]
     import: Option<board::Format>,
-    /// With `import`: a label, 1 to 32 characters
+    /// With `import`: a label, 1 to 64 characters
     name: Option<String>,
     /// With `import`: `open` or `whiteboard`
     #[param(value_type = Option<KindWord>)]
@@ -203,7 +215,7 @@ async fn choice(app: &App, principal: &Principal, asked: NewRoom) -> Result<Room
         name: asked
             .name
             .as_deref()
-            .map(|name| names::name("name", name))
+            .map(|name| names::label("name", name))
             .transpose()?,
         kind: asked.kind.or(in_project),
         access: asked.access,
@@ -356,7 +368,7 @@ pub async fn users(
     users_in(&app, &id).await.map(Json)
 }
 
-/// Changes what a room is; hosts only.
+/// Changes what a room is: its name by editors, the rest by hosts.
 #[utoipa::path(patch, path = "/rooms/{room_id}", tag = "rooms", params(("room_id" = String, Path)), request_body = RoomPatch, security(("bearer" = [])), responses(
     (status = 200, description = "The room as it is now", body = RoomView), NeedsRight, Missing, BadBody, Failures,
 ))]
@@ -366,9 +378,10 @@ pub async fn patch(
     Id(id): Id<RoomId>,
     Body(asked): Body<RoomPatch>,
 ) -> Result<Json<RoomView>, Problem> {
-    let (mut room, role) = may(&app, &id, Some(&principal), Role::Host).await?;
+    let least = asked.least();
+    let (mut room, role) = may(&app, &id, Some(&principal), least).await?;
     if let Some(name) = &asked.name {
-        room.name = names::name("name", name)?;
+        room.name = names::label("name", name)?;
     }
     if let Some(allows) = asked.allows {
         room.allows = check_allows(allows)?;

@@ -135,6 +135,7 @@ fn documented() -> (Router<App>, Document) {
         .merge(roots())
         .split_for_parts();
     docs::name_operations(&mut document);
+    docs::document_optional_bodies(&mut document);
     docs::document_idempotency(&mut document);
     docs::name_wildcards(&mut document);
     aliases::document(&mut document);

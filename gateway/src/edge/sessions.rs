@@ -26,7 +26,7 @@ use super::state::App;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewSession {
-    /// A label, 1 to 32 characters
+    /// A label, 1 to 64 characters
     #[schema(example = "Pairing on the parser")]
     name: Option<String>,
 }
@@ -46,7 +46,7 @@ pub async fn create(
         name: asked
             .name
             .as_deref()
-            .map(|name| names::name("name", name))
+            .map(|name| names::label("name", name))
             .transpose()?,
         kind: Some(RoomKind::Session),
         ..RoomChoice::default()
@@ -91,7 +91,7 @@ pub async fn get(
     view(&app, &room, role).await.map(Json)
 }
 
-/// Changes what a session is; hosts only.
+/// Changes what a session is: its name by editors, the rest by hosts.
 #[utoipa::path(patch, path = "/sessions/{session_id}", tag = "sessions", params(("session_id" = String, Path)), request_body = RoomPatch, security(("bearer" = [])), responses(
     (status = 200, description = "The session as it is now", body = RoomView), NeedsRight, Missing, BadBody, Failures,
 ))]

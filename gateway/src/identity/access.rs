@@ -2,7 +2,7 @@
 
 use atelier_shared::domain::ids::{FamilyId, UserId};
 use atelier_shared::domain::user::{User, UserKind};
-use chrono::{DateTime, TimeZone, Utc};
+use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Header, Validation, decode, decode_header, encode};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,8 @@ const TOKEN_MAX_BYTES: usize = 4_096;
 pub struct AccessToken {
     pub token: String,
     pub expires_at: DateTime<Utc>,
+    /// From now until then.
+    pub lifetime: TimeDelta,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,6 +72,7 @@ pub(super) fn issue(
     Ok(AccessToken {
         token: encode(&header, &claims, &key.encoding)?,
         expires_at,
+        lifetime: expires_at - now,
     })
 }
 

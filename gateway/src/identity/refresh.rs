@@ -15,7 +15,8 @@ use uuid::Uuid;
 use super::Identity;
 use super::keys::Use;
 
-/// A token presented again within this of its replacement (two tabs, a lost answer) gets the same successor.
+/// A token presented again within this of its replacement (two tabs, a lost answer) gets the same successor, as long
+/// as nobody has used that.
 const GRACE: Duration = Duration::from_secs(10);
 const PREFIX: &str = "rt_";
 /// The family's id, in clear, and then the secret.

@@ -8,7 +8,7 @@ use atelier_shared::domain::job::{AskedLimits, JobSpec, SourceFile};
 use atelier_shared::domain::language;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -49,7 +49,7 @@ pub struct NewJob {
     /// A name or alias of `GET /languages`
     #[schema(example = "python")]
     language: String,
-    /// A version that a worker has; any where absent
+    /// A version that a worker has (`GET /languages`), or the beginning of one (`3`, `3.11`); any where absent
     version: Option<String>,
     /// One file's text, instead of `files`
     #[schema(example = "print(6*7)")]
@@ -57,17 +57,21 @@ pub struct NewJob {
     files: Option<Vec<FileBody>>,
     /// Path of the file to run; where absent the language's own (`main.py`, `main.c`, …), else the first
     entrypoint: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     stdin: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<Vec<String>>)]
     args: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
     env: BTreeMap<String, String>,
-    #[serde(default)]
-    #[schema(value_type = LimitsBody)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<LimitsBody>)]
     limits: AskedLimits,
     /// Only `false`: there is no network in the sandbox
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<bool>)]
     network: bool,
     /// A room whose people see it start and finish; needs editor there
     #[schema(value_type = Option<String>)]
@@ -78,8 +82,18 @@ pub struct NewJob {
     #[schema(example = "https://example.com/results")]
     callback_url: Option<String>,
     /// -100 to 100 among your own jobs, greater first
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<i16>)]
     priority: i16,
+}
+
+/// `null` is as good as absent.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// A source file.
@@ -338,6 +352,25 @@ pub fn within(asked: &AskedLimits, ceilings: &[AskedLimits]) -> Result<(), Inval
     Ok(())
 }
 
+/// Refuses a version that no worker has of its language. `found`: what the workers have of it; of a language that nobody
+/// has now, nobody knows.
+pub fn version_is_here(spec: &JobSpec, found: &BTreeSet<String>) -> Result<(), Invalid> {
+    let Some(wanted) = &spec.version else {
+        return Ok(());
+    };
+    let here = found
+        .iter()
+        .any(|version| language::is_version(version, wanted));
+    if here || found.is_empty() {
+        return Ok(());
+    }
+    let versions: Vec<&str> = found.iter().map(String::as_str).collect();
+    Err(Invalid::new(
+        "version",
+        format!("must be {} or the beginning of it", versions.join(", ")),
+    ))
+}
+
 fn check_limits(limits: &AskedLimits) -> Result<(), Invalid> {
     for (field, asked, least, most) in LIMITS {
         if asked(limits).is_some_and(|value| !(least..=most).contains(&value)) {
@@ -474,6 +507,35 @@ mod tests {
             &format!("https://example.com/{}", "x".repeat(2_048)),
         ] {
             assert_eq!(refused(with("callback_url", json!(url))), "callback_url");
+        }
+    }
+
+    #[test]
+    fn null_is_as_good_as_absent() {
+        let nothing = json!({
+            "language": "python", "source": "1", "version": null, "files": null, "entrypoint": null, "stdin": null,
+            "args": null, "env": null, "limits": null, "network": null, "room_id": null, "project_id": null,
+            "callback_url": null, "priority": null,
+        });
+        let plain = check(json!({"language": "python", "source": "1"})).unwrap();
+        assert_eq!(check(nothing).unwrap(), plain);
+    }
+
+    #[test]
+    fn a_version_that_no_worker_has_is_refused_by_name() {
+        let found = BTreeSet::from(["3.11.2".to_owned()]);
+        for (wanted, fine) in [
+            (json!("3"), true),
+            (json!("3.11"), true),
+            (json!("v3.11.2"), true),
+            (json!(null), true),
+            (json!("3.1"), false),
+            (json!("2.7"), false),
+        ] {
+            let body = json!({"language": "python", "source": "1", "version": wanted});
+            let (spec, _) = check(body).unwrap();
+            assert_eq!(version_is_here(&spec, &found).is_ok(), fine, "{wanted}");
+            assert!(version_is_here(&spec, &BTreeSet::new()).is_ok());
         }
     }
 

@@ -37,6 +37,8 @@ word_enum!(
 
 /// What was removed (or, in a dry run, would be), by kind.
 pub type Counts = BTreeMap<String, u64>;
+/// The count of rooms that were named and left alone, because they are kept.
+pub const KEPT_ROOMS: &str = "kept_rooms";
 
 /// One run as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::Invalid;
 use super::ids::{ClientId, JobId, Ref, RoomId, UserId};
+use super::moment;
 use super::room::word_enum;
 
 /// Queues, named as users know them.
@@ -216,7 +217,9 @@ pub struct JobResult {
     pub usage: Usage,
     pub artifacts: Vec<Artifact>,
     pub queued_ms: u64,
+    #[serde(serialize_with = "moment::serialize")]
     pub started_at: DateTime<Utc>,
+    #[serde(serialize_with = "moment::serialize")]
     pub finished_at: DateTime<Utc>,
     pub attempts: u32,
     pub trace_id: Option<String>,

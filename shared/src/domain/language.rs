@@ -395,6 +395,14 @@ pub fn find(name: &str) -> Option<&'static Language> {
         .find(|language| is(&language.name) || language.aliases.iter().any(is))
 }
 
+/// Is the `version` found what is wanted: the same, or beginning with it at a dot (`3`, `3.11`), a `v` before it or not?
+pub fn is_version(version: &str, wanted: &str) -> bool {
+    let wanted = wanted.trim_start_matches('v');
+    version
+        .strip_prefix(wanted)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

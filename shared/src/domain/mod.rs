@@ -15,6 +15,7 @@ pub mod invite;
 pub mod job;
 pub mod language;
 pub mod message;
+pub mod moment;
 pub mod names;
 pub mod place;
 pub mod presence;

@@ -7,8 +7,10 @@ use unicode_segmentation::UnicodeSegmentation;
 use super::Invalid;
 use super::svg::Rgba;
 
-/// Longest name of a person or room, in characters after NFKC.
+/// Longest name of a person, in characters after NFKC.
 pub const NAME_MAX_CHARS: usize = 32;
+/// Longest name of a room or another place, in characters after NFKC.
+pub const LABEL_MAX_CHARS: usize = 64;
 /// Longest content of a chat message or comment, in bytes.
 pub const CONTENT_MAX_BYTES: usize = 16_384;
 /// Longest emoji, in bytes: families of skin tones have some forty.
@@ -18,19 +20,29 @@ const COLOR_MAX_BYTES: usize = 64;
 /// Longest URL a client may present (avatars).
 const URL_MAX_BYTES: usize = 2_048;
 
-/// Normalises a name: NFKC, trimmed, 1–32 characters, no control or bidi-override characters.
+/// Normalises a person's name: NFKC, trimmed, 1–32 characters, no control or bidi-override characters.
 pub fn name(field: &'static str, text: &str) -> Result<String, Invalid> {
+    normalised(field, text, NAME_MAX_CHARS)
+}
+
+/// Normalises what a room, a workspace, a project or a team is called: as [`name`], of 1–64 characters.
+pub fn label(field: &'static str, text: &str) -> Result<String, Invalid> {
+    normalised(field, text, LABEL_MAX_CHARS)
+}
+
+fn normalised(field: &'static str, text: &str, most: usize) -> Result<String, Invalid> {
+    let too_long = || Invalid::new(field, format!("must have at most {most} characters"));
     // The bound before NFKC keeps a hostile megabyte from being normalised first; NFKC grows text 18-fold at most.
-    if text.len() > NAME_MAX_CHARS * 4 * 18 {
-        return Err(too_long(field));
+    if text.len() > most * 4 * 18 {
+        return Err(too_long());
     }
     let name: String = text.nfkc().collect::<String>().trim().to_owned();
     let count = name.chars().count();
     if count == 0 {
         return Err(Invalid::new(field, "must not be empty"));
     }
-    if count > NAME_MAX_CHARS {
-        return Err(too_long(field));
+    if count > most {
+        return Err(too_long());
     }
     if name.chars().any(|c| c.is_control() || is_hidden(c)) {
         return Err(Invalid::new(
@@ -39,13 +51,6 @@ pub fn name(field: &'static str, text: &str) -> Result<String, Invalid> {
         ));
     }
     Ok(name)
-}
-
-fn too_long(field: &'static str) -> Invalid {
-    Invalid::new(
-        field,
-        format!("must have at most {NAME_MAX_CHARS} characters"),
-    )
 }
 
 /// Bidi overrides, isolates and marks, zero-width characters and line separators: what lets one name pass for another.
@@ -130,6 +135,9 @@ mod tests {
         ] {
             assert_eq!(name("name", bad).unwrap_err().field, "name");
         }
+        assert!(label("name", &"x".repeat(64)).is_ok());
+        let long = label("name", &"x".repeat(65)).unwrap_err();
+        assert!(long.reason.contains("64"), "{}", long.reason);
     }
 
     #[test]

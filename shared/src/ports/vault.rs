@@ -34,7 +34,7 @@ pub struct Family {
 pub enum Rotation {
     /// It was current; the successor is now.
     Rotated(Family),
-    /// It was replaced less than the grace ago (two tabs, a lost answer): the same successor stands.
+    /// It was replaced less than the grace ago (two tabs, a lost answer), and its successor was not used: that stands.
     Grace(Family),
     /// It was replaced before that: somebody has a copy. The family is revoked by this very call, as if by
     /// [`Vault::revoke`] until the family's own end, and for [`REUSE_MARK_MIN`] at least.
@@ -133,7 +133,8 @@ pub trait Vault: Send + Sync {
     async fn create_family(&self, family: &Family, token: [u8; 32]) -> Result<()>;
 
     /// Presents a `token` of `family`; if it is current, `successor` replaces it. Within `grace` of a replacement the replaced
-    /// token answers [`Rotation::Grace`] (the caller derives the same successor from it).
+    /// token answers [`Rotation::Grace`] (the caller derives the same successor from it), as long as that successor was not
+    /// presented itself: from then on it is reuse.
     async fn rotate(
         &self,
         family: FamilyId,

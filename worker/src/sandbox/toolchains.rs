@@ -89,7 +89,7 @@ impl Toolchains {
             ));
         };
         if let Some(wanted) = &job.version
-            && !is_version(version, wanted)
+            && !language::is_version(version, wanted)
         {
             return Err(SandboxError::invalid(
                 "version",
@@ -474,14 +474,6 @@ fn numbers(version: &str) -> Vec<u32> {
         .collect()
 }
 
-/// Whether `wanted` is `version` or its beginning: `3.11` is `3.11.2`.
-fn is_version(version: &str, wanted: &str) -> bool {
-    let wanted = wanted.trim_start_matches('v');
-    version
-        .strip_prefix(wanted)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -513,11 +505,11 @@ mod tests {
     #[test]
     fn a_version_is_asked_for_by_its_beginning() {
         assert!(
-            is_version("3.11.2", "3")
-                && is_version("3.11.2", "3.11")
-                && is_version("20.1.0", "v20")
+            language::is_version("3.11.2", "3")
+                && language::is_version("3.11.2", "3.11")
+                && language::is_version("20.1.0", "v20")
         );
-        assert!(!is_version("3.11.2", "3.1") && !is_version("3.11.2", "2"));
+        assert!(!language::is_version("3.11.2", "3.1") && !language::is_version("3.11.2", "2"));
     }
 
     #[test]

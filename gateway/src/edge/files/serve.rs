@@ -37,8 +37,12 @@ pub struct Link {
 
 /// The bytes of a file, to whoever has a link from `file_shared`, `chat_message` or a list; a link holds an hour.
 #[utoipa::path(get, path = "/files/{file_id}", operation_id = "files_get", tag = "files", params(("file_id" = uuid::Uuid, Path), Link), security(()), responses(
-    (status = 200, description = "The file", content_type = "application/octet-stream", body = Vec<u8>),
-    (status = 206, description = "The bytes that Range asked for", content_type = "application/octet-stream", body = Vec<u8>),
+    (status = 200, description = "The file", content(
+        (Vec<u8> = "image/*"), (Vec<u8> = "application/pdf"), (Vec<u8> = "application/octet-stream"),
+    )),
+    (status = 206, description = "The bytes that Range asked for", content(
+        (Vec<u8> = "image/*"), (Vec<u8> = "application/pdf"), (Vec<u8> = "application/octet-stream"),
+    )),
     (status = 304, description = "What If-None-Match names is still right"),
     BadLink, BadRange, Missing, BadQuery, Failures,
 ))]

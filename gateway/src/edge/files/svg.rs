@@ -1,11 +1,13 @@
-//! SVG from strangers: read strictly, refused where it could do harm, and written anew from what is allowed.
+//! SVG from strangers: read strictly, and written anew from what is allowed.
 //!
 //! Only what a picture needs survives: elements of an allow-list, attributes without a namespace, references within the
-//! file. Scripts, event handlers, HTML, references to elsewhere, a DTD or entities refuse the whole file, so that nobody
-//! is shown half a picture without being told. Comments, metadata and editors' own elements are left out.
+//! file. Scripts, event handlers, HTML, references to elsewhere, styles that could load something are left out, as are
+//! comments, metadata and editors' own elements. What can't be read safely at all (entities, a DTD of somebody's own, what
+//! is no XML, elements without end) is refused.
 
 use std::fmt::Write;
 
+use atelier_shared::domain::svg::doctype;
 use roxmltree::{Document, Node, ParsingOptions};
 
 const SVG: &str = "http://www.w3.org/2000/svg";
@@ -16,7 +18,7 @@ const NODES_MAX: u32 = 200_000;
 /// How deep elements may lie in one another.
 const DEPTH_MAX: usize = 256;
 
-/// What a picture is made of. Everything else in SVG's namespace is refused.
+/// What a picture is made of. Everything else is left out, with all that is in it.
 const ELEMENTS: &[&str] = &[
     "a",
     "animate",
@@ -94,13 +96,14 @@ pub fn may_be_svg(head: &[u8]) -> bool {
     head.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'<')
 }
 
-/// The picture without what has no place in one; `Err`: why it is refused, in words for who sent it. `Ok(None)`: it is
+/// The picture without what has no place in one; `Err`: why it can't be read, in words for who sent it. `Ok(None)`: it is
 /// XML or HTML, but no SVG.
 pub fn sanitise(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return Ok(None);
     };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = &*doctype::without(text);
     let options = ParsingOptions {
         allow_dtd: false,
         nodes_limit: NODES_MAX,
@@ -108,6 +111,9 @@ pub fn sanitise(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
     };
     let document = match Document::parse_with_options(text, options) {
         Ok(document) => document,
+        Err(roxmltree::Error::DtdDetected) if text.contains("<svg") => {
+            return Err("its !DOCTYPE is not SVG's own or declares entities; remove it".to_owned());
+        }
         Err(error) if text.contains("<svg") => return Err(format!("it is not sound XML: {error}")),
         Err(_) => return Ok(None),
     };
@@ -141,10 +147,10 @@ fn write<'a>(root: Node<'a, 'a>) -> Result<String, String> {
         if node.is_text() {
             escape(&mut out, node.text().unwrap_or_default());
         }
-        if !node.is_element() || !is_kept(node)? {
+        if !node.is_element() || !is_kept(node) {
             continue;
         }
-        open(&mut out, node, node == root)?;
+        open(&mut out, node, node == root);
         steps.push(Step::Close(node.tag_name().name()));
         let mut child = node.last_child();
         while let Some(node) = child {
@@ -155,37 +161,31 @@ fn write<'a>(root: Node<'a, 'a>) -> Result<String, String> {
     Ok(out)
 }
 
-/// Editors' own elements and metadata are left out; what is no part of a picture refuses the file.
-fn is_kept(node: Node<'_, '_>) -> Result<bool, String> {
+/// Is it a part of a picture, and harmless whatever its attributes say?
+fn is_kept(node: Node<'_, '_>) -> bool {
     let (name, namespace) = (node.tag_name().name(), node.tag_name().namespace());
-    if namespace == Some("http://www.w3.org/1999/xhtml") {
-        return Err("it holds HTML".to_owned());
-    }
-    if namespace != Some(SVG) || name == "metadata" {
-        return Ok(false);
-    }
-    if !ELEMENTS.contains(&name) {
-        return Err(format!("it holds a <{name}> element"));
+    if namespace != Some(SVG) || !ELEMENTS.contains(&name) {
+        return false;
     }
     if name == "style" {
         let css: String = node.children().filter_map(|child| child.text()).collect();
-        check_css(&css)?;
+        return is_harmless_css(&css);
     }
-    Ok(true)
+    // An animation that sets a reference would get around what is checked of it.
+    let sets = folded(node.attribute("attributeName").unwrap_or_default());
+    !sets.contains("href") && !sets.starts_with("on")
 }
 
-fn open(out: &mut String, node: Node<'_, '_>, is_root: bool) -> Result<(), String> {
+fn open(out: &mut String, node: Node<'_, '_>, is_root: bool) {
     let name = node.tag_name().name();
     out.push('<');
     out.push_str(name);
     if is_root {
         let _ = write!(out, " xmlns=\"{SVG}\"");
     }
+    let mut has_href = false;
     for attribute in node.attributes() {
         let (key, value) = (attribute.name(), attribute.value());
-        if key.get(..2).is_some_and(|on| on.eq_ignore_ascii_case("on")) {
-            return Err(format!("it holds an event handler ({key})"));
-        }
         let key = match (attribute.namespace(), key) {
             (None, key) => key,
             (Some(XLINK), "href") => "href",
@@ -193,56 +193,53 @@ fn open(out: &mut String, node: Node<'_, '_>, is_root: bool) -> Result<(), Strin
             (Some(XML), "lang") => "xml:lang",
             _ => continue,
         };
-        check_attribute(name, key, value)?;
+        if !is_harmless(name, key, value) {
+            continue;
+        }
+        // One with the namespace and one without would be one name twice.
+        if key == "href" && std::mem::replace(&mut has_href, true) {
+            continue;
+        }
         let _ = write!(out, " {key}=\"");
         escape(out, value);
         out.push('"');
     }
     out.push('>');
-    Ok(())
 }
 
-fn check_attribute(element: &str, key: &str, value: &str) -> Result<(), String> {
-    let folded: String = value
-        .chars()
+/// Without white space, control characters and capitals, which browsers overlook in places.
+fn folded(text: &str) -> String {
+    text.chars()
         .filter(|c| !c.is_whitespace() && !c.is_control())
         .flat_map(char::to_lowercase)
-        .collect();
+        .collect()
+}
+
+fn is_harmless(element: &str, key: &str, value: &str) -> bool {
+    let value_folded = folded(value);
+    if key.get(..2).is_some_and(|on| on.eq_ignore_ascii_case("on")) {
+        return false;
+    }
     match key {
         "href" => {
             let picture = matches!(element, "image" | "feImage")
-                && EMBEDDED.iter().any(|start| folded.starts_with(start));
-            if !picture && !folded.starts_with('#') {
-                return Err(format!(
-                    "its <{element}> refers to something outside the file"
-                ));
-            }
-            return Ok(());
+                && EMBEDDED.iter().any(|start| value_folded.starts_with(start));
+            return picture || value_folded.starts_with('#');
         }
-        "src" | "base" | "srcdoc" | "ping" | "requiredExtensions" => {
-            return Err(format!("it holds the attribute {key}"));
-        }
-        // An animation that sets a reference would get around what was checked of it.
-        "attributeName" if folded.contains("href") || folded.starts_with("on") => {
-            return Err(format!("it animates {value}"));
-        }
-        "style" => check_css(value)?,
+        "src" | "base" | "srcdoc" | "ping" | "requiredExtensions" => return false,
+        "style" if !is_harmless_css(value) => return false,
         _ => {}
     }
-    if folded.contains("javascript:") || folded.contains("data:") {
-        return Err(format!("its attribute {key} holds a script or data"));
-    }
-    check_references(&folded)
+    !value_folded.contains("javascript:")
+        && !value_folded.contains("data:")
+        && refers_within(&value_folded)
+        && !(value_folded.contains('\\') && value_folded.contains('('))
 }
 
-fn check_css(css: &str) -> Result<(), String> {
-    let folded: String = css
-        .chars()
-        .filter(|c| !c.is_whitespace())
-        .flat_map(char::to_lowercase)
-        .collect();
+fn is_harmless_css(css: &str) -> bool {
+    let folded = folded(css);
     // A backslash would spell the words below in another way.
-    for word in [
+    let harmful = [
         "\\",
         "@import",
         "expression(",
@@ -251,23 +248,17 @@ fn check_css(css: &str) -> Result<(), String> {
         "image-set(",
         "javascript:",
         "src(",
-    ] {
-        if folded.contains(word) {
-            return Err(format!("its styles hold {word}"));
-        }
-    }
-    check_references(&folded)
+    ];
+    !harmful.iter().any(|word| folded.contains(word)) && refers_within(&folded)
 }
 
-/// Every `url(…)` points into the file itself. `folded` has no white space and no capitals.
-fn check_references(folded: &str) -> Result<(), String> {
-    for (at, found) in folded.match_indices("url(") {
-        let target = folded[at + found.len()..].trim_start_matches(['"', '\'']);
-        if !target.starts_with('#') {
-            return Err("its styles refer to something outside the file".to_owned());
-        }
-    }
-    Ok(())
+/// Does every `url(…)` point into the file itself? `folded` has no white space and no capitals.
+fn refers_within(folded: &str) -> bool {
+    folded.match_indices("url(").all(|(at, found)| {
+        folded[at + found.len()..]
+            .trim_start_matches(['"', '\''])
+            .starts_with('#')
+    })
 }
 
 fn escape(out: &mut String, text: &str) {
@@ -352,32 +343,61 @@ mod tests {
     }
 
     #[test]
-    fn what_could_do_harm_is_refused() {
-        for inside in [
-            "<script>alert(1)</script>",
-            "<SCRIPT/>",
-            "<g onload='x()'/>",
-            "<g ONLOAD='x()'/>",
-            "<foreignObject/>",
-            "<g><h:body xmlns:h='http://www.w3.org/1999/xhtml'/></g>",
-            "<a href='javascript:x()'/>",
-            "<a xlink:href=' java&#9;script:x()'/>",
-            "<use href='http://x.example/y.svg#z'/>",
-            "<image href='//x.example/y.png'/>",
-            "<image href='data:image/svg+xml;base64,AAAA'/>",
-            "<rect fill='url(http://x.example)'/>",
-            "<rect style='fill:u\\72l(http://x.example)'/>",
-            "<style>@import 'http://x.example'</style>",
-            "<style>a{b:url( http://x.example )}</style>",
-            "<set attributeName='href' to='javascript:x()'/>",
-            "<animate attributeName='xlink:href' values='#a;javascript:x()'/>",
-            "<iframe/>",
-            "<handler/>",
+    fn what_could_do_harm_is_taken_out() {
+        for (inside, left) in [
+            ("<script>alert(1)</script>", ""),
+            ("<SCRIPT/>", ""),
+            ("<g onload='x()'/>", "<g></g>"),
+            ("<g ONLOAD='x()' id='a'/>", "<g id=\"a\"></g>"),
+            ("<foreignObject><g/></foreignObject><g/>", "<g></g>"),
+            (
+                "<g><h:body xmlns:h='http://www.w3.org/1999/xhtml'/></g>",
+                "<g></g>",
+            ),
+            ("<a href='javascript:x()'/>", "<a></a>"),
+            ("<a xlink:href=' java&#9;script:x()'/>", "<a></a>"),
+            (
+                "<use href='#a' xlink:href='#b'/>",
+                "<use href=\"#a\"></use>",
+            ),
+            ("<use href='http://x.example/y.svg#z'/>", "<use></use>"),
+            ("<image href='//x.example/y.png'/>", "<image></image>"),
+            (
+                "<image href='data:image/svg+xml;base64,AAAA'/>",
+                "<image></image>",
+            ),
+            ("<rect fill='url(http://x.example)'/>", "<rect></rect>"),
+            (
+                "<rect style='fill:u\\72l(http://x.example)'/>",
+                "<rect></rect>",
+            ),
+            ("<rect fill='u\\72l(http://x.example)'/>", "<rect></rect>"),
+            ("<style>@import 'http://x.example'</style>", ""),
+            ("<style>a{b:url( http://x.example )}</style>", ""),
+            ("<set attributeName='href' to='javascript:x()'/>", ""),
+            (
+                "<animate attributeName='xlink:href' values='#a;javascript:x()'/>",
+                "",
+            ),
+            ("<iframe/>", ""),
+            ("<handler/>", ""),
         ] {
-            assert!(sanitise(svg(inside).as_bytes()).is_err(), "{inside}");
+            let clean = sanitise(svg(inside).as_bytes()).unwrap().unwrap();
+            let clean = String::from_utf8(clean).unwrap();
+            let whole = format!("<svg xmlns=\"{SVG}\" viewBox=\"0 0 9 9\">{left}</svg>");
+            assert_eq!(clean, whole, "{inside}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_safely_is_refused() {
         let entity = format!("<!DOCTYPE svg [<!ENTITY x 'y'>]>{}", svg("&x;"));
-        assert!(sanitise(entity.as_bytes()).is_err());
+        let reason = sanitise(entity.as_bytes()).unwrap_err();
+        assert!(reason.contains("!DOCTYPE"), "{reason}");
+        assert!(sanitise(svg("<g>").as_bytes()).is_err());
+        let own = "<!DOCTYPE svg PUBLIC '-//W3C//DTD SVG 1.1//EN' 'http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd'>";
+        let own = format!("<?xml version='1.0'?>{own}{}", svg("<g/>"));
+        assert!(matches!(sanitise(own.as_bytes()), Ok(Some(_))));
         for depth in [300, 90_000] {
             let deep = format!("{}{}", "<g>".repeat(depth), "</g>".repeat(depth));
             assert!(sanitise(svg(&deep).as_bytes()).is_err(), "{depth}");

@@ -209,6 +209,11 @@ async fn receive(
                 }
                 stored = Some(store(app, field, body).await?);
             }
+            name if field.file_name().is_some() => {
+                let name = name.unwrap_or_default();
+                let text = format!("send the file in the field `file`, not in `{name}`");
+                return Err(Problem::invalid("file", text));
+            }
             _ => {
                 short_text(field, body).await?;
             }
@@ -244,7 +249,10 @@ async fn short_text(mut field: Field<'static>, body: &Tap) -> Result<String, Pro
         }
         text.extend_from_slice(&chunk);
     }
-    String::from_utf8(text).map_err(|_| Problem::new(Kind::Malformed, "A field is not UTF-8."))
+    String::from_utf8(text).map_err(|_| {
+        let name = field.name().unwrap_or_default();
+        Problem::new(Kind::Invalid, "must be text in UTF-8").at(name)
+    })
 }
 
 async fn next_chunk(field: &mut Field<'static>) -> Result<Option<Bytes>, Problem> {

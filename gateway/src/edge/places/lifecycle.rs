@@ -31,7 +31,7 @@ pub async fn create(
         id: PlaceId::generate(),
         kind,
         parent,
-        name: names::name("name", &asked.name)?,
+        name: names::label("name", &asked.name)?,
         description: description(asked.description.as_deref().unwrap_or_default())?,
         created_by: principal.row(),
         created_at: Utc::now().trunc_subsecs(6),
@@ -96,7 +96,7 @@ pub async fn patch(
 ) -> Result<Json<PlaceView>, Problem> {
     let (mut place, role) = may(app, kind, id, principal, PlaceRole::Admin).await?;
     if let Some(name) = &asked.name {
-        place.name = names::name("name", name)?;
+        place.name = names::label("name", name)?;
     }
     if let Some(text) = &asked.description {
         place.description = description(text)?;

@@ -53,7 +53,7 @@ impl PlaceView {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"name": "Compilers"}))]
 pub struct NewPlace {
-    /// A label, 1 to 32 characters, not unique
+    /// A label, 1 to 64 characters, not unique
     #[schema(example = "Compilers")]
     name: String,
     /// At most 4,096 bytes

@@ -270,7 +270,7 @@ impl Vault for SqliteVault {
             let Some(at) = replaced_at(&mut tx, id, &token).await? else {
                 return Ok(Rotation::Unknown);
             };
-            if now < at + grace {
+            if now < at + grace && row.current == successor {
                 return Ok(Rotation::Grace(family));
             }
             end(&mut tx, id.0, until(&family)).await?;

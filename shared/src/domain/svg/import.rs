@@ -11,7 +11,7 @@ use super::geometry::{Area, Matrix, Point};
 use super::length::{Axis, Viewport};
 use super::shape::{Shape, attribute_length, close};
 use super::style::{Painted, Style};
-use super::{ELEMENTS_MAX, MARK, STROKES_MAX, TOTAL_POINTS_MAX, scan};
+use super::{ELEMENTS_MAX, MARK, STROKES_MAX, TOTAL_POINTS_MAX, doctype, scan};
 use crate::domain::board::{POINTS_MAX, Stroke};
 use crate::domain::drawing::STROKE_BYTES_MAX;
 
@@ -38,6 +38,7 @@ pub struct Imported {
 /// # Errors
 /// The first thing in the file that is refused. Nothing is imported in part.
 pub fn import(text: &str, now_ms: i64) -> Result<Imported, SvgError> {
+    let text = &*doctype::without(text);
     scan::check(text)?;
     let options = ParsingOptions {
         allow_dtd: false,

@@ -7,6 +7,7 @@
 
 mod color;
 mod curve;
+pub mod doctype;
 mod element;
 mod error;
 mod export;

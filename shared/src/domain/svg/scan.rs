@@ -18,7 +18,7 @@ pub fn check(text: &str) -> Result<(), SvgError> {
         } else if rest.starts_with("<![CDATA[") {
             at = skip("]]>");
         } else if rest.starts_with("<!") {
-            let reason = "document types and entities are refused; remove the DOCTYPE";
+            let reason = "document types other than SVG's own, and entities, are refused; remove the DOCTYPE";
             return Err(SvgError::at_byte(text, open, "!DOCTYPE", reason));
         } else if rest.starts_with("<?xml") && rest[5..].starts_with(char::is_whitespace) {
             at = skip("?>");

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use crate::fixture::{self, Outcome};
 
 fn result(stdout: &str) -> JobResult {
-    let at = DateTime::from_timestamp_micros(1_790_000_000_123_456).expect("a time");
+    let at = DateTime::from_timestamp_millis(1_790_000_000_123).expect("a time");
     JobResult {
         status: JobState::Failed,
         exit_code: Some(3),

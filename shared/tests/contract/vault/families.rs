@@ -27,6 +27,12 @@ pub fn trials(trials: &mut Vec<Trial>) {
     both(
         trials,
         "vault",
+        "a_token_whose_successor_was_used_ends_its_family_within_the_grace_too",
+        spent_successor,
+    );
+    both(
+        trials,
+        "vault",
         "a_token_used_again_after_the_grace_ends_its_family",
         reuse,
     );
@@ -118,23 +124,39 @@ async fn grace(mode: Mode) -> Outcome {
         rotate("a", "b", last).await?,
         Rotation::Grace(family.clone())
     );
-    // The successor stands, and the grace of the first does not start anew with it.
+    // The successor stands, and has a grace of its own.
     assert_eq!(
         rotate("b", "c", last).await?,
         Rotation::Rotated(family.clone())
-    );
-    assert_eq!(
-        rotate("a", "b", last).await?,
-        Rotation::Grace(family.clone())
     );
     assert_eq!(
         rotate("b", "c", GRACE).await?,
         Rotation::Grace(family.clone())
     );
     assert_eq!(
-        rotate("a", "b", GRACE).await?,
+        rotate("b", "c", last + GRACE).await?,
         Rotation::Reused(family.clone())
     );
+    Ok(())
+}
+
+async fn spent_successor(mode: Mode) -> Outcome {
+    let vault = fixture::vault(mode).await;
+    let family = family();
+    vault.here.create_family(&family, token("a")).await?;
+    let start = now();
+    let rotate = async |presented: &str, successor: &str| {
+        vault
+            .there
+            .rotate(family.id, token(presented), token(successor), start, GRACE)
+            .await
+    };
+    rotate("a", "b").await?;
+    rotate("b", "c").await?;
+    // Whoever has the successor has used it: this is somebody else, within the grace or not.
+    assert_eq!(rotate("a", "b").await?, Rotation::Reused(family.clone()));
+    assert_eq!(rotate("c", "d").await?, Rotation::Unknown);
+    assert!(vault.here.is_revoked(family.id, start).await?);
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use atelier_shared::domain::cleanup::{Counts, is_abandoned};
+use atelier_shared::domain::cleanup::{Counts, KEPT_ROOMS, is_abandoned};
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::domain::job::QUEUE_CLEANUP;
 use atelier_shared::domain::removal::RemovalState;
@@ -135,6 +135,7 @@ impl Cleaner {
             return Ok(());
         };
         if room.retention != Retention::Ephemeral {
+            count(counts, KEPT_ROOMS, 1);
             return Ok(());
         }
         let members = b.presence.members(id).await?.len();

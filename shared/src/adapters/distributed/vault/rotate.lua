@@ -1,5 +1,6 @@
 -- Invariant: of all callers that present the current token exactly one replaces it, and the others find it replaced; a
--- token that was replaced longer ago than the grace ends the family in the same step that notices it.
+-- token that was replaced longer ago than the grace, or whose successor was replaced too, ends the family in the same
+-- step that notices it.
 -- KEYS family, replaced, revoked.
 -- ARGV token, successor, now (us), grace (us), most replaced tokens kept, revoked until (us, at least), clock slack (ms),
 -- channel, family id.
@@ -21,7 +22,7 @@ local replaced_at = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if not replaced_at then
   return {'unknown'}
 end
-if now - tonumber(replaced_at) < tonumber(ARGV[4]) then
+if now - tonumber(replaced_at) < tonumber(ARGV[4]) and current == ARGV[2] then
   return {'grace', user, expires}
 end
 local till = ARGV[6]
