@@ -1,8 +1,9 @@
 //! The languages that code can be run in: a table. Adding a language is adding a row.
 //!
 //! Templates name what is filled in: `{tool}` the path of a tool of the row by its name, `{entry}` the entry file,
-//! `{stem}` the same without extension, `{class}` the same with dots for slashes, `{sources}` (alone in its argument)
-//! every file with one of the row's extensions, `{heap_mb}` three quarters of the memory limit in MiB. A job's
+//! `{stem}` the same without extension, `{class}` its name as a class of the package that it declares, `{sources}` (alone in
+//! its argument) every file with one of the row's extensions, `{package}` (alone too) the entry's folder where there is a
+//! `go.mod`, else the same as `{sources}`, `{heap_mb}` three quarters of the memory limit in MiB. A job's
 //! arguments follow the run template.
 
 /// A language.
@@ -34,9 +35,22 @@ pub struct Toolchain {
     pub run: &'static [&'static str],
     /// Added to the environment of both steps.
     pub env: &'static [(&'static str, &'static str)],
+    /// How its runtime ends where it has a heap of its own and that is full.
+    pub exhausted: Option<Exhausted>,
     /// What the steps may spend unless the job says otherwise, in MiB and seconds.
     pub defaults: Defaults,
 }
+
+/// How a runtime ends when its own heap is full, before the box's memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exhausted {
+    /// By a signal, with these words on its standard error.
+    Aborts(&'static str),
+    /// With this exit code, and these words on its standard output.
+    Exits(i32, &'static str),
+}
+
+const V8_EXHAUSTED: Option<Exhausted> = Some(Exhausted::Aborts("JavaScript heap out of memory"));
 
 /// A program of a toolchain.
 #[derive(Debug)]
@@ -89,6 +103,7 @@ const fn script(
         compile: None,
         run,
         env: &[],
+        exhausted: None,
         defaults: SMALL,
     }
 }
@@ -129,6 +144,7 @@ pub static LANGUAGES: &[Language] = &[
         entry_file: "main.js",
         extensions: &["js", "mjs", "cjs"],
         toolchains: &[Toolchain {
+            exhausted: V8_EXHAUSTED,
             defaults: VIRTUAL_MACHINE,
             ..script(
                 &[tool("node", &["node", "nodejs"])],
@@ -147,6 +163,7 @@ pub static LANGUAGES: &[Language] = &[
             // Node strips the types itself.
             Toolchain {
                 oldest: (22, 6),
+                exhausted: V8_EXHAUSTED,
                 defaults: VIRTUAL_MACHINE,
                 ..script(
                     &[tool("node", &["node", "nodejs"])],
@@ -174,6 +191,7 @@ pub static LANGUAGES: &[Language] = &[
                     "--noCheck",
                     "{sources}",
                 ]),
+                exhausted: V8_EXHAUSTED,
                 defaults: VIRTUAL_MACHINE,
                 ..script(
                     &[tool("tsc", &["tsc"]), tool("node", &["node", "nodejs"])],
@@ -276,7 +294,7 @@ pub static LANGUAGES: &[Language] = &[
         entry_file: "main.go",
         extensions: &["go"],
         toolchains: &[Toolchain {
-            compile: Some(&["{go}", "build", "-o", "program", "{sources}"]),
+            compile: Some(&["{go}", "build", "-o", "program", "{package}"]),
             env: &[
                 ("GOCACHE", "/box/.cache/go-build"),
                 ("GOPATH", "/box/.cache/go"),
@@ -309,6 +327,10 @@ pub static LANGUAGES: &[Language] = &[
                 "{sources}",
             ]),
             oldest: (11, 0),
+            exhausted: Some(Exhausted::Exits(
+                3,
+                "Terminating due to java.lang.OutOfMemoryError",
+            )),
             defaults: VIRTUAL_MACHINE,
             ..script(
                 &[tool("java", &["java"]), tool("javac", &["javac"])],
@@ -318,6 +340,7 @@ pub static LANGUAGES: &[Language] = &[
                     "-Xmx{heap_mb}m",
                     "-XX:+UseSerialGC",
                     "-XX:-UsePerfData",
+                    "-XX:+ExitOnOutOfMemoryError",
                     "-cp",
                     ".",
                     "{class}",
@@ -455,7 +478,7 @@ mod tests {
                             .split_once('}')
                             .map(|(inside, _)| &inside[1..])
                             .expect("closed");
-                        let known = ["entry", "stem", "class", "sources", "heap_mb"]
+                        let known = ["entry", "stem", "class", "sources", "package", "heap_mb"]
                             .contains(&placeholder)
                             || toolchain.tools.iter().any(|tool| tool.name == placeholder);
                         assert!(known, "{name}: nothing fills in {{{placeholder}}}");

@@ -122,6 +122,7 @@ impl Execution {
     ) -> Result<(Outcome, Option<Progress>), SandboxError> {
         let mut program = self.toolchains.program(&row.spec, &self.ceiling)?;
         program.artifacts = artifacts::request(self.artifact_bytes);
+        let memory_bytes = program.limits.memory_bytes;
         let span = tracing::info_span!(
             "sandbox",
             language = row.spec.language,
@@ -138,8 +139,9 @@ impl Execution {
             attempt: attempt.number,
         };
         // The sink goes with the run, so that the telling ends after its last word.
-        let (ran, progress) = tokio::join!(run.instrument(span.clone()), telling.tell(chunks));
-        if let Ok(outcome) = &ran {
+        let (mut ran, progress) = tokio::join!(run.instrument(span.clone()), telling.tell(chunks));
+        if let Ok(outcome) = &mut ran {
+            self.toolchains.judge(&row.spec, memory_bytes, outcome);
             span.record("state", outcome.state().as_str());
         }
         Ok((ran?, progress))

@@ -6,6 +6,7 @@
 mod choice;
 mod compiled;
 mod error;
+mod exhausted;
 mod gvisor;
 pub mod init;
 mod landlock;
@@ -13,6 +14,7 @@ mod limits;
 mod ns;
 mod outcome;
 mod output;
+mod package;
 mod probe;
 mod program;
 mod sys;

@@ -11,7 +11,10 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{Limits, OutputSink, Program, ProgramFile, Sandbox, SandboxError, Step, Verdict};
+use super::{
+    Limits, Outcome, OutputSink, Program, ProgramFile, Sandbox, SandboxError, Step, Verdict,
+    exhausted, package,
+};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -122,6 +125,20 @@ impl Toolchains {
     }
 }
 
+impl Toolchains {
+    /// A runtime that gave up because its own heap was full ran out of memory, though the box had not killed it. Its words and
+    /// its end count only where the kernel saw half of that heap in use. `memory_bytes`: the run's limit.
+    pub fn judge(&self, job: &JobSpec, memory_bytes: u64, outcome: &mut Outcome) {
+        let row = language::find(&job.language).map(|row| row.name);
+        let found = self.languages.iter().find(|found| Some(found.name) == row);
+        let located = found.and_then(|found| found.located.as_ref());
+        let how = located.and_then(|located| located.toolchain.exhausted);
+        if let (Some(how), Some(step)) = (how, &mut outcome.run) {
+            exhausted::judge(how, exhausted::heap_bytes(memory_bytes), step);
+        }
+    }
+}
+
 impl Located {
     fn program(
         &self,
@@ -155,11 +172,16 @@ impl Located {
         if !sources.contains(&entry) {
             sources.push(entry);
         }
+        let is_module = files.iter().any(|file| file.path == "go.mod");
+        let source = files.iter().find(|file| file.path == entry);
+        let class = package::class(entry, source.map_or(&[], |file| &file.content));
         let names = |limits: &Limits| Names {
             located: self,
             entry,
             sources: &sources,
-            heap_mb: limits.memory_bytes / MIB * 3 / 4,
+            class: &class,
+            is_module,
+            heap_mb: exhausted::heap_bytes(limits.memory_bytes) / MIB,
         };
         let env: Vec<(String, String)> = self
             .toolchain
@@ -210,6 +232,8 @@ struct Names<'a> {
     located: &'a Located,
     entry: &'a str,
     sources: &'a [&'a str],
+    class: &'a str,
+    is_module: bool,
     heap_mb: u64,
 }
 
@@ -217,7 +241,10 @@ impl Names<'_> {
     fn fill_all(&self, template: &[&str]) -> Vec<String> {
         let mut argv = Vec::new();
         for argument in template {
-            if *argument == "{sources}" {
+            if *argument == "{package}" && self.is_module {
+                let folder = self.entry.rsplit_once('/').map_or("", |(folder, _)| folder);
+                argv.push(format!("./{folder}"));
+            } else if matches!(*argument, "{sources}" | "{package}") {
                 argv.extend(self.sources.iter().map(|path| no_option(path)));
             } else {
                 argv.push(self.fill(argument));
@@ -251,8 +278,8 @@ impl Names<'_> {
         match name {
             "entry" => no_option(self.entry),
             "stem" => no_option(stem()),
-            "class" => stem().replace('/', "."),
-            "heap_mb" => self.heap_mb.max(1).to_string(),
+            "class" => self.class.to_owned(),
+            "heap_mb" => self.heap_mb.to_string(),
             tool => self
                 .located
                 .tools
@@ -534,6 +561,8 @@ mod tests {
             located: &located,
             entry: "-c{python}.py",
             sources: &[],
+            class: "",
+            is_module: false,
             heap_mb: 1,
         };
         assert_eq!(

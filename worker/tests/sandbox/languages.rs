@@ -95,6 +95,14 @@ pub fn tests() -> Vec<Trial> {
         "an_unknown_or_absent_language_and_another_version_are_refused_by_field",
         refusals,
     ));
+    tests.push(Trial::ignorable_test(
+        "a_runtime_whose_heap_is_full_has_run_out_of_memory",
+        || block_on(full_heaps()),
+    ));
+    tests.push(Trial::ignorable_test(
+        "java_packages_and_go_modules_are_run",
+        || block_on(packages()),
+    ));
     tests.push(test(
         "without_an_entrypoint_the_language_s_own_file_is_run",
         usual_entry,
@@ -104,6 +112,81 @@ pub fn tests() -> Vec<Trial> {
         every_row,
     ));
     tests
+}
+
+fn is_here(toolchains: &Toolchains, name: &str) -> bool {
+    let mut rows = toolchains.languages().iter();
+    rows.any(|row| row.name == name && row.missing.is_none())
+}
+
+async fn full_heaps() -> Result<Completion, Failed> {
+    let toolchains = toolchains().await?;
+    let mut tried = 0;
+    let node = "const all = []; while (true) all.push(new Array(10000).fill(1.5));";
+    let java = "import java.util.*; public class Main { public static void main(String[] a) { List<byte[]> all = new ArrayList<>(); while (true) all.add(new byte[1 << 20]); } }";
+    for (name, entry, source) in [
+        ("javascript", "main.js", node),
+        ("typescript", "main.ts", node),
+        ("java", "Main.java", java),
+    ] {
+        if !is_here(toolchains, name) {
+            continue;
+        }
+        tried += 1;
+        let job = job(name, entry, source);
+        let program = toolchains.program(&job, &Limits::CEILING)?;
+        let memory_bytes = program.limits.memory_bytes;
+        let mut outcome = run(shared(), program).await?;
+        toolchains.judge(&job, memory_bytes, &mut outcome);
+        assert_eq!(
+            outcome.state(),
+            JobState::OutOfMemory,
+            "{name}: {outcome:?}"
+        );
+    }
+    Ok(if tried == 0 {
+        Completion::ignored_with("no runtime with a heap here")
+    } else {
+        Completion::Completed
+    })
+}
+
+async fn packages() -> Result<Completion, Failed> {
+    let toolchains = toolchains().await?;
+    let mut tried = 0;
+    let java = [(
+        "Main.java",
+        "// first\npackage a.b;\nclass Main { public static void main(String[] a) { System.out.println(\"there\"); } }",
+    )];
+    let go = [
+        (
+            "main.go",
+            "package main\nimport \"here.example/sub\"\nfunc main() { println(sub.Word) }\n",
+        ),
+        ("go.mod", "module here.example\n"),
+        ("sub/sub.go", "package sub\nconst Word = \"there\"\n"),
+    ];
+    for (name, files) in [("java", &java[..]), ("go", &go[..])] {
+        if !is_here(toolchains, name) {
+            continue;
+        }
+        tried += 1;
+        let mut job = job(name, files[0].0, files[0].1);
+        job.files
+            .extend(files[1..].iter().map(|(path, text)| SourceFile {
+                path: (*path).into(),
+                content: (*text).into(),
+                encoding: None,
+            }));
+        let program = toolchains.program(&job, &Limits::CEILING)?;
+        let outcome = run(shared(), program).await?;
+        assert_eq!(outcome.state(), JobState::Succeeded, "{name}: {outcome:?}");
+    }
+    Ok(if tried == 0 {
+        Completion::ignored_with("neither is here")
+    } else {
+        Completion::Completed
+    })
 }
 
 async fn usual_entry() -> Result<(), Failed> {
