@@ -29,6 +29,7 @@ aliases! {
     get "/api/v1/metrics/events" = "/api/metrics/events", figures::events;
     get "/ws/stats" = "/api/metrics", figures::figures;
     get "/api/v1/ws/stats" = "/api/metrics", figures::figures;
+    get "/api/ws/stats" = "/api/metrics", figures::figures;
     post "/users/check" = "/api/v1/users/check", users::check;
     post "/upload" = "/api/v1/upload", files::upload;
     get "/rooms/{room_id}/users" = "/api/v1/rooms/{room_id}/users", rooms::users;
