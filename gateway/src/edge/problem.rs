@@ -85,7 +85,7 @@ impl Problem {
         self
     }
 
-    pub fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
+    pub fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::new(Kind::Invalid, reason).at(field)
     }
 

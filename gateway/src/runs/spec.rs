@@ -455,8 +455,8 @@ mod tests {
         serde_json::from_value::<NewJob>(body).unwrap().check()
     }
 
-    fn refused(body: Value) -> &'static str {
-        check(body).unwrap_err().field
+    fn refused(body: Value) -> String {
+        check(body).unwrap_err().field.into_owned()
     }
 
     #[test]

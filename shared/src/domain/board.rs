@@ -36,29 +36,29 @@ pub struct Stroke {
 impl Stroke {
     /// Checks every limit of PROTOCOL.md; `now_ms` is the server's clock.
     pub fn check(&self, now_ms: i64) -> Result<(), Invalid> {
-        check_id("paths.id", &self.id)?;
-        check_ts("paths.ts", self.ts, now_ms)?;
-        names::color("paths.color", &self.color)?;
+        check_id("id", &self.id)?;
+        check_ts("ts", self.ts, now_ms)?;
+        names::color("color", &self.color)?;
         if !(self.width > 0.0 && self.width <= WIDTH_MAX) {
             return Err(Invalid::new(
-                "paths.width",
+                "width",
                 format!("must be above 0 and at most {WIDTH_MAX}"),
             ));
         }
         if self.points.is_empty() || !self.points.len().is_multiple_of(2) {
             return Err(Invalid::new(
-                "paths.points",
+                "points",
                 "must be x0,y0,x1,y1,… with at least one pair",
             ));
         }
         if self.points.len() / 2 > POINTS_MAX {
             return Err(Invalid::new(
-                "paths.points",
+                "points",
                 format!("at most {POINTS_MAX} points in a path"),
             ));
         }
         if self.points.iter().any(|p| !p.is_finite()) {
-            return Err(Invalid::new("paths.points", "must be finite numbers"));
+            return Err(Invalid::new("points", "must be finite numbers"));
         }
         Ok(())
     }
@@ -135,12 +135,13 @@ impl DrawBatch {
                 format!("at most {PATHS_MAX} in one draw"),
             ));
         }
-        for stroke in &self.paths {
-            stroke.check(now_ms)?;
+        for (at, stroke) in self.paths.iter().enumerate() {
+            let checked = stroke.check(now_ms);
+            checked.map_err(|invalid| invalid.within(&format!("paths[{at}]")))?;
         }
-        for erase in &self.erase {
-            check_id("erase.id", &erase.id)?;
-            check_ts("erase.ts", erase.ts, now_ms)?;
+        for (at, erase) in self.erase.iter().enumerate() {
+            let checked = check_id("id", &erase.id).and(check_ts("ts", erase.ts, now_ms));
+            checked.map_err(|invalid| invalid.within(&format!("erase[{at}]")))?;
         }
         Ok(())
     }
@@ -491,27 +492,35 @@ mod tests {
     fn a_batch_names_the_field_it_breaks() {
         let field = |batch: DrawBatch| batch.check(1_000).unwrap_err().field;
         assert_eq!(field(DrawBatch::default()), "paths");
-        assert_eq!(field(paths(&[stroke("s", 7_000)])), "paths.ts");
+        assert_eq!(field(paths(&[stroke("s", 7_000)])), "paths[0].ts");
+        let third = [stroke("s", 0), stroke("t", 0), stroke("u", 7_000)];
+        assert_eq!(field(paths(&third)), "paths[2].ts");
+        let erase = |ts| Erase { id: "s".into(), ts };
+        let erases = DrawBatch {
+            erase: vec![erase(0), erase(7_000)],
+            ..DrawBatch::default()
+        };
+        assert_eq!(field(erases), "erase[1].ts");
         assert_eq!(
             field(paths(&[Stroke {
                 width: f64::NAN,
                 ..stroke("s", 0)
             }])),
-            "paths.width"
+            "paths[0].width"
         );
         assert_eq!(
             field(paths(&[Stroke {
                 points: vec![1.0],
                 ..stroke("s", 0)
             }])),
-            "paths.points"
+            "paths[0].points"
         );
         assert_eq!(
             field(paths(&[Stroke {
                 color: "red;".into(),
                 ..stroke("s", 0)
             }])),
-            "paths.color"
+            "paths[0].color"
         );
     }
 

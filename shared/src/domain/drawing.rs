@@ -101,8 +101,7 @@ pub fn from_json(bytes: &[u8], now_ms: i64) -> Result<Vec<Stroke>, FileError> {
     let mut ids = HashSet::new();
     for (at, stroke) in read.paths.iter().enumerate() {
         stroke.check(now_ms).map_err(|invalid| {
-            let name = invalid.field.trim_start_matches("paths.");
-            FileError::new(format!("paths[{at}].{name}"), invalid.reason)
+            FileError::new(format!("paths[{at}].{}", invalid.field), invalid.reason)
         })?;
         if !ids.insert(stroke.id.as_str()) {
             let reason = "another path has it too";

@@ -28,23 +28,34 @@ pub mod state;
 pub mod svg;
 pub mod user;
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 
 /// A value that breaks a rule, with the field that holds it. Becomes problem+json or an `error` frame.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{field}: {reason}")]
 pub struct Invalid {
-    /// Wire name of the offending field, dotted where nested (`data.content`).
-    pub field: &'static str,
+    /// Wire name of the offending field, as a path where nested (`data.content`, `paths[0].ts`).
+    pub field: Cow<'static, str>,
     /// What is wrong, for the person who sent it.
     pub reason: String,
 }
 
 impl Invalid {
-    pub fn new(field: &'static str, reason: impl Into<String>) -> Self {
+    pub fn new(field: impl Into<Cow<'static, str>>, reason: impl Into<String>) -> Self {
         Self {
-            field,
+            field: field.into(),
             reason: reason.into(),
+        }
+    }
+
+    /// The same of a value that stands in another.
+    #[must_use]
+    pub fn within(self, around: &str) -> Self {
+        Self {
+            field: format!("{around}.{}", self.field).into(),
+            ..self
         }
     }
 }
