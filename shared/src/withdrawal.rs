@@ -6,7 +6,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use crate::Backends;
 use crate::domain::Invalid;
 use crate::domain::entry::{Author, Body, Record};
-use crate::domain::ids::{ClientId, Ref};
+use crate::domain::ids::Ref;
 use crate::domain::job::{Job, JobState, QUEUE_CODE};
 use crate::ports::{Archive, PortError, Queue, Records, Result, RoomLog};
 use crate::{outbox, recovery};
@@ -57,17 +57,18 @@ pub async fn tell(
 
 fn record(job: &Job, at: DateTime<Utc>) -> Result<Record, Invalid> {
     // As a run that began: by its message once, and after it was dead and put back in its own name.
-    let (client_id, reference): (ClientId, Ref) = match (&job.asked_by, job.revivals) {
-        (Some(asked), 0) => (asked.client_id.clone(), asked.reference.clone()),
-        (_, again) => (
-            job.id.to_string().parse()?,
-            format!("run:{}:withdrawn:{again}", job.id).parse()?,
-        ),
+    let asked = job.asked_by.as_ref();
+    let reference: Ref = match (
+        asked.and_then(|asked| asked.reference.clone()),
+        job.revivals,
+    ) {
+        (Some(reference), 0) => reference,
+        (_, again) => format!("{}withdrawn:{again}", job.own_references()).parse()?,
     };
     Ok(Record {
         ts_ms: at.timestamp_millis(),
         author: Author {
-            client_id,
+            client_id: job.speaks_as()?,
             user_id: job.owner,
             connection: None,
             name: job.owner_name.clone(),

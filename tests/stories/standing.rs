@@ -318,6 +318,11 @@ async fn code_run_in_a_room_is_acknowledged_by_its_start_and_runs_once(story: St
         "{ack}, {started}"
     );
     ensure!(started["user"]["user_id"] == ana.id, "{started}");
+    let color = &client.connected["user"]["color"];
+    ensure!(
+        color.is_string() && started["user"]["color"] == *color,
+        "{started}"
+    );
     client.expect("run_started").await?;
     let id = started["run_id"].as_str().context("run_id")?.to_owned();
     let finished = watcher
@@ -327,6 +332,9 @@ async fn code_run_in_a_room_is_acknowledged_by_its_start_and_runs_once(story: St
         finished["status"] == "succeeded" && finished["exit_code"] == 0,
         "{finished}"
     );
+    for told in [&started, &finished] {
+        ensure!(told["from"] == client.client_id.as_str(), "{told}");
+    }
     let job = until("the result", PATIENCE, async || {
         let job = rest.get(&format!("/api/v1/jobs/{id}")).await?.expect(200)?;
         ensure!(job["result"]["stdout"] == "2121\n", "{job}");
@@ -360,6 +368,17 @@ async fn code_run_in_a_room_is_acknowledged_by_its_start_and_runs_once(story: St
         let named = named.replace("[0]", "");
         ensure!(named == field, "{body}: {error}");
     }
+    // Without a ref nothing is acknowledged, and who asked is told as everybody is.
+    let acks = client.count("ack");
+    let run = json!({"type": "run", "language": "python", "source": "print(2)"});
+    client.send(run).await?;
+    for kind in ["run_started", "run_finished"] {
+        let mine = |m: &Value| m["run_id"] != id.as_str();
+        let told = client.expect_within(kind, RUN_PATIENCE, mine).await?;
+        ensure!(told["from"] == client.client_id.as_str(), "{told}");
+    }
+    client.answered().await?;
+    ensure!(client.count("ack") == acks, "{:?}", client.frames().last());
     // A room that allows no code.
     let board = rest.make_room(json!({"kind": "whiteboard"})).await?;
     let client = cluster

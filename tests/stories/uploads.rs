@@ -70,6 +70,9 @@ async fn a_file_is_told_to_everybody_and_served_by_its_link(story: Story) -> Tol
         .at(cluster.there().address())
         .enter()
         .await?;
+    let hers = cluster.door(Address::Rooms, &room).person(&ana);
+    let hers = hers.query("color", "teal").enter().await?;
+    hers.answered().await?;
     // At the root, as reference clients do it, and with the room behind the file.
     let fields: [(&str, Option<&str>, &[u8]); 2] = [
         ("file", Some("../cät \\\"x\\\".png"), PNG),
@@ -86,6 +89,7 @@ async fn a_file_is_told_to_everybody_and_served_by_its_link(story: Story) -> Tol
     );
     for client in [&here, &there] {
         let told = client.expect("file_shared").await?;
+        ensure!(told["user"]["color"] == "teal", "{told}");
         ensure!(
             told["file"]["id"] == file["id"] && told["user"]["user_id"] == ana.id.as_str(),
             "{told}"

@@ -284,6 +284,7 @@ async fn execution(
         queue: backends.queue.clone(),
         output: backends.output.clone(),
         files: backends.files.clone(),
+        presence: backends.presence.clone(),
         sandbox,
         toolchains,
         ceiling: config.ceiling(),

@@ -105,12 +105,7 @@ impl Actor {
             audience,
         };
         self.push(frame);
-        if matches!(
-            record.body,
-            Body::RunStarted { .. } | Body::RunFinished { .. }
-        ) {
-            self.acknowledge_run(&entry);
-        }
+        self.acknowledge_run(&entry);
     }
 
     /// Where somebody may have gone unheard: has those who reacted of late looked up, so that no frame names them.

@@ -1,9 +1,9 @@
 //! Code run in the room: a job as `POST /jobs` makes it, acknowledged by the place of its `run_started`.
 
 use atelier_shared::Backends;
-use atelier_shared::domain::entry::{Author, Entry, RefKey};
+use atelier_shared::domain::entry::{Author, Body, Entry, RefKey};
 use atelier_shared::domain::ids::{ConnectionId, Ref, RoomId};
-use atelier_shared::domain::job::AskedBy;
+use atelier_shared::domain::job::{AskedBy, own_references};
 use atelier_shared::ports::{LogHead, PortError, Throttle};
 use atelier_shared::recovery;
 use bytes::Bytes;
@@ -79,9 +79,9 @@ impl Actor {
                     spec: run.spec,
                     priority: 0,
                     traceparent,
-                    asked_by: reference.clone().map(|reference| AskedBy {
+                    asked_by: Some(AskedBy {
                         client_id: by.client_id.clone(),
-                        reference,
+                        reference: reference.clone(),
                     }),
                 };
                 // Sent before and not started yet: the first is the one that runs, and its start is the ack.
@@ -104,6 +104,16 @@ impl Actor {
 
     /// A run that was asked for under a ref has started, or ended before it did: whoever asked is told its place.
     pub fn acknowledge_run(&mut self, entry: &Entry) {
+        let (Body::RunStarted { run_id, .. } | Body::RunFinished { run_id, .. }) =
+            &entry.record.body
+        else {
+            return;
+        };
+        let reference = entry.record.reference.as_ref();
+        let own = own_references(*run_id);
+        if reference.is_some_and(|reference| reference.as_str().starts_with(&own)) {
+            return;
+        }
         let (Some(ack), by) = (outgoing::ack_of(entry), &entry.record.author) else {
             return;
         };

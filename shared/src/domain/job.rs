@@ -108,11 +108,11 @@ pub struct JobSpec {
     pub callback_url: Option<String>,
 }
 
-/// The message that asked for a run in a room: under one ref of one client it runs once.
+/// The message that asked for a run in a room: under one ref of one client, if it had one, it runs once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskedBy {
     pub client_id: ClientId,
-    pub reference: Ref,
+    pub reference: Option<Ref>,
 }
 
 /// The row that Records keeps for a job.
@@ -143,6 +143,24 @@ impl Job {
     pub fn tenant(&self) -> String {
         self.project_id.unwrap_or(self.owner.0).to_string()
     }
+
+    /// As whom it speaks in its room: the client that asked for it there, else a connection of its own.
+    pub fn speaks_as(&self) -> Result<ClientId, Invalid> {
+        match &self.asked_by {
+            Some(asked) => Ok(asked.client_id.clone()),
+            None => self.id.to_string().parse(),
+        }
+    }
+
+    /// What refs that it speaks under begin with, where no message gave one.
+    pub fn own_references(&self) -> String {
+        own_references(self.id)
+    }
+}
+
+/// [`Job::own_references`], by the id: such a ref is nobody's who would wait for its ack.
+pub fn own_references(id: JobId) -> String {
+    format!("run:{id}:")
 }
 
 /// What a step used.

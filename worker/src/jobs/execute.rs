@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use atelier_shared::domain::job::{Job as Row, JobState, Progress, QUEUE_CODE};
 use atelier_shared::outbox::{EXECUTE_LAPSES, ExecuteJob};
-use atelier_shared::ports::{Archive, Files, LiveOutput, Queue, Records, RoomLog};
+use atelier_shared::ports::{Archive, Files, LiveOutput, Presence, Queue, Records, RoomLog};
 use atelier_shared::withdrawal;
 use chrono::{DateTime, Utc};
 use tracing::Instrument;
@@ -36,6 +36,7 @@ pub struct Execution {
     pub queue: Arc<dyn Queue>,
     pub output: Arc<dyn LiveOutput>,
     pub files: Arc<dyn Files>,
+    pub presence: Arc<dyn Presence>,
     pub sandbox: Arc<dyn Sandbox>,
     pub toolchains: Toolchains,
     /// The most a job may ask for.

@@ -473,9 +473,18 @@ async fn tell(
     let b = &app.backends;
     let now_ms = Utc::now().timestamp_millis();
     let stranger = Principal::anonymous(UserId::generate());
+    let mut author = actor(principal.unwrap_or(&stranger))?;
+    // As the room sees them, if they are there.
+    if let Some(person) = principal {
+        let members = b.presence.members(room).await?;
+        if let Some(seen) = members.into_iter().find(|m| m.user_id == person.user_id) {
+            author.color = Some(seen.color);
+            author.avatar_url = seen.avatar_url;
+        }
+    }
     let record = Record {
         ts_ms: now_ms,
-        author: actor(principal.unwrap_or(&stranger))?,
+        author,
         // One per file: told once, however often this is tried.
         reference: Some(format!("file:{}", file.id).parse()?),
         audience: None,

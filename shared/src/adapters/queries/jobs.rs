@@ -29,12 +29,12 @@ pub struct JobRow {
 
 impl JobRow {
     pub fn job(self) -> sqlx::Result<Job> {
-        let asked_by = match (self.asked_client, self.asked_ref) {
-            (Some(client), Some(reference)) => Some(AskedBy {
+        let asked_by = match self.asked_client {
+            Some(client) => Some(AskedBy {
                 client_id: parse(&client)?,
-                reference: parse(&reference)?,
+                reference: self.asked_ref.as_deref().map(parse).transpose()?,
             }),
-            _ => None,
+            None => None,
         };
         Ok(Job {
             asked_by,
@@ -117,7 +117,7 @@ macro_rules! job_records {
                     .bind(job.started_at.map(micros))
                     .bind(job.finished_at.map(micros))
                     .bind(job.asked_by.as_ref().map(|asked| asked.client_id.as_str()))
-                    .bind(job.asked_by.as_ref().map(|asked| asked.reference.as_str()))
+                    .bind(job.asked_by.as_ref().and_then(|asked| asked.reference.as_ref()).map(|r| r.as_str()))
                     .execute(&mut *tx)
                     .await?;
                     tx.commit().await?;

@@ -234,7 +234,7 @@ async fn jobs(records: &dyn Records, cast: &Cast) -> Outcome {
         room_id: Some(cast.room.id.clone()),
         asked_by: Some(AskedBy {
             client_id: "tab".parse().expect("a client id"),
-            reference: "r1".parse().expect("a ref"),
+            reference: Some("r1".parse().expect("a ref")),
         }),
         ..job(owner)
     };

@@ -68,7 +68,7 @@ async fn asked_once(mode: Mode) -> Outcome {
         room_id: Some("asked-once".parse().expect("a room id")),
         asked_by: Some(AskedBy {
             client_id: client.parse().expect("a client id"),
-            reference: reference.parse().expect("a ref"),
+            reference: Some(reference.parse().expect("a ref")),
         }),
         ..job(owner)
     };
@@ -102,6 +102,16 @@ async fn asked_once(mode: Mode) -> Outcome {
             ..asked("tab", "r1")
         };
         assert!(records.create_job(&plain).await?);
+        let by = AskedBy {
+            client_id: "tab".parse().expect("a client id"),
+            reference: None,
+        };
+        let unnamed = Job {
+            asked_by: Some(by),
+            ..asked("tab", "r1")
+        };
+        assert!(records.create_job(&unnamed).await?);
+        assert_eq!(records.job(unnamed.id).await?, Some(unnamed));
     }
     Ok(())
 }

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use atelier_shared::domain::entry::{Author, Body, Record};
-use atelier_shared::domain::ids::{ClientId, JobId, Ref};
+use atelier_shared::domain::ids::{JobId, Ref};
 use atelier_shared::domain::job::{Job as Row, JobResult};
+use atelier_shared::domain::presence::Member;
 use atelier_shared::ports::PortError;
 use atelier_shared::{outbox, recovery, withdrawal};
 use chrono::{TimeDelta, Utc};
@@ -52,11 +53,26 @@ impl<'a> Recorder<'a> {
         // In the name of the message that asked for it, if one did: the place of this entry is its ack.
         let (mut by, mut reference) = (author(row)?, reference(row, "started")?);
         // Under that ref it starts once; after it was dead and put back it starts under its own.
-        if let Some(asked) = row.asked_by.as_ref().filter(|_| row.revivals == 0) {
-            by.client_id = asked.client_id.clone();
-            reference = asked.reference.clone();
+        let asked = row.asked_by.as_ref().filter(|_| row.revivals == 0);
+        if let Some(asked) = asked.and_then(|asked| asked.reference.clone()) {
+            reference = asked;
+        }
+        if let Some(member) = self.owner_in_room(row).await {
+            by.color = Some(member.color);
+            by.avatar_url = member.avatar_url;
         }
         self.tell(row, by, reference, body).await
+    }
+
+    /// The owner as the room sees them, if they are there: by the connection that asked, else by any.
+    async fn owner_in_room(&self, row: &Row) -> Option<Member> {
+        let members = self.services.presence.members(row.room_id.as_ref()?).await;
+        let members = members
+            .inspect_err(|error| tracing::debug!(%error, "a run starts in nobody's colour"))
+            .ok()?;
+        let asked = row.asked_by.as_ref().map(|asked| &asked.client_id);
+        let theirs = members.into_iter().filter(|m| m.user_id == row.owner);
+        theirs.max_by_key(|member| Some(&member.client_id) == asked)
     }
 
     /// Whoever cancelled it before it began may not have come to that.
@@ -142,11 +158,10 @@ impl<'a> Recorder<'a> {
     }
 }
 
-/// The owner, on a connection of the job's own: refs are remembered per person and client.
+/// The owner, as the client that asked, or on a connection of the job's own: refs are remembered per person and client.
 fn author(row: &Row) -> Result<Author, Failure> {
-    let client_id: ClientId = row.id.to_string().parse().map_err(invalid)?;
     Ok(Author {
-        client_id,
+        client_id: row.speaks_as().map_err(invalid)?,
         user_id: row.owner,
         connection: None,
         name: row.owner_name.clone(),
@@ -157,9 +172,10 @@ fn author(row: &Row) -> Result<Author, Failure> {
 
 /// What a room has heard under it, it does not hear again: a job that was put back speaks under another.
 fn reference(row: &Row, what: &str) -> Result<Ref, Failure> {
+    let own = row.own_references();
     let text = match row.revivals {
-        0 => format!("run:{}:{what}", row.id),
-        again => format!("run:{}:{what}:{again}", row.id),
+        0 => format!("{own}{what}"),
+        again => format!("{own}{what}:{again}"),
     };
     text.parse().map_err(invalid)
 }

@@ -132,6 +132,7 @@ impl Bench {
             queue: backends.queue.clone(),
             output: backends.output.clone(),
             files: backends.files.clone(),
+            presence: backends.presence.clone(),
             toolchains: Toolchains::discover(&*sandbox).await.unwrap(),
             sandbox: sandbox.clone(),
             ceiling: Limits::CEILING,
