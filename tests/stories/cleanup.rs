@@ -91,10 +91,7 @@ async fn an_ephemeral_room_goes_when_it_was_empty_for_its_time_and_others_stay(
     }
     stays.chat("still here").await?;
     // The name is free again, and nothing of the old room is in the new one.
-    let again = until("the name to be free", PATIENCE, async || {
-        cluster.door(Address::Plain, &gone).enter().await
-    })
-    .await?;
+    let again = cluster.door(Address::Plain, &gone).enter().await?;
     ensure!(again.connected["seq"] == 0, "{}", again.connected);
     let messages = cluster
         .rest()

@@ -186,7 +186,7 @@ async fn a_late_joiner_sees_every_stroke(story: Story) -> Told {
 
 async fn a_held_client_id_is_refused_to_others_and_replaced_by_its_own(story: Story) -> Told {
     let cluster = story.shared().await?;
-    let ana = cluster.rest().guest("Ana").await?;
+    let ana = cluster.rest().guest(&fresh("Ana")).await?;
     let room = cluster
         .rest()
         .as_person(&ana)

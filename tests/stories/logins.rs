@@ -226,7 +226,7 @@ async fn a_ticket_opens_one_socket(story: Story) -> Told {
 async fn a_token_comes_in_by_header_subprotocol_or_url(story: Story) -> Told {
     let cluster = story.shared().await?;
     let rest = cluster.rest();
-    let ana = rest.guest("Ana").await?;
+    let ana = rest.guest(&fresh("Ana")).await?;
     let room = rest
         .as_person(&ana)
         .make_room(json!({"kind": "session"}))

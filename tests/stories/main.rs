@@ -44,6 +44,7 @@ mod slow_readers;
 mod standing;
 mod starting;
 mod third_party;
+mod unjoined;
 mod uploads;
 
 /// Stories told at once where nothing else is asked for: most of their time they wait.
@@ -92,6 +93,7 @@ fn main() {
     cleanup::stories(&mut stories);
     metrics::stories(&mut stories);
     names::stories(&mut stories);
+    unjoined::stories(&mut stories);
     third_party::stories(&mut stories);
     let told = libtest_mimic::run(&args, stories.trials());
     let ended = harness::story::end_all();

@@ -1,13 +1,14 @@
 //! `/ws/{room}`: a name is one person's at a time, and nobody is locked out by a connection that is dead.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::harness::{Address, Stories, Story, Told, fresh};
+use crate::harness::{Address, Client, Stories, Story, Told, fresh};
 
 pub fn stories(all: &mut Stories) {
     all.both(a_name_is_one_persons_in_every_room);
     all.both(a_name_is_not_taken_by_joining_under_it);
+    all.both(a_name_of_a_token_is_one_persons_too);
     all.both(a_silent_bearer_of_a_name_makes_way);
     all.both(a_page_that_reloads_again_and_again_keeps_its_name);
 }
@@ -66,7 +67,69 @@ async fn a_name_is_not_taken_by_joining_under_it(story: Story) -> Told {
     ben.send(join(&name)).await?;
     let renamed = ana.expect("user_updated").await?;
     ensure!(renamed["name"] == name.as_str(), "{renamed}");
+    // Nor in another room, while he bears it.
+    let other = cluster
+        .door(Address::Named, &fresh("board"))
+        .enter()
+        .await?;
+    other.send(join(&name.to_uppercase())).await?;
+    let said = json!({"type": "chat_message", "content": "hi", "ref": "r"});
+    other.send(said).await?;
+    let error = other.expect("error").await?;
+    ensure!(
+        error["code"] == "conflict" && error["field"] == "name",
+        "{error}"
+    );
+    other.acknowledged("r").await?;
+    // What is sent right behind a join is sent under its name.
+    let next = fresh("Cleo");
+    let said = json!({"type": "chat_message", "content": "I am Cleo"});
+    let watcher = cluster
+        .door(Address::Rooms, room_of(&other)?)
+        .enter()
+        .await?;
+    other.send_all([join(&next), said]).await?;
+    let heard = watcher.expect("chat_message").await?;
+    ensure!(heard["user"]["name"] == next.as_str(), "{heard}");
+    ben.close().await?;
+    other.send(join(&name)).await?;
+    let renamed = watcher.expect("user_updated").await?;
+    ensure!(renamed["name"] == name.as_str(), "{renamed}");
     Ok(())
+}
+
+fn room_of(client: &Client) -> anyhow::Result<&str> {
+    let room = client.connected["room"]["id"].as_str();
+    room.context("connected.room.id")
+}
+
+async fn a_name_of_a_token_is_one_persons_too(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let (name, room) = (fresh("Ana"), fresh("board"));
+    let rest = cluster.rest();
+    let (ana, eve) = (rest.guest(&name).await?, rest.guest(&name).await?);
+    let door = cluster.door(Address::Named, &room);
+    let there = door.clone().at(cluster.there().address());
+    let first = door.clone().person(&ana).enter().await?;
+    first.answered().await?;
+    let refused = there.clone().person(&eve).refused(409, "conflict").await?;
+    ensure!(refused.body["field"] == "username", "{}", refused.body);
+    let elsewhere = cluster.door(Address::Named, &fresh("board"));
+    elsewhere
+        .clone()
+        .person(&eve)
+        .refused(409, "conflict")
+        .await?;
+    // Under another name she comes in; where names are labels under this one.
+    let other = there.clone().person(&eve).query("username", fresh("Eve"));
+    other.enter().await?.close().await?;
+    let label = cluster.door(Address::Plain, &room).person(&eve);
+    label.enter().await?.close().await?;
+    // The same person: in another room besides, and in this one instead.
+    elsewhere.person(&ana).enter().await?.close().await?;
+    let second = there.person(&ana).enter().await?;
+    first.closed_with(4409).await?;
+    second.answered().await
 }
 
 /// The network took her, her page came back and knows nothing of who it was.

@@ -19,7 +19,7 @@ pub fn stories(all: &mut Stories) {
 
 /// A room that all four addresses lead into, and its host on each.
 async fn everywhere(cluster: &Cluster) -> anyhow::Result<Vec<(Address, Client)>> {
-    let ana = cluster.rest().guest("Ana").await?;
+    let ana = cluster.rest().guest(&fresh("Ana")).await?;
     let room = cluster
         .rest()
         .as_person(&ana)

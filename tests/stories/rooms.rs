@@ -20,7 +20,7 @@ pub fn stories(all: &mut Stories) {
 
 async fn a_room_is_made_listed_and_entered_on_every_address(story: Story) -> Told {
     let cluster = story.shared().await?;
-    let ana = cluster.rest().guest("Ana").await?;
+    let ana = cluster.rest().guest(&fresh("Ana")).await?;
     let rest = cluster.rest().as_person(&ana);
     let name = fresh("Design");
     let made = rest
@@ -56,7 +56,7 @@ async fn a_room_is_made_listed_and_entered_on_every_address(story: Story) -> Tol
             connected["heartbeat_ms"] == 30_000 && connected["max_frame"] == 1 << 20,
             "{connected}"
         );
-        client.join(&format!("Ana{n}")).await?;
+        client.join(&fresh(&format!("Ana{n}"))).await?;
         clients.push(client);
     }
     // One room, whatever the address: what one says the other three hear.
@@ -198,7 +198,7 @@ async fn only_members_enter_a_session(story: Story) -> Told {
     let rest = cluster.rest();
     let (ana, ben, eve) = (
         rest.guest("Ana").await?,
-        rest.guest("Ben").await?,
+        rest.guest(&fresh("Ben")).await?,
         rest.guest("Eve").await?,
     );
     let session = rest

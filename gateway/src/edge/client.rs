@@ -8,15 +8,20 @@ use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use chrono::{Duration, SubsecRound, Utc};
+use tokio::time::Instant;
 
 use super::extract::only;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use crate::config::GatewayConfig;
 use crate::identity::Principal;
+use crate::room::sent_out;
 
 /// A room younger than this counts against its maker's address, empty or not.
 const ROOM_LIMIT_WINDOW: Duration = Duration::hours(24);
+/// Somebody who connects to a room that is just being removed waits for so long, and looks so often, until it can be made anew.
+const REMOVAL_PATIENCE: std::time::Duration = std::time::Duration::from_secs(8);
+const REMOVAL_LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// The client's address, as limits count it: IPv4 as it is, IPv6 by its /64.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -160,6 +165,7 @@ pub async fn may_enter(
     let role = role_in(app, &room, principal).await?;
     match (role, principal.is_some_and(|p| !p.is_anonymous())) {
         (Some(role), _) => Ok((room, role)),
+        (None, _) if room.access == Access::Open => Err(sent_out_of_room()),
         (None, false) => Err(Problem::unauthenticated()),
         (None, true) => Err(Problem::forbidden("You are not a member of this room.")),
     }
@@ -171,6 +177,7 @@ pub async fn may_take_part(
     room: &RoomId,
     principal: Option<&Principal>,
 ) -> Result<(Room, Role), Problem> {
+    let principal = principal.filter(|principal| !principal.is_anonymous());
     let principal = principal.ok_or_else(Problem::unauthenticated)?;
     let (room, role) = may_enter(app, room, Some(principal)).await?;
     let given = app.backends.records.role(&room.id, principal.user_id);
@@ -202,7 +209,12 @@ pub async fn may(
     )))
 }
 
-/// A role that was given wins over what the room's openness would give, also where it is less.
+/// A host sent them out, of a room that is open to everybody else.
+pub fn sent_out_of_room() -> Problem {
+    Problem::forbidden("A host sent you out of this room; it lets you in again after ten minutes.")
+}
+
+/// A role that was given wins over what the room's openness would give, also where it is less; who was sent out has none.
 pub async fn role_in(
     app: &App,
     room: &Room,
@@ -215,6 +227,11 @@ pub async fn role_in(
         let given = app.backends.records.role(&room.id, principal.user_id);
         if let Some(role) = given.await? {
             return Ok(Some(role));
+        }
+        if room.access == Access::Open
+            && sent_out::is_sent_out(&app.backends, &room.id, principal.user_id).await?
+        {
+            return Ok(None);
         }
     }
     Ok((room.access == Access::Open).then_some(Role::Editor))
@@ -233,20 +250,39 @@ pub async fn make_room_by_connecting(
     if !app.config.anonymous_rooms() {
         return Err(Problem::not_found("room"));
     }
-    let choice = RoomChoice {
-        kind: Some(RoomKind::Open),
-        retention: Some(Retention::Ephemeral),
-        ..RoomChoice::default()
-    };
     let maker = principal.and_then(Principal::row);
-    let now = Utc::now().trunc_subsecs(6);
-    let room = Room::new(id.clone(), choice, maker, Some(address.0.clone()), now);
-    if make_room(app, &room, address).await? {
-        return Ok(room);
+    let patience_ends = Instant::now() + REMOVAL_PATIENCE;
+    let mut removed_meanwhile = false;
+    loop {
+        let choice = RoomChoice {
+            kind: Some(RoomKind::Open),
+            retention: Some(Retention::Ephemeral),
+            ..RoomChoice::default()
+        };
+        let now = Utc::now().trunc_subsecs(6);
+        let room = Room::new(id.clone(), choice, maker, Some(address.0.clone()), now);
+        if make_room(app, &room, address).await? {
+            return Ok(room);
+        }
+        // Somebody else made it in between.
+        if let Some(room) = app.backends.records.room(id).await? {
+            return Ok(room);
+        }
+        // Or an earlier room of this name is just being removed, and the name is free in a moment.
+        if app.backends.records.removal_of(id).await?.is_some() {
+            removed_meanwhile = false;
+        } else if removed_meanwhile {
+            return Err(Problem::not_found("room"));
+        } else {
+            removed_meanwhile = true;
+            continue;
+        }
+        if Instant::now() >= patience_ends {
+            let text = "An earlier room under this id is just being removed; come back.";
+            return Err(Problem::new(Kind::Unavailable, text));
+        }
+        tokio::time::sleep(REMOVAL_LOOK_EVERY).await;
     }
-    // Somebody else made it in between.
-    let room = app.backends.records.room(id).await?;
-    room.ok_or_else(|| Problem::not_found("room"))
 }
 
 /// Makes the room if its address may hold one more. False: the id is taken.

@@ -27,7 +27,7 @@ const EVENTS_DEFAULT: usize = 50;
 ))]
 pub async fn figures(AppState(app): AppState<App>) -> Result<Json<Figures>, Problem> {
     tell(&app).await?;
-    let occupied = app.occupancy.get().await?;
+    let occupied = app.occupancy.now().await?;
     let reports = app.backends.presence.reports().await?;
     Ok(Json(Figures::of(
         &reports,

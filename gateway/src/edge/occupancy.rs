@@ -1,7 +1,8 @@
-//! How many people are in which room, across the cluster, read at most once a second.
+//! How many people are in which room, across the cluster, read once a second, or when somebody came or went here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use atelier_shared::domain::ids::RoomId;
@@ -11,6 +12,8 @@ use tokio::time::Instant;
 
 /// How old an answer may be.
 const FRESH: Duration = Duration::from_secs(1);
+/// A read that took so long is not repeated before so many times as long have passed.
+const PAUSE: u32 = 4;
 /// Rooms asked for at a time.
 const PAGE: usize = 1_000;
 /// Most rooms looked at; beyond it figures are of the first ones, by id.
@@ -22,30 +25,57 @@ pub type Occupied = Arc<BTreeMap<RoomId, usize>>;
 /// A cache in front of [`Presence::occupied`]: whatever the number of callers, one reads.
 pub struct Occupancy {
     presence: Arc<dyn Presence>,
+    /// Rises whenever somebody came to this pod or left it.
+    changes: Arc<AtomicU64>,
     last: Mutex<Last>,
 }
 
 #[derive(Default)]
 struct Last {
-    read: Option<(Instant, Occupied)>,
+    read: Option<Read>,
     failed_at: Option<Instant>,
 }
 
+/// What was read, and when.
+struct Read {
+    began: Instant,
+    took: Duration,
+    /// The count of changes that it has in it.
+    changes: u64,
+    occupied: Occupied,
+}
+
 impl Occupancy {
-    pub fn new(presence: Arc<dyn Presence>) -> Self {
+    pub fn new(presence: Arc<dyn Presence>, changes: Arc<AtomicU64>) -> Self {
         Self {
             presence,
+            changes,
             last: Mutex::default(),
         }
     }
 
+    /// As of the last second.
     pub async fn get(&self) -> Result<Occupied, PortError> {
+        self.answer(false).await
+    }
+
+    /// With everybody who has come to this pod, and without whoever has left it; as of the last second of other pods.
+    pub async fn now(&self) -> Result<Occupied, PortError> {
+        self.answer(true).await
+    }
+
+    async fn answer(&self, with_changes: bool) -> Result<Occupied, PortError> {
         let asked_at = Instant::now();
         let mut last = self.last.lock().await;
-        if let Some((read_at, occupied)) = &last.read
-            && read_at.elapsed() < FRESH
+        if let Some(read) = &last.read
+            && read.began.elapsed() < FRESH
         {
-            return Ok(occupied.clone());
+            if !with_changes || read.changes == self.changes.load(Ordering::Acquire) {
+                return Ok(read.occupied.clone());
+            }
+            // Where there are very many rooms and they change all the time, this is not all that the store does.
+            let pause = read.took * (PAUSE + 1);
+            tokio::time::sleep_until(read.began + pause.min(FRESH)).await;
         }
         // Whoever waited while another failed shares the failure, or they would time out one after the other.
         if last
@@ -54,9 +84,15 @@ impl Occupancy {
         {
             return Err(PortError::retry("list occupied rooms", "failed just now"));
         }
+        let (began, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
         match self.read().await {
             Ok(occupied) => {
-                last.read = Some((Instant::now(), occupied.clone()));
+                last.read = Some(Read {
+                    began,
+                    took: began.elapsed(),
+                    changes,
+                    occupied: occupied.clone(),
+                });
                 Ok(occupied)
             }
             Err(error) => {

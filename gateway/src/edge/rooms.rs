@@ -273,7 +273,7 @@ pub async fn list(
         limit: filter.limit,
         cursor: filter.cursor,
     };
-    let occupied = app.occupancy.get().await?;
+    let occupied = app.occupancy.now().await?;
     let query = RoomQuery {
         among: filter
             .active
@@ -311,7 +311,7 @@ pub(super) async fn summaries(
     (status = 200, description = "Active rooms", body = Vec<ActiveRoom>), Failures,
 ))]
 pub async fn active(State(app): State<App>) -> Result<Json<Vec<ActiveRoom>>, Problem> {
-    let occupied = app.occupancy.get().await?;
+    let occupied = app.occupancy.now().await?;
     let mut shown: Vec<Room> = Vec::new();
     let ids: Vec<RoomId> = occupied.keys().cloned().collect();
     for chunk in ids.chunks(ACTIVE_ROOMS_MAX) {

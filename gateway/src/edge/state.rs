@@ -83,8 +83,8 @@ impl App {
         )
         .await?;
         Ok(Self(Arc::new(Inner {
+            occupancy: Occupancy::new(backends.presence.clone(), rooms.people_changes()),
             rooms,
-            occupancy: Occupancy::new(backends.presence.clone()),
             checks: Checks::new(backends.clone()),
             reporting: tokio::sync::Mutex::default(),
             uploads: Uploads::new(config.upload_memory as usize / backends.files.part_bytes()),

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use atelier_shared::domain::ids::{ClientId, Epoch, RoomId, Seq};
+use atelier_shared::domain::ids::{ClientId, Epoch, RoomId, Seq, UserId};
 use atelier_shared::domain::names;
 use atelier_shared::domain::room::{Activity, Role, Room};
 use axum::Router;
@@ -21,12 +21,14 @@ use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 use tungstenite::handshake::derive_accept_key;
 
-use super::client::{ClientAddress, bearer, make_room_by_connecting, may_enter, may_take_part};
+use super::client::{
+    ClientAddress, bearer, make_room_by_connecting, may_enter, may_take_part, sent_out_of_room,
+};
 use super::extract::{Id, Query};
 use super::problem::{Kind, Problem};
 use super::state::App;
-use crate::identity::Principal;
-use crate::room::{AdmissionError, Newcomer, Speaks};
+use crate::identity::{Principal, ResumeClaim};
+use crate::room::{AdmissionError, Newcomer, Speaks, sent_out};
 
 /// Which address a client came by; they differ only in how it gets in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +80,9 @@ async fn enter(
     check_origin(&app, request.headers())?;
     let room: RoomId = room.parse()?;
     let (principal, subprotocol) = principal(&app, request.headers(), &query).await?;
-    let (room, role) = find_room(&app, address, &room, principal.as_ref(), &from).await?;
-    let newcomer = newcomer(&app, address, room, role, principal, &query)?;
+    let who = who(&app, principal, &query)?;
+    let (room, role) = find_room(&app, address, &room, &who, &from).await?;
+    let newcomer = newcomer(address, room, role, who, &query)?;
     let admission = app.rooms.admit(newcomer).await.map_err(refusal)?;
     let tasks = app.rooms.tasks.clone();
     let answer = (accept, subprotocol);
@@ -219,13 +222,45 @@ async fn principal(
     Ok((principal, None))
 }
 
+/// Who comes, as far as they can show it.
+struct Who {
+    /// By a token, or by the resume token of somebody anonymous. `None`: nobody yet.
+    principal: Option<Principal>,
+    client_id: Option<ClientId>,
+}
+
+fn who(
+    app: &App,
+    principal: Option<Principal>,
+    query: &HashMap<String, String>,
+) -> Result<Who, Problem> {
+    let given = |name: &str| query.get(name).filter(|value| !value.is_empty());
+    let mut client_id = given("client_id")
+        .map(|text| text.parse::<ClientId>())
+        .transpose()?;
+    let claim = given("resume_token").and_then(|token| app.identity.verify_resume_token(token));
+    let anonymous = |claim: &ResumeClaim| Principal::anonymous(claim.user_id);
+    let shown = claim.as_ref().filter(|claim| claim.anonymous);
+    let principal = principal.or_else(|| shown.map(anonymous));
+    if let (Some(claim), Some(principal)) = (claim, &principal)
+        && claim.user_id == principal.user_id
+    {
+        client_id.get_or_insert(claim.client_id);
+    }
+    Ok(Who {
+        principal,
+        client_id,
+    })
+}
+
 async fn find_room(
     app: &App,
     address: Address,
     id: &RoomId,
-    principal: Option<&Principal>,
+    who: &Who,
     from: &ClientAddress,
 ) -> Result<(Room, Role), Problem> {
+    let principal = who.principal.as_ref();
     match address {
         Address::Plain | Address::Named | Address::Yjs => {
             make_room_by_connecting(app, id, from, principal).await?;
@@ -236,6 +271,11 @@ async fn find_room(
         Address::Session => may_take_part(app, id, principal).await?,
         _ => may_enter(app, id, principal).await?,
     };
+    if let (None, Some(client)) = (principal, &who.client_id)
+        && sent_out::is_client_sent_out(&app.backends, id, client).await?
+    {
+        return Err(sent_out_of_room());
+    }
     if address == Address::Yjs {
         allows_document(&room)?;
     }
@@ -251,28 +291,15 @@ pub fn allows_document(room: &Room) -> Result<(), Problem> {
 }
 
 fn newcomer(
-    app: &App,
     address: Address,
     room: Room,
     role: Role,
-    principal: Option<Principal>,
+    who: Who,
     query: &HashMap<String, String>,
 ) -> Result<Newcomer, Problem> {
     let given = |name: &str| query.get(name).filter(|value| !value.is_empty());
-    let mut client_id = given("client_id")
-        .map(|text| text.parse::<ClientId>())
-        .transpose()?;
-    let claim = given("resume_token").and_then(|token| app.identity.verify_resume_token(token));
-    let principal = match (principal, &claim) {
-        (Some(principal), _) => principal,
-        (None, Some(claim)) if claim.anonymous => Principal::anonymous(claim.user_id),
-        (None, _) => Principal::anonymous(atelier_shared::domain::ids::UserId::generate()),
-    };
-    if let Some(claim) = claim
-        && claim.user_id == principal.user_id
-    {
-        client_id.get_or_insert(claim.client_id);
-    }
+    let stranger = || Principal::anonymous(UserId::generate());
+    let principal = who.principal.unwrap_or_else(stranger);
     let username = given("username")
         .map(|name| names::name("username", name))
         .transpose()?;
@@ -280,14 +307,15 @@ fn newcomer(
     if let Some(color) = &color {
         names::color("color", color)?;
     }
+    let name = username.or_else(|| principal.name.clone());
     Ok(Newcomer {
         room,
         role,
-        name: username.clone().or_else(|| principal.name.clone()),
         name_is_exclusive: address == Address::Named,
-        claims_name: address == Address::Named && username.is_some(),
+        claims_name: address == Address::Named && name.is_some(),
+        name,
         principal,
-        client_id,
+        client_id: who.client_id,
         color,
         avatar_url: None,
         resume: resume(query)?,

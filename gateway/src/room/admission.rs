@@ -50,7 +50,7 @@ pub struct Newcomer {
     pub avatar_url: Option<String>,
     /// One person at a time bears a name (the address of PROTOCOL.md that says so): a later `join` can't take somebody's.
     pub name_is_exclusive: bool,
-    /// Came by a name of its own choice there, which is to be its alone from the start.
+    /// Came by a name there, of its own choice or its token's, which is to be its alone from the start.
     pub claims_name: bool,
     pub resume: Option<(Epoch, Seq)>,
     pub speaks: Speaks,
@@ -107,7 +107,7 @@ impl Rooms {
         if newcomer.claims_name
             && let Some(name) = &newcomer.name
         {
-            self.claim_name(&handle, &room.id, name, principal).await?;
+            self.claim_name(&handle, name, &newcomer).await?;
         }
         let mut member = self.member_of(&newcomer, *role);
         let mut placed = self.claim(&handle, room, &mut member).await;
@@ -166,7 +166,9 @@ impl Rooms {
         let presence = &self.backends.presence;
         let mut take_over = None;
         loop {
-            match presence.enter(&room.id, member, take_over).await? {
+            let claim = presence.enter(&room.id, member, take_over).await?;
+            self.people_changed();
+            match claim {
                 Claim::Entered => return Ok(()),
                 Claim::Replaced(old) => {
                     if old.user_id == member.user_id && old.joined && !member.joined {
@@ -222,6 +224,7 @@ impl Rooms {
         let (client_id, connection) = (&member.client_id, member.connection);
         let presence = &self.backends.presence;
         presence.leave(&room.id, client_id, connection).await?;
+        self.people_changed();
         Err(AdmissionError::NameHeld)
     }
 
@@ -230,10 +233,10 @@ impl Rooms {
     async fn claim_name(
         &self,
         handle: &Handle,
-        room: &RoomId,
         name: &str,
-        principal: &Principal,
+        newcomer: &Newcomer,
     ) -> Result<(), AdmissionError> {
+        let (room, principal) = (&newcomer.room.id, &newcomer.principal);
         let key = names::key(name);
         let presence = &self.backends.presence;
         let bears = |member: &Member| member.joined && names::key(&member.name) == key;
@@ -245,8 +248,14 @@ impl Rooms {
             members = presence.members(room).await?;
         }
         for member in members.into_iter().filter(bears) {
-            if member.user_id != principal.user_id && self.is_alive(handle, member.connection).await
-            {
+            let own = member.user_id == principal.user_id;
+            let same_client = newcomer.client_id.as_ref() == Some(&member.client_id);
+            if own && (same_client || !member.name_is_exclusive) {
+                // The same client takes its own place (others need not see it leave and come); and where names are labels
+                // one person may have several tabs.
+                continue;
+            }
+            if !own && self.is_alive(handle, member.connection).await {
                 return Err(AdmissionError::NameHeld);
             }
             self.make_way(room, &member).await?;
@@ -259,6 +268,7 @@ impl Rooms {
         let connection = member.connection;
         let (presence, log) = (&self.backends.presence, &self.backends.log);
         if presence.leave(room, &member.client_id, connection).await? {
+            self.people_changed();
             log.publish(room, &Signal::Replaced { connection }).await?;
             let left = Signal::Left {
                 client_id: member.client_id.clone(),
@@ -356,8 +366,9 @@ pub async fn leave_presence(
 ) {
     let room = &handle.shared.id;
     let left = rooms.backends.presence.leave(room, client_id, connection);
-    if let Err(error) = left.await {
-        tracing::debug!(%room, %error, "a leave is left to the lease");
+    match left.await {
+        Ok(_) => rooms.people_changed(),
+        Err(error) => tracing::debug!(%room, %error, "a leave is left to the lease"),
     }
 }
 

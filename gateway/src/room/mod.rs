@@ -31,6 +31,7 @@ mod registry;
 mod ring;
 mod roles;
 mod run;
+pub mod sent_out;
 mod session;
 mod shared_socket;
 mod signals;

@@ -23,13 +23,26 @@ const HOLD_EVERY_MAX: u64 = 10;
 /// A claim that is not renewed ends: its pod died.
 const CLAIM: Duration = Duration::from_secs(30);
 
-/// A join that wants the name of somebody who is here.
+/// A join that wants a name which is one person's at a time.
 pub struct NameAsked {
     pub connection: ConnectionId,
     pub join: Join,
-    pub bearer: Member,
-    /// The one who bears it showed a sign of life.
+    pub asked: Asked,
+    /// It is, and stays, somebody else's.
     pub kept: bool,
+}
+
+/// Who was asked for it.
+pub enum Asked {
+    /// Somebody in this room who bears it, for a sign of life.
+    Bearer(Box<Member>),
+    /// Everywhere: it is claimed for this person now, if nobody keeps it.
+    Everywhere {
+        name: String,
+        person: UserId,
+        /// What else the connection sends waits for the answer.
+        holds: bool,
+    },
 }
 
 impl Actor {
@@ -132,7 +145,46 @@ impl Actor {
             Done::NameAsked(Box::new(NameAsked {
                 connection,
                 join,
-                bearer,
+                asked: Asked::Bearer(Box::new(bearer)),
+                kept,
+            }))
+        };
+        self.work.push(ask.boxed());
+    }
+
+    /// Must this name be claimed before the connection can bear it?
+    pub fn must_claim(&self, id: ConnectionId, name: &str) -> bool {
+        self.locals.get(&id).is_some_and(|local| {
+            let member = &local.member;
+            let is_own = member.joined && names::key(&member.name) == names::key(name);
+            member.name_is_exclusive && !is_own
+        })
+    }
+
+    /// A join under a name that nobody bears here: theirs, unless somebody bears it elsewhere.
+    pub fn ask_everywhere(&mut self, connection: ConnectionId, join: Join, name: String) {
+        let Some(local) = self.locals.get(&connection) else {
+            return;
+        };
+        let (person, holds) = (local.member.user_id, !local.busy);
+        if holds {
+            self.hold(connection);
+        }
+        let rooms = self.rooms.clone();
+        let ask = async move {
+            let claimed = rooms.claim_name_everywhere(&name, person).await;
+            if let Err(AdmissionError::Port(error)) = &claimed {
+                tracing::debug!(%error, "a name is claimed with the next beat");
+            }
+            let kept = matches!(claimed, Err(AdmissionError::NameHeld));
+            Done::NameAsked(Box::new(NameAsked {
+                connection,
+                join,
+                asked: Asked::Everywhere {
+                    name,
+                    person,
+                    holds,
+                },
                 kept,
             }))
         };
@@ -140,13 +192,42 @@ impl Actor {
     }
 
     pub fn name_asked(&mut self, asked: NameAsked) {
-        if asked.kept {
+        let NameAsked {
+            connection,
+            join,
+            asked,
+            kept,
+        } = asked;
+        if kept {
             let error = ErrorFrame::new("conflict", "name: this name is somebody else's");
-            return self.answer(asked.connection, error.field("name").bytes());
+            self.answer(connection, error.field("name").bytes());
         }
-        let (client_id, connection) = (&asked.bearer.client_id, asked.bearer.connection);
-        self.gone(client_id, connection, Some("replaced"));
-        self.join(asked.connection, asked.join);
+        match asked {
+            Asked::Bearer(_) if kept => {}
+            Asked::Bearer(bearer) => {
+                self.gone(&bearer.client_id, bearer.connection, Some("replaced"));
+                self.join(connection, join);
+            }
+            Asked::Everywhere {
+                name,
+                person,
+                holds,
+            } => {
+                if self.locals.contains_key(&connection) {
+                    if !kept {
+                        self.joins(connection, join);
+                    }
+                } else if !kept {
+                    let rooms = self.rooms.clone();
+                    self.rooms.tasks.spawn(async move {
+                        tell(&rooms, &claim_key(&name), person, Duration::ZERO).await;
+                    });
+                }
+                if holds {
+                    self.submitted(connection, None);
+                }
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, RoomId, Seq};
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, RoomId, Seq, UserId};
 use atelier_shared::domain::presence::{Member, Status};
 use atelier_shared::domain::signal::Signal;
 
@@ -252,11 +252,19 @@ impl Actor {
     }
 
     pub fn join(&mut self, id: ConnectionId, join: Join) {
-        if let Some(name) = &join.name
-            && let Some(bearer) = self.bearer(id, name)
-        {
-            return self.ask_bearer(id, join, bearer);
+        if let Some(name) = join.name.clone() {
+            if let Some(bearer) = self.bearer(id, &name) {
+                return self.ask_bearer(id, join, bearer);
+            }
+            if self.must_claim(id, &name) {
+                return self.ask_everywhere(id, join, name);
+            }
         }
+        self.joins(id, join);
+    }
+
+    /// The name, if there is one in it, is theirs to bear.
+    pub fn joins(&mut self, id: ConnectionId, join: Join) {
         let Some(local) = self.locals.get_mut(&id) else {
             return;
         };
@@ -341,15 +349,32 @@ impl Actor {
         if !self.locals.contains_key(&connection) {
             self.awareness_of_gone(connection);
         }
-        let held = self
-            .members
-            .get(client_id)
-            .is_some_and(|m| m.connection == connection);
-        if held {
-            self.members.remove(client_id);
-            self.shared.feed.write().latest.forget(client_id);
-            self.tell_of_people(outgoing::user_left(client_id, reason), Some(connection));
+        let is_member = match self.members.get(client_id) {
+            Some(member) if member.connection != connection => return,
+            member => member.is_some(),
+        };
+        self.members.remove(client_id);
+        // Who never joined was not announced, but a cursor of theirs may stand on everybody's screen. (A client that is
+        // back here already goes on showing it.)
+        let has_shown = self.shared.feed.read().latest.has_of(client_id);
+        if !is_member && (!has_shown || self.is_connected_here(client_id)) {
+            return;
         }
+        self.shared.feed.write().latest.forget(client_id);
+        self.tell_of_people(outgoing::user_left(client_id, reason), Some(connection));
+    }
+
+    fn is_connected_here(&self, client_id: &ClientId) -> bool {
+        let mut locals = self.locals.values();
+        locals.any(|local| local.member.client_id == *client_id)
+    }
+
+    /// Is a connection of this person known here, joined or not?
+    pub fn is_here(&self, person: UserId) -> bool {
+        let mut joined = self.members.values();
+        let mut locals = self.locals.values();
+        joined.any(|member| member.user_id == person)
+            || locals.any(|local| local.member.user_id == person)
     }
 
     pub fn send_users(&mut self, id: ConnectionId) {
@@ -380,6 +405,7 @@ async fn leave_for_good(rooms: Rooms, room: RoomId, client_id: ClientId, connect
             .await;
         match left {
             Ok(true) => {
+                rooms.people_changed();
                 let signal = Signal::Left {
                     client_id,
                     connection,

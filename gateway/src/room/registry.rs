@@ -100,6 +100,7 @@ pub struct Inner {
     pub sockets: DashMap<ConnectionId, OpenSocket>,
     pub wakes: ArchiveWakes,
     live: DashMap<RoomId, Arc<OnceCell<Handle>>>,
+    people_changes: Arc<AtomicU64>,
     draining: AtomicBool,
 }
 
@@ -127,6 +128,7 @@ impl Rooms {
             sockets: DashMap::new(),
             wakes: ArchiveWakes::default(),
             live: DashMap::new(),
+            people_changes: Arc::default(),
             draining: AtomicBool::new(false),
             backends,
             config,
@@ -141,6 +143,16 @@ impl Rooms {
         rooms.spawn_until_stop(rooms.clone().keep_lease());
         rooms.spawn_until_stop(rooms.clone().end_revoked(revocations));
         Ok(rooms)
+    }
+
+    /// Rises whenever presence has taken somebody of this pod in or let them go.
+    pub fn people_changes(&self) -> Arc<AtomicU64> {
+        self.people_changes.clone()
+    }
+
+    /// Presence knows somebody of this pod since now, or not any more.
+    pub(super) fn people_changed(&self) {
+        self.people_changes.fetch_add(1, Ordering::Release);
     }
 
     fn spawn_until_stop(&self, beat: impl Future<Output = ()> + Send + 'static) {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Seq, UserId};
+use atelier_shared::domain::signal::EphemeralKind;
 use bytes::Bytes;
 
 use super::dialect::{Binary, Dialect, Reader};
@@ -299,20 +300,20 @@ impl LatestValues {
         self.by_version.get(version).map(|(_, latest)| latest)
     }
 
+    /// Is anything of this client remembered?
+    pub fn has_of(&self, client: &ClientId) -> bool {
+        keys_of(client).any(|key| self.versions.contains_key(&key))
+    }
+
     /// Forgets everything of a client that left.
     pub fn forget(&mut self, client: &ClientId) {
-        let gone: Vec<u64> = self
-            .by_version
-            .iter()
-            .filter(|(_, (key, _))| matches!(key, LatestKey::Client(c, _) if c == client))
-            .map(|(version, _)| *version)
-            .collect();
-        for version in gone {
-            if let Some((key, _)) = self.by_version.remove(&version) {
-                self.versions.remove(&key);
-            }
-        }
+        keys_of(client).for_each(|key| self.drop_value(&key));
     }
+}
+
+fn keys_of(client: &ClientId) -> impl Iterator<Item = LatestKey> {
+    let kinds = EphemeralKind::WORDS.iter().copied();
+    kinds.map(|kind| LatestKey::Client(client.clone(), kind))
 }
 
 /// Ring and latest values under one lock; the room's task writes, connections read.
@@ -421,8 +422,9 @@ mod tests {
         let seen: Vec<_> = values.since(0).map(|l| l.bytes.clone()).collect();
         assert_eq!(seen, [&b"t"[..], &b"2"[..]]);
         assert_eq!(values.since(3).count(), 0);
+        assert!(values.has_of(&client) && !values.has_of(&"b".parse().unwrap()));
         values.forget(&client);
-        assert_eq!(values.since(0).count(), 0);
+        assert!(values.since(0).count() == 0 && !values.has_of(&client));
     }
 
     #[test]

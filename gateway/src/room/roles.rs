@@ -96,6 +96,7 @@ impl Actor {
                     .close(4403, "you are no longer a member of this room"),
             }
         }
+        self.write_changed();
         for (id, client_id, role) in changed {
             self.tell_scope(id);
             if let Some(member) = self.members.get_mut(&client_id) {

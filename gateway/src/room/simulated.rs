@@ -41,6 +41,7 @@ impl Rooms {
             .leave(&room.id, client_id, connection)
             .await?;
         if left {
+            self.people_changed();
             self.backends
                 .log
                 .publish(&room.id, &left_signal(member))
@@ -91,7 +92,11 @@ impl Actor {
         let enter = async move {
             let enter = |member: Member| {
                 let (rooms, room) = (rooms.clone(), room.clone());
-                async move { rooms.backends.presence.enter(&room, &member, None).await }
+                async move {
+                    let entered = rooms.backends.presence.enter(&room, &member, None).await;
+                    rooms.people_changed();
+                    entered
+                }
             };
             let mut answers = stream::iter(new)
                 .map(enter)
@@ -138,13 +143,14 @@ impl Actor {
             self.gone(&member.client_id, member.connection, None);
         }
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
-        let backends = rooms.backends.clone();
+        let here = rooms.clone();
         rooms.tasks.spawn(async move {
             let leave = |member: Member| {
-                let (b, room) = (&backends, &room);
+                let (here, b, room) = (&here, &here.backends, &room);
                 async move {
                     let (client_id, connection) = (&member.client_id, member.connection);
                     if b.presence.leave(room, client_id, connection).await? {
+                        here.people_changed();
                         b.log.publish(room, &left_signal(&member)).await?;
                     }
                     Ok::<(), PortError>(())

@@ -17,6 +17,7 @@ use thiserror::Error;
 use super::actor::{Actor, Done};
 use super::json::incoming::StandingChange;
 use super::json::outgoing::ErrorFrame;
+use super::sent_out;
 use super::submit::{author, away};
 
 /// Why a role was not changed.
@@ -69,7 +70,13 @@ pub async fn tell(
     b.log.set_role_version(room, version).await?;
     // What the room's project gives still stands.
     let role = b.records.role(room, user_id).await?;
-    if role.is_none() {
+    if role.is_some() {
+        sent_out::let_in_again(b, room, user_id).await?;
+    } else {
+        // Before their sockets are closed: they may come back at once.
+        if change.kicked {
+            sent_out::send_out(b, room, user_id).await?;
+        }
         let settings = b.records.room(room).await?;
         if change.kicked || settings.is_none_or(|room| room.access != Access::Open) {
             let removed = Signal::Removed {
@@ -107,9 +114,14 @@ pub async fn tell(
     Ok(())
 }
 
-/// Is there this person: stored, or with a role here?
+/// Is there this person: stored, with a role here, connected under whatever name on any pod, or sent out?
 pub async fn exists(b: &Backends, room: &RoomId, person: UserId) -> Result<bool, PortError> {
-    Ok(b.records.user(person).await?.is_some() || b.records.role(room, person).await?.is_some())
+    if b.records.user(person).await?.is_some() || b.records.role(room, person).await?.is_some() {
+        return Ok(true);
+    }
+    let members = b.presence.members(room).await?;
+    let is_here = members.iter().any(|member| member.user_id == person);
+    Ok(is_here || sent_out::is_sent_out(b, room, person).await?)
 }
 
 impl Actor {
@@ -123,7 +135,7 @@ impl Actor {
             // Nothing to acknowledge: the host sees it as everybody does.
             by.connection = None;
         }
-        let present = self.members.values().any(|m| m.user_id == asked.user_id);
+        let present = self.is_here(asked.user_id);
         let (rooms, room, head) = (self.rooms.clone(), self.room.id.clone(), self.head);
         self.hold(id);
         let work = async move {
@@ -185,6 +197,8 @@ impl Actor {
                 }
             }
             changed.into_iter().for_each(|id| self.tell_scope(id));
+            // REST shows what presence knows.
+            self.write_changed();
             self.members
                 .values_mut()
                 .filter(|member| theirs(member))

@@ -207,7 +207,7 @@ impl Actor {
                 self.work.push(look.boxed());
             }
             Some(About::Person(person)) => {
-                if self.members.values().any(|m| m.user_id == person) {
+                if self.is_here(person) {
                     return self.queue(id, *message);
                 }
                 self.hold(id);
