@@ -20,10 +20,6 @@ pub fn serialize<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::
 ///
 /// # Errors
 /// The serializer's own.
-#[expect(
-    clippy::ref_option,
-    reason = "serde gives a reference to the field as it is"
-)]
 pub fn serialize_option<S: Serializer>(
     at: &Option<DateTime<Utc>>,
     serializer: S,
