@@ -230,10 +230,9 @@ fn is_harmless(element: &str, key: &str, value: &str) -> bool {
         "style" if !is_harmless_css(value) => return false,
         _ => {}
     }
-    !value_folded.contains("javascript:")
-        && !value_folded.contains("data:")
-        && refers_within(&value_folded)
-        && !(value_folded.contains('\\') && value_folded.contains('('))
+    let spelt_otherwise = value_folded.contains('\\') && value_folded.contains('(');
+    let scripted = value_folded.contains("javascript:") || value_folded.contains("data:");
+    refers_within(&value_folded) && !scripted && !spelt_otherwise
 }
 
 fn is_harmless_css(css: &str) -> bool {
