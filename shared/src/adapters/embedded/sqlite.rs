@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use sqlx::Connection as _;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -61,8 +62,17 @@ impl Sqlite {
             .row_buffer_size(ROWS_WAITING)
             .busy_timeout(Duration::from_secs(10));
         let failed = |e: sqlx::Error| PortError::fatal("open SQLite file", e);
-        // A connection to a file does not go stale: a question to its thread before each use would only cost.
-        let pool = || SqlitePoolOptions::new().test_before_acquire(false);
+        // A connection to a file does not go stale: a question to its thread before each use would only cost. But a full
+        // disk (and other trouble) has SQLite take a transaction back by itself; sqlx's own rollback fails then, and it counts
+        // that transaction as open for ever after: such a connection is opened anew.
+        let pool = || {
+            SqlitePoolOptions::new()
+                .test_before_acquire(false)
+                .before_acquire(|connection, _| {
+                    let sound = !connection.is_in_transaction();
+                    Box::pin(async move { Ok(sound) })
+                })
+        };
         let write = pool()
             .max_connections(1)
             .connect_with(options.clone().pragma("cache_size", WRITER_CACHE))
@@ -93,13 +103,77 @@ impl Sqlite {
     }
 }
 
+/// SQLite's primary result codes of trouble that passes: busy, locked, no memory, an I/O error, a full disk, a file that can't
+/// be opened just now.
+const PASSING: [u32; 6] = [5, 6, 7, 10, 13, 14];
+
 /// Is it worth trying again? Busy and I/O trouble are; everything SQLite answered is final.
 pub fn port_error(operation: &'static str, error: sqlx::Error) -> PortError {
-    match error {
-        sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) => PortError::retry(operation, error),
-        sqlx::Error::Database(ref e) if matches!(e.code().as_deref(), Some("5" | "6" | "13")) => {
-            PortError::retry(operation, error)
+    let passes = match &error {
+        sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(e) => {
+            // The extended code has the primary one in its low byte.
+            let code = e.code().and_then(|code| code.parse::<u32>().ok());
+            code.is_some_and(|code| PASSING.contains(&(code & 0xff)))
         }
-        other => PortError::fatal(operation, other),
+        _ => false,
+    };
+    if passes {
+        PortError::retry(operation, error)
+    } else {
+        PortError::fatal(operation, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Executor as _};
+
+    use super::*;
+
+    async fn rows(file: &Sqlite) -> i64 {
+        let count = sqlx::query_scalar("SELECT count(*) FROM t");
+        count.fetch_one(&file.read).await.unwrap()
+    }
+
+    async fn insert(file: &Sqlite, text: &str) -> std::result::Result<(), sqlx::Error> {
+        let mut tx = file.write.begin_with("BEGIN IMMEDIATE").await?;
+        let insert = sqlx::query("INSERT INTO t VALUES ($1)").bind(text);
+        insert.execute(&mut *tx).await?;
+        tx.commit().await
+    }
+
+    /// A limit on the file's pages is what a full disk is to SQLite.
+    async fn pages_at_most(file: &Sqlite, pages: u32) {
+        let pragma = AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+        file.write.execute(pragma).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_can_be_tried_again_and_is_forgotten_when_it_has_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = Sqlite::open(folder.path(), "t.db", Commits::Synced);
+        let file = file.await.unwrap();
+        file.write.execute("CREATE TABLE t (x)").await.unwrap();
+        pages_at_most(&file, 2).await;
+        let long = "x".repeat(100_000);
+        let full = port_error("insert", insert(&file, &long).await.unwrap_err());
+        assert!(full.is_retryable(), "{full}");
+        pages_at_most(&file, 1_000).await;
+        insert(&file, &long).await.unwrap();
+        assert_eq!(rows(&file).await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_sqlite_took_back_leaves_the_writer_usable() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = Sqlite::open(folder.path(), "t.db", Commits::Synced);
+        let file = file.await.unwrap();
+        let table = "CREATE TABLE t (x UNIQUE ON CONFLICT ROLLBACK)";
+        file.write.execute(table).await.unwrap();
+        insert(&file, "once").await.unwrap();
+        insert(&file, "once").await.unwrap_err();
+        insert(&file, "another").await.unwrap();
+        assert_eq!(rows(&file).await, 2);
     }
 }
