@@ -63,7 +63,7 @@ fn record(job: &Job, at: DateTime<Utc>) -> Result<Record, Invalid> {
         job.revivals,
     ) {
         (Some(reference), 0) => reference,
-        (_, again) => format!("{}withdrawn:{again}", job.own_references()).parse()?,
+        (_, again) => job.own_reference(format_args!("withdrawn:{again}")),
     };
     Ok(Record {
         ts_ms: at.timestamp_millis(),

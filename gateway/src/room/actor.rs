@@ -1,18 +1,16 @@
 //! One task owns one room on this pod: it takes commands and deliveries, and decides when the fan-out writes.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atelier_shared::domain::document::{Document, Malformed, Merge};
 use atelier_shared::domain::entry::{Entry, Record};
-use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, RoomId, Seq};
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, Seq};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::domain::state::RoomState;
-use atelier_shared::ports::{Delivery, LogHead, Refusal, Result, Subscription};
-use atelier_shared::recovery;
+use atelier_shared::ports::{Delivery, LogHead, Subscription};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -23,16 +21,12 @@ pub use super::command::{Command, Enter};
 use super::connection::Connection;
 use super::dialect::Spoken;
 use super::document::DocumentCare;
+pub use super::done::{Done, People};
 use super::epoch::LastApplied;
 use super::json::incoming::{Durable, Run, StandingChange};
-use super::json::outgoing::ErrorFrame;
 use super::messages::Known;
-use super::names::NameAsked;
-use super::pending::{Pending, Place, Queue};
-use super::registry::{Handle, Rooms, Shared};
-use super::ring::{Feed, LatestValues, Ring};
-use super::roles::RolesRead;
-use super::submit::Found;
+use super::pending::Queue;
+use super::registry::{Rooms, Shared};
 use super::yjs;
 use super::yjs::awareness::Awareness;
 use crate::identity::Principal;
@@ -40,7 +34,7 @@ use crate::identity::Principal;
 /// Commands or deliveries taken in one go before the fan-out gets its turn.
 const TAKE_AT_ONCE: usize = 256;
 /// How often a room looks after its connections, its people and its log.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+pub const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// A room without connections stays loaded for so long.
 pub const LINGER: Duration = Duration::from_secs(30);
 
@@ -80,6 +74,8 @@ pub struct AheadOfUs {
     pub connection: ConnectionId,
     pub epoch: Epoch,
     pub seq: Seq,
+    /// The log was looked at so often before: what those looks saw says nothing of what this one knows.
+    pub looks_before: u64,
 }
 
 /// The drawing at one seq, encoded once for however many join.
@@ -88,65 +84,6 @@ pub struct BoardSnapshot {
     pub seq: Seq,
     pub drawing: atelier_shared::domain::board::Drawing,
     pub frames: OnceCell<Vec<Bytes>>,
-}
-
-/// Everybody in the room, as presence knows them.
-#[derive(Debug)]
-pub struct People {
-    pub members: Vec<Member>,
-    /// Presence has remembered for so long that whoever is missing is gone.
-    pub complete: bool,
-}
-
-/// What came of work that the room's task did not wait for.
-pub enum Done {
-    Appended {
-        batch: Vec<Pending>,
-        result: Result<(Vec<Place>, bool), Refusal>,
-    },
-    /// Entries read back for a hole; `None`: another epoch.
-    Repaired(Result<Option<Vec<Entry>>>),
-    Head(Result<Option<LogHead>>),
-    /// What stands where the last entry was applied.
-    LastRead {
-        epoch: Epoch,
-        last: LastApplied,
-        there: Option<Box<Entry>>,
-    },
-    Activated(Result<Box<(LogHead, RoomState, Seq)>>),
-    People(Result<People>),
-    /// Changed members are in presence, but for these.
-    PeopleWritten {
-        unwritten: Vec<ConnectionId>,
-    },
-    /// Connections of this pod took their places in presence again, as they were when that began.
-    PeopleEntered(Vec<ConnectionId>),
-    Roles(Result<Option<Box<RolesRead>>>),
-    Found(Found),
-    /// A submission was carried out elsewhere, or refused.
-    Submitted {
-        connection: ConnectionId,
-        answer: Option<Bytes>,
-    },
-    /// A message was refused; if its ref is stored, it was sent before, and that counts.
-    Refused {
-        record: Box<Record>,
-        stored: Result<Option<Seq>>,
-        error: Box<ErrorFrame>,
-    },
-    /// The ack of a resend.
-    Again {
-        connection: ConnectionId,
-        ack: Bytes,
-    },
-    Published,
-    Merged {
-        merge: Merge,
-        merged: Option<std::result::Result<Bytes, Malformed>>,
-    },
-    DocumentRead(Result<Document>),
-    NameAsked(Box<NameAsked>),
-    Nothing,
 }
 
 /// Whether changed members are on their way to presence.
@@ -223,97 +160,16 @@ pub struct Actor {
     pub forked: bool,
     /// Resends that are stored further on than this pod knows: acknowledged when it is there.
     pub stored_ahead: Vec<(Seq, Record)>,
-    /// Refused messages whose refs are being looked up.
-    pub looks: usize,
+    /// How often the log's head was looked at.
+    pub looks: u64,
+    /// Sent a draw again that lost against what they may not know: to be shown the board.
+    pub boards_owed: BTreeSet<ConnectionId>,
+    /// No such board before this.
+    pub next_boards: Instant,
 }
 
 impl Actor {
-    /// Loads a room and starts its task.
-    pub async fn start(rooms: Rooms, room: Room, mailbox: usize) -> Result<Handle> {
-        let (actor, handle) = Self::load(rooms.clone(), room, mailbox).await?;
-        rooms.metrics.rooms.inc();
-        rooms.tasks.spawn(actor.run());
-        let idle = watch_idle(rooms.clone(), handle.shared.id.clone());
-        rooms.tasks.spawn(idle);
-        Ok(handle)
-    }
-
-    /// Subscribes first, then brings log and archive into agreement, then folds.
-    pub async fn load(rooms: Rooms, room: Room, mailbox: usize) -> Result<(Self, Handle)> {
-        let b = &rooms.backends;
-        let subscription = b.log.subscribe(&room.id).await?;
-        let (head, state, applied) = load(&rooms, &room, None).await?;
-        let members = b.presence.members(&room.id).await?;
-        let (sender, receiver) = mpsc::channel(mailbox);
-        let feed = Feed {
-            ring: Ring::new(rooms.config.room_ring_bytes(), applied),
-            latest: LatestValues::default(),
-        };
-        let shared = Arc::new(Shared::new(room.id.clone(), feed, head.epoch));
-        let now = Instant::now();
-        let mut actor = Self {
-            shared: shared.clone(),
-            head,
-            applied,
-            state,
-            board: None,
-            document: DocumentCare::default(),
-            known: Known::default(),
-            awareness: Awareness::default(),
-            spoken: Spoken::default(),
-            members: members
-                .into_iter()
-                .filter(|m| m.joined)
-                .map(|m| (m.client_id.clone(), Box::new(m)))
-                .collect(),
-            locals: HashMap::new(),
-            simulated: BTreeMap::new(),
-            sockets: Vec::new(),
-            mailbox: receiver,
-            subscription,
-            work: FuturesUnordered::new(),
-            pending: Queue::default(),
-            appending: false,
-            writing_people: PeopleWrite::No,
-            reading_roles: false,
-            roles_changed_again: false,
-            append_after: None,
-            ahead: BTreeMap::new(),
-            hole_since: None,
-            repairing: false,
-            activating: false,
-            head_behind: false,
-            draws: Vec::new(),
-            draws_acked: 0,
-            draw_window_until: now,
-            signals: VecDeque::new(),
-            publishing: false,
-            challenges: Vec::new(),
-            told: (0, 0),
-            urgent_end: 0,
-            next_fan_out: now,
-            people_due: now,
-            next_housekeeping: now + HOUSEKEEPING,
-            beats: 0,
-            empty_since: Some(now),
-            closed: false,
-            ahead_of_us: Vec::new(),
-            last_applied: None,
-            forked: false,
-            stored_ahead: Vec::new(),
-            looks: 0,
-            room,
-            rooms,
-        };
-        actor.document_loaded();
-        let handle = Handle {
-            mailbox: sender,
-            shared,
-        };
-        Ok((actor, handle))
-    }
-
-    async fn run(mut self) {
+    pub async fn run(mut self) {
         loop {
             let due = self.next_due();
             tokio::select! {
@@ -348,6 +204,7 @@ impl Actor {
             self.start_append(now);
             self.repair_holes(now);
             self.release_draws(now);
+            self.show_boards(now);
             self.start_publishing();
             if self.has_news() && now >= self.next_fan_out {
                 self.fan_out().await;
@@ -464,9 +321,13 @@ impl Actor {
 
     pub fn finish(&mut self, done: Done) {
         match done {
-            Done::Appended { batch, result } => self.appended(batch, result),
-            Done::Repaired(result) => self.repaired(result),
-            Done::Head(result) => self.verified(result),
+            Done::Appended {
+                epoch,
+                batch,
+                result,
+            } => self.appended(epoch, batch, result),
+            Done::Repaired { epoch, read } => self.repaired(epoch, read),
+            Done::Looked(looked) => self.verified(looked),
             Done::LastRead { epoch, last, there } => self.last_read(epoch, &last, there.as_deref()),
             Done::Activated(result) => self.activated(result),
             Done::People(Ok(people)) => self.compare_people(people),
@@ -481,15 +342,17 @@ impl Actor {
             Done::DocumentRead(read) => self.document_read(read),
             Done::NameAsked(asked) => self.name_asked(*asked),
             Done::Found(found) => self.found(found),
-            Done::Refused {
-                record,
-                stored,
-                error,
-            } => self.refuse_unless_stored(&record, stored, &error),
-            Done::Submitted { connection, answer } => self.submitted(connection, answer),
-            Done::Again { connection, ack } => {
-                self.push(super::ring::Frame::to_origin(ack, connection));
-            }
+            Done::Submitted {
+                connection,
+                reference,
+                epoch,
+                told,
+            } => self.carried_out(connection, reference, epoch, told),
+            Done::Again {
+                connection,
+                epoch,
+                ack,
+            } => self.found_again(connection, epoch, ack),
             Done::People(Err(error)) => {
                 tracing::debug!(room = %self.room.id, %error, "will be tried again");
             }
@@ -505,6 +368,9 @@ impl Actor {
         }
         if !self.draws.is_empty() {
             due = due.min(self.draw_window_until);
+        }
+        if !self.boards_owed.is_empty() {
+            due = due.min(self.next_boards);
         }
         if let (Some(since), false) = (self.hole_since, self.repairing) {
             due = due.min(since + super::epoch::HOLE_PATIENCE);
@@ -561,39 +427,4 @@ impl Actor {
         self.end_all_simulated();
         self.closed = true;
     }
-}
-
-/// A room that is opened and never written to leaves the hot store too.
-async fn watch_idle(rooms: Rooms, room: RoomId) {
-    let queue = &*rooms.backends.queue;
-    if let Err(error) = recovery::watch_idle(queue, &room, recovery::IDLE_AFTER).await {
-        tracing::debug!(%room, %error, "stays in the hot store until it is written to or opened again");
-    }
-}
-
-/// Brings log and archive into agreement and folds the room's state.
-pub async fn load(
-    rooms: &Rooms,
-    room: &Room,
-    seen: Option<(Epoch, Seq)>,
-) -> Result<(LogHead, RoomState, Seq)> {
-    let b = &rooms.backends;
-    let now_ms = chrono::Utc::now().timestamp_millis();
-    let head = recovery::activate(
-        &*b.log,
-        &*b.archive,
-        &room.id,
-        seen,
-        room.role_version,
-        now_ms,
-    )
-    .await?;
-    rooms.metrics.room_loads.inc();
-    let (state, applied) = recovery::load(&*b.log, &*b.archive, &room.id, &head).await?;
-    // If nobody can say now, the first beat asks again.
-    rooms
-        .profiles
-        .look_up(state.chat.reactors().collect())
-        .await;
-    Ok((head, state, applied))
 }

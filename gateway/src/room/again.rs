@@ -2,9 +2,9 @@
 //! with its first place.
 
 use atelier_shared::domain::entry::{Body, Entry, Record};
-use atelier_shared::domain::ids::{ConnectionId, Seq};
-use atelier_shared::ports::Result;
+use atelier_shared::domain::ids::{ConnectionId, Epoch, Seq};
 use atelier_shared::recovery;
+use bytes::Bytes;
 use chrono::Utc;
 use futures::FutureExt;
 use tokio::time::Instant;
@@ -13,11 +13,9 @@ use super::actor::{Actor, Done};
 use super::epoch::AHEAD_MAX;
 use super::json::incoming::Durable;
 use super::json::outgoing::{self, ErrorFrame};
+use super::pending::Pending;
 use super::ring::Frame;
 use super::submit::author;
-
-/// Refused messages of a room whose refs are looked up at a time; beyond it their senders hear `overloaded`.
-const LOOKS_MAX: usize = 64;
 
 impl Actor {
     /// A message can't be taken. If it has a ref it may have been, and its ack was lost: then that is what is told. What is to
@@ -30,11 +28,10 @@ impl Actor {
         if message.reference.is_none() || error.retry_in_ms.is_some() {
             return local.connection.refuse(&error);
         }
-        if self.looks >= LOOKS_MAX {
+        if self.pending.is_full() || self.pending.has_many_refused() {
             let busy = ErrorFrame::new("overloaded", "too many messages wait").retry_in_ms(1_000);
             return local.connection.refuse(&busy.reference(message.reference));
         }
-        self.looks += 1;
         let record = Record {
             ts_ms: Utc::now().timestamp_millis(),
             author: author(&local.member),
@@ -42,32 +39,8 @@ impl Actor {
             reference: message.reference,
             body: message.body,
         };
-        let (rooms, room, head) = (self.rooms.clone(), self.room.id.clone(), self.head);
-        let look = async move {
-            let (b, now_ms) = (&rooms.backends, record.ts_ms);
-            let refs: Vec<_> = record.ref_key().into_iter().collect();
-            let known = recovery::known_refs(&*b.log, &*b.archive, &room, &head, &refs, now_ms);
-            Done::Refused {
-                stored: known.await.map(|known| known.into_iter().flatten().next()),
-                record: Box::new(record),
-                error: Box::new(error),
-            }
-        };
-        self.work.push(look.boxed());
-    }
-
-    pub fn refuse_unless_stored(
-        &mut self,
-        record: &Record,
-        stored: Result<Option<Seq>>,
-        error: &ErrorFrame,
-    ) {
-        self.looks -= 1;
-        match stored {
-            Ok(Some(seq)) => self.acknowledge_again(record.clone(), seq),
-            Ok(None) => self.give_back(record, error.clone()),
-            Err(away) => self.give_back(record, super::submit::away(&away)),
-        }
+        let pending = Pending::new(record, Instant::now());
+        self.pending.push(pending.refused(error, self.head.epoch));
     }
 
     /// A resend, or what changes nothing: told the place of the first, or where all of it is in; and, of a message, its id.
@@ -92,10 +65,7 @@ impl Actor {
             return;
         }
         if matches!(record.body, Body::Draw(_)) {
-            if let Some(receipt) = self.receipt_again(&record, seq) {
-                self.push(Frame::to_origin(receipt, id));
-            }
-            return;
+            return self.acknowledge_draw_again(&record, seq, id);
         }
         let Some(reference) = record.reference.clone() else {
             return;
@@ -120,10 +90,18 @@ impl Actor {
             };
             Done::Again {
                 connection: id,
+                epoch,
                 ack,
             }
         };
         self.work.push(read.boxed());
+    }
+
+    pub fn found_again(&mut self, id: ConnectionId, epoch: Epoch, ack: Bytes) {
+        // In a log that is over: whoever sent it is told to reload, and says it again.
+        if epoch == self.head.epoch {
+            self.push(Frame::to_origin(ack, id));
+        }
     }
 
     pub fn acknowledge_those_we_caught_up_with(&mut self) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use atelier_shared::Backends;
 use atelier_shared::domain::entry::{Body, Entry, Record};
-use atelier_shared::domain::ids::{RoomId, Seq};
+use atelier_shared::domain::ids::{Epoch, RoomId, Seq};
 use atelier_shared::domain::room::Role;
 use atelier_shared::ports::{Append, LogHead, PortError, Refusal};
 use atelier_shared::recovery;
@@ -39,7 +39,7 @@ impl Actor {
         }
         let (batch, barred): (Vec<_>, Vec<_>) = batch
             .into_iter()
-            .partition(|pending| self.may_write(&pending.record));
+            .partition(|pending| pending.refusal.is_some() || self.may_write(&pending.record));
         for pending in barred {
             let error = ErrorFrame::new("forbidden", outgoing::needs(Role::Editor)).field("type");
             self.give_back(&pending.record, error);
@@ -64,7 +64,11 @@ impl Actor {
             let result = append(&rooms.backends, &room, &head, seen, &batch).await;
             let took = started.elapsed().as_secs_f64();
             rooms.metrics.log_append_seconds.observe(took);
-            Done::Appended { batch, result }
+            Done::Appended {
+                epoch,
+                batch,
+                result,
+            }
         };
         self.work.push(append.boxed());
     }
@@ -75,9 +79,18 @@ impl Actor {
         local.is_none_or(|local| local.member.role >= Role::Editor)
     }
 
-    pub fn appended(&mut self, batch: Vec<Pending>, result: Result<(Vec<Place>, bool), Refusal>) {
+    pub fn appended(
+        &mut self,
+        epoch: Epoch,
+        batch: Vec<Pending>,
+        result: Result<(Vec<Place>, bool), Refusal>,
+    ) {
         self.appending = false;
         match result {
+            Ok(_) if epoch != self.head.epoch => {
+                let error = PortError::retry("append to a room log", "its epoch ended");
+                self.append_failed(batch, &error);
+            }
             Ok((places, newly_dirty)) => {
                 if newly_dirty {
                     self.wake_archive();
@@ -93,6 +106,11 @@ impl Actor {
                             });
                         }
                         Place::Known(seq) => self.acknowledge_again(pending.record, seq),
+                        Place::Nowhere => {
+                            let refusal = pending.refusal.as_deref();
+                            let error = refusal.cloned().unwrap_or_else(super::submit::log_lost);
+                            self.give_back(&pending.record, error);
+                        }
                         Place::Full => self.refuse_full(&pending.record),
                     }
                 }
@@ -189,18 +207,21 @@ async fn append(
     let now_ms = Utc::now().timestamp_millis();
     let mut known: Vec<Option<Place>> = batch
         .iter()
-        .map(|p| match p.fate {
+        .enumerate()
+        .map(|(at, p)| match p.fate {
+            _ if p.refusal.is_some() && follows(batch, at) => None,
+            _ if p.refusal.is_some() => Some(Place::Nowhere),
             Fate::Append => None,
             Fate::Known => Some(Place::Known(seen)),
             Fate::Full => Some(Place::Full),
         })
         .collect();
     let ask_archive = recovery::refs_need_archive(head, now_ms);
-    // What changes nothing does not come by the log, which else knows a ref: it is asked.
+    // What changes nothing, or is refused, does not come by the log, which else knows a ref: it is asked.
     let (places, refs): (Vec<usize>, Vec<_>) = batch
         .iter()
         .enumerate()
-        .filter(|(_, p)| ask_archive || p.fate == Fate::Known)
+        .filter(|(_, p)| ask_archive || p.fate == Fate::Known || p.refusal.is_some())
         .filter_map(|(i, p)| Some((i, p.record.ref_key()?)))
         .unzip();
     if !refs.is_empty() {
@@ -216,6 +237,10 @@ async fn append(
         .map(|(p, _)| p.record.clone())
         .collect();
     let (new, newly_dirty) = if records.is_empty() {
+        if known.contains(&Some(Place::Nowhere)) {
+            // A log that was lost knows no ref either.
+            is_the_log(b, room, head, seen).await?;
+        }
         (Vec::new(), false)
     } else {
         b.log
@@ -235,4 +260,22 @@ async fn append(
         .filter_map(|place| place.or_else(|| new.next().map(Place::from)))
         .collect();
     Ok((places, newly_dirty))
+}
+
+/// Was the same sent before within the batch, and may it be stored? Then the log tells the place of the first.
+fn follows(batch: &[Pending], at: usize) -> bool {
+    let key = batch[at].record.ref_key();
+    let before = batch[..at].iter().filter(|p| p.fate == Fate::Append);
+    let mut before = before.filter(|p| p.refusal.is_none());
+    key.is_some() && before.any(|p| p.record.ref_key() == key)
+}
+
+/// The log is still the one that this room knows.
+async fn is_the_log(b: &Backends, room: &RoomId, head: &LogHead, seen: Seq) -> Result<(), Refusal> {
+    match b.log.head(room).await? {
+        None => Err(Refusal::NotSeeded),
+        Some(now) if now.epoch != head.epoch => Err(Refusal::Epoch(now)),
+        Some(now) if now.seq < seen => Err(Refusal::Behind(now)),
+        Some(_) => Ok(()),
+    }
 }

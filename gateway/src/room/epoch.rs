@@ -11,12 +11,26 @@ use atelier_shared::recovery;
 use futures::FutureExt;
 use tokio::time::Instant;
 
-use super::actor::{Actor, BoardSnapshot, Done, load};
+use super::actor::{Actor, BoardSnapshot, Done};
+use super::loading::load;
 
 /// A hole may close by itself: an answer and a publication race each other.
 pub const HOLE_PATIENCE: Duration = Duration::from_millis(30);
 /// Entries kept while their predecessors are missing.
 pub const AHEAD_MAX: usize = 10_000;
+/// A look at the log's head.
+#[derive(Debug)]
+pub struct Looked {
+    /// Which of this room's looks.
+    pub number: u64,
+    /// How far the room was when it began: what the log lacks of that is lost, what came since is not in this look.
+    pub seen: (Epoch, Seq),
+    pub head: Result<Option<LogHead>>,
+    /// False: the log's store was started again since, so that its last entries may be missing. Asked only where somebody
+    /// knows of more than this room.
+    pub unbroken: bool,
+}
+
 /// The last entry that was applied, as far as it tells its log from another one of the same epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastApplied {
@@ -67,13 +81,43 @@ impl Actor {
 
     /// Compares what was applied with the log's head: finds a lost log, and publications that never came.
     pub fn verify(&mut self) {
+        self.looks += 1;
+        let number = self.looks;
+        let seen = (self.head.epoch, self.applied);
+        let doubted = !self.ahead_of_us.is_empty();
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
-        let read = async move { Done::Head(rooms.backends.log.head(&room).await) };
-        self.work.push(read.boxed());
+        let look = async move {
+            let log = &rooms.backends.log;
+            let mut head = log.head(&room).await;
+            let mut unbroken = true;
+            if doubted && matches!(head, Ok(Some(_))) {
+                match log.is_unbroken(&room).await {
+                    Ok(is) => unbroken = is,
+                    Err(error) => head = Err(error),
+                }
+            }
+            Done::Looked(Looked {
+                number,
+                seen,
+                head,
+                unbroken,
+            })
+        };
+        self.work.push(look.boxed());
     }
 
-    pub fn verified(&mut self, result: Result<Option<LogHead>>) {
-        let head = match result {
+    pub fn verified(&mut self, looked: Looked) {
+        let Looked {
+            number,
+            seen,
+            head,
+            unbroken,
+        } = looked;
+        if seen.0 != self.head.epoch {
+            // Of an epoch that is over here.
+            return;
+        }
+        let head = match head {
             Ok(Some(head)) => head,
             Ok(None) => return self.activate(),
             Err(error) => {
@@ -81,11 +125,21 @@ impl Actor {
                 return;
             }
         };
-        if head.epoch != self.head.epoch || head.seq < self.applied {
+        if head.epoch != self.head.epoch || head.seq < seen.1 {
             return self.activate();
         }
         self.archived(head.epoch, head.archived);
-        self.begin_those_ahead_of_the_log((head.epoch, head.seq));
+        let log = (head.epoch, head.seq);
+        let lacks = |waiting: &super::actor::AheadOfUs| {
+            waiting.looks_before < number && (waiting.epoch, waiting.seq) > log
+        };
+        if !unbroken && self.ahead_of_us.iter().any(lacks) {
+            // A client's word alone is no proof; that the store was started again since is.
+            tracing::warn!(room = %self.room.id, seq = %head.seq, "the log lacks what a client was told");
+            self.forked = true;
+            return self.activate();
+        }
+        self.begin_those_ahead_of_the_log(log, number);
         if head.role_version > self.head.role_version {
             // Nobody's signal came through.
             self.read_roles();
@@ -142,16 +196,20 @@ impl Actor {
         let (epoch, after) = (self.head.epoch, self.applied);
         let read = async move {
             let b = &rooms.backends;
-            let entries =
+            let read =
                 recovery::read_after(&*b.log, &*b.archive, &room, epoch, after, REPAIR_PAGE).await;
-            Done::Repaired(entries)
+            Done::Repaired { epoch, read }
         };
         self.work.push(read.boxed());
     }
 
-    pub fn repaired(&mut self, result: Result<Option<Vec<Entry>>>) {
+    pub fn repaired(&mut self, epoch: Epoch, read: Result<Option<Vec<Entry>>>) {
         self.repairing = false;
-        match result {
+        if epoch != self.head.epoch {
+            // Of a log that is over: what stands at these places now is something else.
+            return;
+        }
+        match read {
             Ok(Some(entries)) => {
                 let full = entries.len() >= REPAIR_PAGE;
                 for entry in entries {
@@ -207,9 +265,15 @@ impl Actor {
             return self.activate();
         }
         self.forked = false;
-        if head.epoch == self.head.epoch && applied >= self.applied {
-            // Nothing was lost after all; what was missed comes as a repair.
-            self.head = head;
+        if head.epoch == self.head.epoch {
+            // Nothing was lost after all; what was missed comes as a repair. (This room may know more than was loaded: it
+            // went on meanwhile.)
+            self.archived(head.epoch, head.archived);
+            self.head = LogHead {
+                archived: self.head.archived,
+                role_version: self.head.role_version.max(head.role_version),
+                ..head
+            };
             if applied > self.applied {
                 self.hole_since.get_or_insert_with(Instant::now);
             }
@@ -232,10 +296,12 @@ impl Actor {
         self.known.forget();
         self.draws.clear();
         self.draws_acked = 0;
+        self.boards_owed.clear();
         self.ahead.clear();
         // Those who wait are told to reload, and say it again.
         self.stored_ahead.clear();
-        self.hole_since = None;
+        // What others wrote since it was loaded went by unheard.
+        self.hole_since = Some(Instant::now());
         {
             let mut feed = self.shared.feed.write();
             feed.ring.reset(applied);
@@ -253,8 +319,11 @@ impl Actor {
                 self.restart(id, "the log was lost or rolled back");
             }
         }
-        // Loaded from the log just now: what it does not have is lost.
-        self.begin_those_ahead_of_the_log((self.head.epoch, self.applied));
+        self.begin_those_we_caught_up_with();
+        if !self.ahead_of_us.is_empty() {
+            // They know this epoch already.
+            self.verify();
+        }
         // What lost the log may have lost who is here.
         self.refresh_people();
     }

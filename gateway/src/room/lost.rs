@@ -2,15 +2,21 @@
 //! echo, so they would go on showing a path that is on nobody else's board.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use atelier_shared::domain::board::{Board, DrawBatch};
 use atelier_shared::domain::entry::{Body, Entry, Record};
-use atelier_shared::domain::ids::{ConnectionId, Seq};
+use atelier_shared::domain::ids::{ClientId, ConnectionId, Seq};
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use super::actor::Actor;
 use super::drawing::DRAW_FRAME_BYTES;
 use super::json::outgoing;
+use super::ring::Frame;
+
+/// A board is put together for those who sent draws again, and then for the next not before.
+const BETWEEN_BOARDS: Duration = Duration::from_millis(250);
 
 /// Entries to be replayed to one connection.
 #[derive(Debug)]
@@ -48,12 +54,50 @@ impl Actor {
     /// What its author gets for one draw.
     pub fn receipt(&self, entry: &Entry) -> Option<Bytes> {
         let (record, seq) = (&entry.record, entry.seq);
-        receipt(&self.state.board, record, seq, None)
+        receipt(&self.state.board, record, seq)
     }
 
-    /// As [`Self::receipt`], of a draw that was stored before.
-    pub fn receipt_again(&self, record: &Record, seq: Seq) -> Option<Bytes> {
-        receipt(&self.state.board, record, seq, Some(self.applied))
+    /// The author of a draw that was stored before is told its place again. They are behind that place already, so no `draw`
+    /// can tell them what it lost against since: they are shown the board.
+    pub fn acknowledge_draw_again(&mut self, record: &Record, seq: Seq, to: ConnectionId) {
+        if let Some(reference) = &record.reference {
+            self.push(Frame::to_origin(outgoing::ack(reference, seq), to));
+        }
+        if let Body::Draw(batch) = &record.body
+            && !won(&self.state.board, record, seq, batch, true).is_empty()
+        {
+            self.boards_owed.insert(to);
+        }
+    }
+
+    /// Once for all draws that somebody sent again together; behind their acks, so that what these add is overwritten.
+    pub fn show_boards(&mut self, now: Instant) {
+        if self.boards_owed.is_empty() || now < self.next_boards {
+            return;
+        }
+        self.next_boards = now + BETWEEN_BOARDS;
+        let owed = std::mem::take(&mut self.boards_owed);
+        // The board has what is held.
+        self.flush_draws();
+        let frames = match self.board_snapshot() {
+            Some(snapshot) => match snapshot.frames.get() {
+                Some(frames) => frames.clone(),
+                None => {
+                    let frames = outgoing::board(&snapshot.drawing.strokes(), snapshot.seq);
+                    // Somebody who joins may have been quicker.
+                    let _ = snapshot.frames.set(frames.clone());
+                    frames
+                }
+            },
+            None => vec![outgoing::empty_board(self.applied)],
+        };
+        for to in owed {
+            if self.locals.contains_key(&to) {
+                for frame in &frames {
+                    self.push(Frame::to_origin(frame.clone(), to));
+                }
+            }
+        }
     }
 
     pub fn replayed(&self, page: Vec<Entry>, to: ConnectionId) -> Replayed {
@@ -69,26 +113,45 @@ impl Actor {
     }
 }
 
-/// `again`: the place that its author has been brought to since.
-fn receipt(board: &Board, record: &Record, seq: Seq, again: Option<Seq>) -> Option<Bytes> {
+type Won = BTreeMap<ClientId, DrawBatch>;
+
+fn won(board: &Board, record: &Record, seq: Seq, batch: &DrawBatch, again: bool) -> Won {
+    board.won_unseen(seq, &record.author.client_id, batch, again)
+}
+
+fn receipt(board: &Board, record: &Record, seq: Seq) -> Option<Bytes> {
     let Body::Draw(batch) = &record.body else {
         return None;
     };
-    let won = board.won_unseen(seq, &record.author.client_id, batch, again.is_some());
     let ack = record.reference.as_ref().map(|r| outgoing::ack(r, seq));
-    if won.is_empty() {
+    let Some((by, won)) = joined(
+        won(board, record, seq, batch, false),
+        &record.author.client_id,
+    ) else {
         return ack;
-    }
+    };
     let mut frames = BytesMut::new();
-    let at = (again.unwrap_or(seq), record.ts_ms);
-    for (by, batch) in won {
-        for part in parts(batch) {
-            let batches = [(at.0, at.1, &part)];
-            frames.extend_from_slice(&outgoing::draw(&batches, at, &by, &Board::default()));
-        }
+    let at = (seq, record.ts_ms);
+    for part in parts(won) {
+        let batches = [(seq, record.ts_ms, &part)];
+        frames.extend_from_slice(&outgoing::draw(&batches, at, &by, &Board::default()));
     }
     frames.extend_from_slice(&ack.unwrap_or_default());
     Some(frames.freeze())
+}
+
+/// All that won, as one `draw`: no two frames have one `seq`. It is told in the name of the least of the winners that wins
+/// against the author at the same `ts`, so that whatever wins against any of them later wins there too.
+fn joined(won: Won, author: &ClientId) -> Option<(ClientId, DrawBatch)> {
+    let mut names = won.keys();
+    let by = won.keys().find(|by| *by > author);
+    let by = by.or_else(|| names.next())?.clone();
+    let mut all = DrawBatch::default();
+    for batch in won.into_values() {
+        all.paths.extend(batch.paths);
+        all.erase.extend(batch.erase);
+    }
+    Some((by, all))
 }
 
 /// A draw in frames of about [`DRAW_FRAME_BYTES`], or of one path.
@@ -123,7 +186,6 @@ fn parts(batch: DrawBatch) -> Vec<DrawBatch> {
 #[cfg(test)]
 mod tests {
     use atelier_shared::domain::board::Erase;
-    use atelier_shared::domain::ids::ClientId;
 
     use super::*;
 
@@ -146,5 +208,23 @@ mod tests {
             let frame = outgoing::draw(&[(at.0, at.1, part)], at, &by, &Board::default());
             assert!(frame.len() < 1 << 20);
         }
+    }
+
+    #[test]
+    fn what_several_won_is_told_in_one_frame_that_wins_and_is_not_overrated() {
+        let id = |name: &str| name.parse::<ClientId>().unwrap();
+        let erased = |name: &str| DrawBatch {
+            erase: vec![Erase {
+                id: name.into(),
+                ts: 1,
+            }],
+            ..DrawBatch::default()
+        };
+        let won = |names: &[&str]| names.iter().map(|by| (id(by), erased(by))).collect();
+        let (by, all) = joined(won(&["ana", "max", "zoe"]), &id("ben")).unwrap();
+        assert_eq!((by.as_str(), all.erase.len()), ("max", 3));
+        let (by, _) = joined(won(&["ana", "ben"]), &id("zoe")).unwrap();
+        assert_eq!(by.as_str(), "ana");
+        assert!(joined(Won::new(), &id("ben")).is_none());
     }
 }

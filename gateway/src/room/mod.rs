@@ -11,6 +11,7 @@ mod command;
 mod connection;
 mod dialect;
 mod document;
+mod done;
 mod drawing;
 mod durable;
 mod entries;
@@ -20,6 +21,7 @@ mod follower;
 #[cfg(test)]
 mod fuzz;
 pub mod json;
+mod loading;
 mod lost;
 mod messages;
 mod names;

@@ -12,10 +12,13 @@ use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
 use super::document::walk;
+use super::json::outgoing::ErrorFrame;
 
 /// Records that wait for the log, in one room of one pod; beyond it, or beyond as many bytes, senders hear `overloaded`.
 const PENDING_MAX: usize = 10_000;
 const PENDING_MAX_BYTES: usize = 64 << 20;
+/// Refused messages that wait until it is known whether they were stored before; beyond it their senders hear `overloaded`.
+const REFUSED_MAX: usize = 64;
 /// Records of one append.
 const BATCH_MAX: usize = 256;
 /// Bytes of one append, about; the log takes twice as many. One record may be larger.
@@ -33,9 +36,13 @@ pub struct Pending {
     pub record: Record,
     pub since: Instant,
     pub fate: Fate,
+    /// It can't be taken. It waits for its turn all the same: an earlier copy of it may be under way, or be stored, and then
+    /// that is what its sender is told.
+    pub refusal: Option<Box<ErrorFrame>>,
     /// Lasts until it is logged, where the sender traces it.
     pub span: tracing::Span,
-    /// Where it speaks about another message: the epoch in which that was found, at the place that the record names.
+    /// Where it speaks about another message, or is refused: the epoch in which that was found, at the place that the record
+    /// names.
     judged_in: Option<Epoch>,
     /// The update as it was sent, while the record holds only what is new of it.
     sent: Option<Bytes>,
@@ -59,6 +66,8 @@ pub enum Place {
     /// It was stored before, or changes nothing.
     Known(Seq),
     Full,
+    /// It was refused, and not stored before.
+    Nowhere,
 }
 
 impl From<Appended> for Place {
@@ -77,6 +86,7 @@ impl Pending {
             record,
             since: now,
             fate: Fate::Append,
+            refusal: None,
             span: tracing::Span::none(),
             judged_in: None,
             sent: None,
@@ -88,6 +98,15 @@ impl Pending {
         let speaks = body.target().is_some() || body.reply_to().is_some();
         let judged_in = speaks.then_some(epoch);
         Self { judged_in, ..self }
+    }
+
+    /// As it was judged in this epoch.
+    pub fn refused(self, error: ErrorFrame, epoch: Epoch) -> Self {
+        Self {
+            refusal: Some(Box::new(error)),
+            judged_in: Some(epoch),
+            ..self
+        }
     }
 
     /// Does what was found out about it hold in this epoch?
@@ -104,6 +123,11 @@ impl Pending {
             Body::DocumentUpdate { data } => Some(data),
             _ => None,
         }
+    }
+
+    /// The update, if it is to be stored.
+    fn news(&self) -> Option<&Bytes> {
+        self.update().filter(|_| self.refusal.is_none())
     }
 
     fn cut(&mut self, news: Bytes) {
@@ -141,9 +165,25 @@ fn bytes_of(body: &Body) -> usize {
 pub struct Queue {
     records: VecDeque<Pending>,
     bytes: usize,
+    refused: usize,
 }
 
 impl Queue {
+    /// No more refused ones may wait.
+    pub fn has_many_refused(&self) -> bool {
+        self.refused >= REFUSED_MAX
+    }
+
+    fn count_in(&mut self, pending: &Pending) {
+        self.bytes += pending.bytes;
+        self.refused += usize::from(pending.refusal.is_some());
+    }
+
+    fn count_out(&mut self, pending: &Pending) {
+        self.bytes -= pending.bytes;
+        self.refused -= usize::from(pending.refusal.is_some());
+    }
+
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
@@ -153,7 +193,7 @@ impl Queue {
     }
 
     pub fn push(&mut self, pending: Pending) {
-        self.bytes += pending.bytes;
+        self.count_in(&pending);
         self.records.push_back(pending);
     }
 
@@ -161,7 +201,7 @@ impl Queue {
     pub fn put_back(&mut self, batch: Vec<Pending>) {
         for mut pending in batch.into_iter().rev() {
             pending.restore();
-            self.bytes += pending.bytes;
+            self.count_in(&pending);
             self.records.push_front(pending);
         }
     }
@@ -169,7 +209,7 @@ impl Queue {
     /// Takes the first if it has waited for so long.
     pub fn pop_waiting(&mut self, now: Instant, patience: Duration) -> Option<Pending> {
         let pending = self.records.pop_front_if(|p| now >= p.since + patience)?;
-        self.bytes -= pending.bytes;
+        self.count_out(&pending);
         Some(pending)
     }
 
@@ -183,7 +223,7 @@ impl Queue {
         };
         let count = self.records.iter().take(BATCH_MAX).take_while(fits).count();
         let batch: Vec<Pending> = self.records.drain(..count).collect();
-        self.bytes -= batch.iter().map(|pending| pending.bytes).sum::<usize>();
+        batch.iter().for_each(|pending| self.count_out(pending));
         batch
     }
 }
@@ -191,10 +231,7 @@ impl Queue {
 /// Leaves of each update in the batch what neither the document nor an earlier one of the batch holds; `room` is how
 /// many bytes the document may still take.
 pub async fn cut_to_news(batch: Vec<Pending>, held: Arc<Held>, room: usize) -> Vec<Pending> {
-    let bytes: usize = batch
-        .iter()
-        .filter_map(|p| p.update().map(Bytes::len))
-        .sum();
+    let bytes: usize = batch.iter().filter_map(|p| p.news().map(Bytes::len)).sum();
     if bytes == 0 {
         return batch;
     }
@@ -203,7 +240,7 @@ pub async fn cut_to_news(batch: Vec<Pending>, held: Arc<Held>, room: usize) -> V
     let updates: Vec<(usize, Bytes, bool)> = batch
         .iter()
         .enumerate()
-        .filter_map(|(at, p)| Some((at, p.update()?.clone(), p.record.reference.is_none())))
+        .filter_map(|(at, p)| Some((at, p.news()?.clone(), p.record.reference.is_none())))
         .collect();
     let news = walk(bytes, move || news_of(&updates, held, room)).await;
     for (at, news) in news.into_iter().flatten() {

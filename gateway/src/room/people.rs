@@ -98,6 +98,7 @@ impl Actor {
                 connection: id,
                 epoch,
                 seq,
+                looks_before: self.looks,
             });
             self.verify();
             return;
@@ -110,18 +111,21 @@ impl Actor {
 
     pub fn begin_those_we_caught_up_with(&mut self) {
         if !self.ahead_of_us.is_empty() {
-            self.begin_ahead_of(|waiting, us| waiting <= us);
+            self.begin_ahead_of(|waiting, us| (waiting.epoch, waiting.seq) <= us);
         }
     }
 
-    /// Those who wait for more than the log has: what they know was lost.
-    pub fn begin_those_ahead_of_the_log(&mut self, log: (Epoch, Seq)) {
-        self.begin_ahead_of(|waiting, us| waiting <= us || waiting > log);
+    /// Those who wait for more than the log had at this look: what they know was lost.
+    pub fn begin_those_ahead_of_the_log(&mut self, log: (Epoch, Seq), look: u64) {
+        self.begin_ahead_of(|waiting, us| {
+            let knows = (waiting.epoch, waiting.seq);
+            knows <= us || (waiting.looks_before < look && knows > log)
+        });
     }
 
-    fn begin_ahead_of(&mut self, which: impl Fn((Epoch, Seq), (Epoch, Seq)) -> bool) {
+    fn begin_ahead_of(&mut self, which: impl Fn(&AheadOfUs, (Epoch, Seq)) -> bool) {
         let us = (self.head.epoch, self.applied);
-        let begins = |waiting: &mut AheadOfUs| which((waiting.epoch, waiting.seq), us);
+        let begins = |waiting: &mut AheadOfUs| which(waiting, us);
         let begun: Vec<AheadOfUs> = self.ahead_of_us.extract_if(.., begins).collect();
         if begun.is_empty() {
             return;
@@ -131,6 +135,7 @@ impl Actor {
             connection,
             epoch,
             seq,
+            ..
         } in begun
         {
             let start = self.start_of(connection, Some((epoch, seq)));

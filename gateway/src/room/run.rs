@@ -3,7 +3,7 @@
 use atelier_shared::Backends;
 use atelier_shared::domain::entry::{Author, Body, Entry, RefKey};
 use atelier_shared::domain::ids::{ConnectionId, Ref, RoomId};
-use atelier_shared::domain::job::{AskedBy, own_references};
+use atelier_shared::domain::job::AskedBy;
 use atelier_shared::ports::{LogHead, PortError, Throttle};
 use atelier_shared::recovery;
 use bytes::Bytes;
@@ -90,13 +90,12 @@ impl Actor {
                     .map_err(|error| away(&error))?;
                 Ok::<Option<Bytes>, ErrorFrame>(None)
             };
-            let answer = match taken.await {
-                Ok(ack) => ack,
-                Err(error) => Some(error.reference(reference.clone()).bytes()),
-            };
+            let told = taken.await;
             Done::Submitted {
                 connection: id,
-                answer,
+                reference,
+                epoch: head.epoch,
+                told,
             }
         };
         self.work.push(work.instrument(span).boxed());
@@ -104,14 +103,14 @@ impl Actor {
 
     /// A run that was asked for under a ref has started, or ended before it did: whoever asked is told its place.
     pub fn acknowledge_run(&mut self, entry: &Entry) {
-        let (Body::RunStarted { run_id, .. } | Body::RunFinished { run_id, .. }) =
-            &entry.record.body
-        else {
+        if !matches!(
+            entry.record.body,
+            Body::RunStarted { .. } | Body::RunFinished { .. }
+        ) {
             return;
-        };
+        }
         let reference = entry.record.reference.as_ref();
-        let own = own_references(*run_id);
-        if reference.is_some_and(|reference| reference.as_str().starts_with(&own)) {
+        if reference.is_some_and(Ref::is_of_server) {
             return;
         }
         let (Some(ack), by) = (outgoing::ack_of(entry), &entry.record.author) else {

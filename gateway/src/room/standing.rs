@@ -94,9 +94,7 @@ pub async fn tell(
     let reference = match change.reference {
         Some(reference) => reference,
         // One per version: told once, however often this is tried.
-        None => format!("role:{version}")
-            .parse()
-            .map_err(|error| PortError::fatal("name a role change", format!("{error}")))?,
+        None => Ref::of_server(format_args!("role:{version}")),
     };
     let record = Record {
         ts_ms: now_ms,
@@ -170,13 +168,12 @@ impl Actor {
                 })?;
                 Ok::<Option<Bytes>, ErrorFrame>(None)
             };
-            let answer: Option<Bytes> = match told.await {
-                Ok(ack) => ack,
-                Err(error) => Some(error.reference(reference).bytes()),
-            };
+            let told: Result<Option<Bytes>, ErrorFrame> = told.await;
             Done::Submitted {
                 connection: id,
-                answer,
+                reference,
+                epoch: head.epoch,
+                told,
             }
         };
         self.work.push(work.boxed());

@@ -1,5 +1,7 @@
 //! A room's task taken step by step: what only the order of its steps can break, without anybody's clock.
 
+mod overtaken;
+
 use std::sync::Arc;
 
 use atelier_shared::Backends;

@@ -285,6 +285,22 @@ impl Actor {
         self.queue(id, message);
     }
 
+    /// A submission was carried out elsewhere. An ack of a log that is over is none: what it names may be lost.
+    pub fn carried_out(
+        &mut self,
+        id: ConnectionId,
+        reference: Option<Ref>,
+        epoch: Epoch,
+        told: Result<Option<Bytes>, ErrorFrame>,
+    ) {
+        let told = match told {
+            Ok(Some(_)) if epoch != self.head.epoch => Err(log_lost()),
+            told => told,
+        };
+        let answer = told.unwrap_or_else(|error| Some(error.reference(reference).bytes()));
+        self.submitted(id, answer);
+    }
+
     /// A submission is through: its answer, if it has one, and then those that waited behind it.
     pub fn submitted(&mut self, id: ConnectionId, answer: Option<Bytes>) {
         if let Some(answer) = answer {

@@ -187,6 +187,7 @@ impl Actor {
             complete,
         } = people;
         let pod = self.rooms.pod;
+        let outdated = self.outdated(&there);
         let forgetful = self.enter_again(&there);
         let mut editors_gone: HashSet<ConnectionId> = HashSet::new();
         let gone: Vec<(ClientId, ConnectionId)> = if forgetful || !complete {
@@ -233,6 +234,35 @@ impl Actor {
             }
         }
         self.put_back_ours();
+        self.correct(&outdated);
+    }
+
+    /// People of this pod of whom presence has an older word than ours: its store was rolled back to a moment before they had
+    /// joined, or were called what they are now. (Or a write is still on its way.)
+    fn outdated(&self, there: &[Member]) -> Vec<ConnectionId> {
+        let face = |m: &Member| (m.joined, m.role, m.status);
+        let differs = |there: &&Member| {
+            let ours = self.locals.get(&there.connection).map(|l| &l.member);
+            ours.is_some_and(|ours| {
+                let named = there.name == ours.name && there.color == ours.color;
+                face(there) != face(ours) || !named || there.avatar_url != ours.avatar_url
+            })
+        };
+        let outdated = there.iter().filter(differs);
+        outdated.map(|member| member.connection).collect()
+    }
+
+    /// Said again, to those too who may have believed it.
+    fn correct(&mut self, outdated: &[ConnectionId]) {
+        self.mark_changed(outdated);
+        self.write_changed();
+        for id in outdated {
+            let local = self.locals.get(id);
+            if let Some(local) = local.filter(|local| local.member.joined) {
+                let member = Box::new(local.member.clone());
+                self.signal_others(Signal::Present { member });
+            }
+        }
     }
 
     /// People of this pod who were reported gone by what a store had forgotten are here all the same.

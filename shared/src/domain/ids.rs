@@ -212,7 +212,21 @@ number!(
 #[serde(transparent)]
 pub struct Ref(Arc<str>);
 
+/// What begins the refs of entries that the server itself makes: no client can name one, because its own have no control
+/// characters.
+const SERVERS: char = '\u{1}';
+
 impl Ref {
+    /// Of an entry that the server makes, in whoever's name: told once, however often that is tried, and nothing that a client
+    /// sends can pass for it.
+    pub fn of_server(name: std::fmt::Arguments<'_>) -> Self {
+        Self(format!("{SERVERS}{name}").into())
+    }
+
+    pub fn is_of_server(&self) -> bool {
+        self.0.starts_with(SERVERS)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -243,6 +257,15 @@ mod tests {
         for bad in ["", "stats", "session", "a b", "é", &"x".repeat(65)] {
             assert_eq!(bad.parse::<RoomId>().unwrap_err().field, "room_id", "{bad}");
         }
+    }
+
+    #[test]
+    fn no_client_can_name_a_ref_of_the_servers() {
+        let of_server = Ref::of_server(format_args!("run:{}:finished", 1));
+        assert!(of_server.is_of_server());
+        assert!(of_server.as_str().parse::<Ref>().is_err());
+        let clients: Ref = "run:1:finished".parse().unwrap();
+        assert!(!clients.is_of_server() && clients != of_server);
     }
 
     #[test]

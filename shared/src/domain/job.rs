@@ -152,15 +152,10 @@ impl Job {
         }
     }
 
-    /// What refs that it speaks under begin with, where no message gave one.
-    pub fn own_references(&self) -> String {
-        own_references(self.id)
+    /// The ref that it says this under, where no message gave one: no client can name it.
+    pub fn own_reference(&self, what: std::fmt::Arguments<'_>) -> Ref {
+        Ref::of_server(format_args!("run:{}:{what}", self.id))
     }
-}
-
-/// [`Job::own_references`], by the id: such a ref is nobody's who would wait for its ack.
-pub fn own_references(id: JobId) -> String {
-    format!("run:{id}:")
 }
 
 /// What a step used.

@@ -75,8 +75,9 @@ pub trait Presence: Send + Sync {
     /// before the first `enter`: a pod whose renewals lie more than half a lease apart reaps nobody.
     ///
     /// Returns for how long the pod has renewed steadily, as far as the store remembers. Zero: this is the first time,
-    /// or the pod was away for more than half a lease, or the store has lost its memory. In all three the pod's members
-    /// may be missing, and have to [`enter`](Self::enter) again.
+    /// or the pod was away for more than half a lease, or the store has lost its memory or its last moments (it was started
+    /// again, or another took its place). In all of these the pod's members may be missing, and have to
+    /// [`enter`](Self::enter) again.
     async fn renew(&self, pod: PodId, lease: Duration) -> Result<Duration>;
 
     /// What [`renew`](Self::renew) returned, and the time since; zero for a pod that is late. Asked after `members`, it

@@ -57,6 +57,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
     );
     promises!(trials only Mode::Distributed,
         redis: a_stall_of_redis_reaps_nobody, who_was_steady_starts_anew_when_redis_forgets,
+            who_was_steady_starts_anew_when_redis_was_rolled_back,
             malformed_data_is_an_error_that_names_its_room,
             a_malformed_place_does_not_stop_reaping, a_malformed_name_does_not_hide_other_rooms,
             a_cluster_serves_the_rooms_of_all_its_nodes;

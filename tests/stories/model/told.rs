@@ -43,7 +43,13 @@ impl Member {
             }
             "archived" => self.watermark(number("seq")?),
             "sync" => self.view.merge(frame)?,
-            "board" => self.view.board.show(frame),
+            "board" => {
+                if frame["part"] == 1 {
+                    self.view.board.clear();
+                }
+                self.view.board.show(frame);
+                self.shown = self.shown.max(number("seq")?);
+            }
             "users" => {
                 // The last of what a newcomer is shown.
                 self.knows = true;
@@ -135,11 +141,7 @@ impl Member {
     fn entry(&mut self, frame: &Value) -> Told {
         let seq = frame["seq"].as_u64().context("seq")?;
         let from = frame["from"].as_str().context("from")?.to_owned();
-        // What a draw lost against that was sent again is told at the place that its author has been brought to already.
-        let is_told_again = frame["type"] == "draw" && seq == self.last_seq;
-        if !is_told_again {
-            self.reach(seq)?;
-        }
+        self.reach(seq)?;
         match frame["type"].as_str().unwrap_or_default() {
             "draw" => self.view.draw(frame, &from, seq),
             "update" => self.view.merge(frame)?,

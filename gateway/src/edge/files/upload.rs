@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use atelier_shared::domain::entry::{Body as EntryBody, Record};
 use atelier_shared::domain::file::{self, SharedFile, StoredFile};
-use atelier_shared::domain::ids::{FileId, RoomId, UserId};
+use atelier_shared::domain::ids::{FileId, Ref, RoomId, UserId};
 use atelier_shared::domain::room::Role;
 use atelier_shared::ports::{PortError, Result as PortResult};
 use atelier_shared::recovery;
@@ -486,7 +486,7 @@ async fn tell(
         ts_ms: now_ms,
         author,
         // One per file: told once, however often this is tried.
-        reference: Some(format!("file:{}", file.id).parse()?),
+        reference: Some(Ref::of_server(format_args!("file:{}", file.id))),
         audience: None,
         body: EntryBody::FileShared {
             file: SharedFile::from(file),

@@ -210,6 +210,11 @@ pub fn board(strokes: &[Arc<Stroke>], seq: Seq) -> Vec<Bytes> {
     parts.into_iter().enumerate().map(frame).collect()
 }
 
+/// The board where nothing is drawn.
+pub fn empty_board(seq: Seq) -> Bytes {
+    frame(&serde_json::json!({"type": "board", "paths": [], "seq": seq, "part": 1, "parts": 1}))
+}
+
 /// Several `draw`s of one author, told as one.
 #[derive(Debug, Serialize)]
 pub struct DrawFrame<'a> {

@@ -5,7 +5,9 @@
 //! A lease is a time on Redis's clock, judged in the script that reads it. That alone would be wrong after Redis itself
 //! stood still (stopped, swapping, cut off, restarted from its file): all leases are over at once, and the first pod
 //! back would reap all others. So a pod may judge others only while it has itself renewed *steadily for a full lease*:
-//! no two of its renewals, as Redis carried them out, lie more than half a lease apart, and the last is not older.
+//! no two of its renewals, as Redis carried them out, lie more than half a lease apart, the last is not older, and all were
+//! carried out by this server in this life of it: one that was started again, or promoted, may hold what was so a while ago,
+//! and who is missing there may have come since.
 //!
 //! Why that is enough, with pods that renew every third of a lease L: the lease of a living pod lapses only if none of
 //! its renewals was carried out for at least 2/3 L. If the reason is Redis, then no other pod's renewals were carried out

@@ -159,3 +159,31 @@ pub async fn who_was_steady_starts_anew_when_redis_forgets(_: Mode) -> Outcome {
     assert_eq!(here.renew(pod, long).await?, Duration::ZERO);
     DONE
 }
+
+/// As a replica that was promoted without its tail: nothing of what it holds tells.
+pub async fn who_was_steady_starts_anew_when_redis_was_rolled_back(_: Mode) -> Outcome {
+    let mut server = RedisServer::start().await;
+    let [here, _] = presences_at(&server.url).await;
+    let pod = PodId::generate();
+    let long = Duration::from_secs(60);
+    here.renew(pod, long).await?;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    server.command(&["SAVE"]).await;
+    assert!(here.renew(pod, long).await? > Duration::ZERO, "steady");
+    server.roll_back();
+    // Its clients find it again by and by.
+    let steady = async {
+        loop {
+            match here.steady(pod).await {
+                Ok(steady) => return steady,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let steady = tokio::time::timeout(DEADLINE, steady).await?;
+    assert_eq!(steady, Duration::ZERO);
+    assert_eq!(here.renew(pod, long).await?, Duration::ZERO);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(here.renew(pod, long).await? > Duration::ZERO, "in its life");
+    DONE
+}

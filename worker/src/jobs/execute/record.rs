@@ -51,7 +51,7 @@ impl<'a> Recorder<'a> {
             language: row.spec.language.clone(),
         };
         // In the name of the message that asked for it, if one did: the place of this entry is its ack.
-        let (mut by, mut reference) = (author(row)?, reference(row, "started")?);
+        let (mut by, mut reference) = (author(row)?, reference(row, "started"));
         // Under that ref it starts once; after it was dead and put back it starts under its own.
         let asked = row.asked_by.as_ref().filter(|_| row.revivals == 0);
         if let Some(asked) = asked.and_then(|asked| asked.reference.clone()) {
@@ -114,7 +114,7 @@ impl<'a> Recorder<'a> {
             signal: result.signal,
             wall_ms: result.usage.wall_ms,
         };
-        self.tell(row, author(row)?, reference(row, "finished")?, body)
+        self.tell(row, author(row)?, reference(row, "finished"), body)
             .await?;
         patiently(|| outbox::call_back(&*self.services.queue, row)).await?;
         if let Err(error) = self.services.output.end(row.id).await {
@@ -171,13 +171,11 @@ fn author(row: &Row) -> Result<Author, Failure> {
 }
 
 /// What a room has heard under it, it does not hear again: a job that was put back speaks under another.
-fn reference(row: &Row, what: &str) -> Result<Ref, Failure> {
-    let own = row.own_references();
-    let text = match row.revivals {
-        0 => format!("{own}{what}"),
-        again => format!("{own}{what}:{again}"),
-    };
-    text.parse().map_err(invalid)
+fn reference(row: &Row, what: &str) -> Ref {
+    match row.revivals {
+        0 => row.own_reference(format_args!("{what}")),
+        again => row.own_reference(format_args!("{what}:{again}")),
+    }
 }
 
 fn invalid(error: atelier_shared::domain::Invalid) -> Failure {

@@ -6,8 +6,10 @@
 -- Returns {pod, lapsed for ms, pod, lapsed for ms ...}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local renewed, since, lease = string.match(redis.call('HGET', KEYS[2], ARGV[1]) or '', '^(%d+) (%d+) (%d+)$')
-if not renewed then
+local renewed, since, lease, before = string.match(redis.call('HGET', KEYS[2], ARGV[1]) or '', '^(%d+) (%d+) (%d+) ?(%w*)$')
+local told, info = pcall(redis.call, 'INFO', 'server')
+local server = told and type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
+if not renewed or before ~= server then
   return {}
 end
 renewed, since, lease = tonumber(renewed), tonumber(since), tonumber(lease)
