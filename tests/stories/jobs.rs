@@ -17,6 +17,7 @@ pub fn stories(all: &mut Stories) {
     all.both(a_program_runs_and_its_result_is_42);
     all.both(a_program_that_fails_says_how);
     all.both(people_in_the_room_see_a_run_start_speak_and_finish);
+    all.both(nothing_that_an_owner_sends_passes_for_the_end_of_a_run);
     all.both(a_job_is_cancelled_waiting_or_running);
     all.both(a_run_cancelled_before_it_began_ends_in_its_room);
     all.both(jobs_are_refused_by_field);
@@ -143,6 +144,33 @@ async fn a_program_that_fails_says_how(story: Story) -> Told {
         }
     }
     Ok(())
+}
+
+/// The room tells each ref once: nobody can use up the one that the end is told under.
+async fn nothing_that_an_owner_sends_passes_for_the_end_of_a_run(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let (ana, rest) = ana(&cluster).await?;
+    let room = rest.make_room(json!({"kind": "open"})).await?;
+    let door = cluster.door(Address::Rooms, &room).person(&ana);
+    let client = door.enter().await?;
+    // Long enough for what is sent meanwhile to come first.
+    let source = "import time; time.sleep(2)";
+    let run = json!({"type": "run", "language": "python", "source": source});
+    client.send(run).await?;
+    let started = client
+        .expect_within("run_started", RUN_PATIENCE, |_| true)
+        .await?;
+    let id = started["run_id"].as_str().context("run_id")?;
+    let reference = format!("run:{id}:finished");
+    let message = json!({"type": "chat_message", "content": "over", "ref": reference});
+    client.send(message).await?;
+    let mine = |m: &Value| m["ref"] == reference.as_str();
+    client.expect_where("ack", mine).await?;
+    ensure!(client.count("run_finished") == 0, "it took too long");
+    client
+        .expect_within("run_finished", RUN_PATIENCE, |m| m["run_id"] == id)
+        .await
+        .map(drop)
 }
 
 async fn people_in_the_room_see_a_run_start_speak_and_finish(story: Story) -> Told {

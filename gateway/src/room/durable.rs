@@ -45,6 +45,7 @@ impl Actor {
             self.give_back(&pending.record, error);
         }
         if batch.is_empty() {
+            self.pending.settle();
             return;
         }
         self.appending = true;
@@ -86,6 +87,7 @@ impl Actor {
         result: Result<(Vec<Place>, bool), Refusal>,
     ) {
         self.appending = false;
+        self.pending.settle();
         match result {
             Ok(_) if epoch != self.head.epoch => {
                 let error = PortError::retry("append to a room log", "its epoch ended");
@@ -155,6 +157,8 @@ impl Actor {
             // What is in the document already is not logged twice, ref or not.
             let repeatable = pending.record.reference.is_some()
                 || matches!(pending.record.body, Body::DocumentUpdate { .. });
+            // Nothing is to be stored: its sender need not wait.
+            let repeatable = repeatable && pending.refusal.is_none();
             if error.is_retryable() && patient && repeatable {
                 again.push(pending);
             } else {

@@ -166,12 +166,19 @@ pub struct Queue {
     records: VecDeque<Pending>,
     bytes: usize,
     refused: usize,
+    /// Refused ones of the batch that is under way.
+    refused_away: usize,
 }
 
 impl Queue {
     /// No more refused ones may wait.
     pub fn has_many_refused(&self) -> bool {
-        self.refused >= REFUSED_MAX
+        self.refused + self.refused_away >= REFUSED_MAX
+    }
+
+    /// No batch is under way any more.
+    pub fn settle(&mut self) {
+        self.refused_away = 0;
     }
 
     fn count_in(&mut self, pending: &Pending) {
@@ -224,6 +231,8 @@ impl Queue {
         let count = self.records.iter().take(BATCH_MAX).take_while(fits).count();
         let batch: Vec<Pending> = self.records.drain(..count).collect();
         batch.iter().for_each(|pending| self.count_out(pending));
+        let refused = batch.iter().filter(|pending| pending.refusal.is_some());
+        self.refused_away = refused.count();
         batch
     }
 }

@@ -104,12 +104,14 @@ pub async fn delete_namespace(redis: &str, namespace: &str) -> anyhow::Result<()
 
 /// Trims a room's log up to `seq`, which must be archived, as the archive's worker does when it is old.
 pub async fn forget_log(redis: &Url, namespace: &str, room: &str, seq: u64) -> anyhow::Result<()> {
-    const FORGET: &str = "local found = 0
+    // (A scan may show a key more than once.)
+    const FORGET: &str = "local found, seen = 0, {}
     local cursor = '0' repeat
         local page = redis.call('SCAN', cursor, 'MATCH', ARGV[1], 'COUNT', 1000)
         cursor = page[1]
         for _, key in ipairs(page[2]) do
-            if key:sub(-4) == ':log' then
+            if key:sub(-4) == ':log' and not seen[key] then
+                seen[key] = true
                 redis.call('XTRIM', key, 'MINID', ARGV[2] .. '-1')
                 redis.call('HSET', key:sub(1, -4) .. 'meta', 'trimmed', ARGV[2])
                 found = found + 1
