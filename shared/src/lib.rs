@@ -10,6 +10,7 @@ pub mod outbox;
 pub mod ports;
 pub mod recovery;
 pub mod removals;
+pub mod visits;
 pub mod withdrawal;
 
 pub use backends::{Backends, Mode};

@@ -46,6 +46,7 @@ mod starting;
 mod third_party;
 mod unjoined;
 mod uploads;
+mod visits;
 
 /// Stories told at once where nothing else is asked for: most of their time they wait.
 const AT_ONCE: usize = 4;
@@ -94,6 +95,7 @@ fn main() {
     metrics::stories(&mut stories);
     names::stories(&mut stories);
     unjoined::stories(&mut stories);
+    visits::stories(&mut stories);
     third_party::stories(&mut stories);
     let told = libtest_mimic::run(&args, stories.trials());
     let ended = harness::story::end_all();

@@ -12,6 +12,7 @@ mod cleanup;
 pub mod client;
 mod docs;
 mod documents;
+mod events;
 mod extract;
 mod figures;
 mod files;

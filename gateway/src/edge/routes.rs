@@ -14,9 +14,9 @@ use super::problem::{Kind, Problem};
 use super::state::App;
 use super::{
     accounts, aliases, analytics, artifacts, auth, backups, board, cleanup, docs, documents,
-    figures, files, health, history, hocuspocus, idempotency, index, insights, invites, job_batch,
-    job_output, jobs, languages, layers, limits, members, messages, prometheus, queues, removed,
-    rooms, sessions, simulate, socket_docs, trace, users, ws,
+    events, figures, files, health, history, hocuspocus, idempotency, index, insights, invites,
+    job_batch, job_output, jobs, languages, layers, limits, members, messages, prometheus, queues,
+    removed, rooms, sessions, simulate, socket_docs, trace, users, ws,
 };
 
 /// What answers under `/api/v1` and `/api` alike.
@@ -44,7 +44,7 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(backups::list, backups::create))
         .routes(routes!(backups::restore))
         .routes(routes!(backups::export))
-        .routes(routes!(history::events))
+        .routes(routes!(events::events))
         .routes(routes!(history::log))
         .routes(routes!(invites::create, invites::list))
         .routes(routes!(invites::revoke))

@@ -12,8 +12,9 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::client::{Authenticated, ClientAddress, MaybePrincipal, may_enter};
+use super::events;
 use super::extract::{Body, Id, Ids, Query};
-use super::history::{self, WireEntry};
+use super::history::WireEntry;
 use super::members::{self, MemberPatch, MemberView, NewMember};
 use super::messages::{self, MessageFilter, MessageStats};
 use super::page::{Page, PageParams};
@@ -225,7 +226,8 @@ pub async fn files(
         .map(|items| Json(Page::whole(items)))
 }
 
-/// Everything durable that happened in the session, newest first.
+/// Everything durable that happened in the session, and who joined and left (`user_joined`, `user_left`, without a `seq`:
+/// they are not in the log); newest first.
 #[utoipa::path(get, path = "/sessions/{session_id}/events", tag = "sessions", params(("session_id" = String, Path), PageParams), security((), ("bearer" = [])), responses(
     (status = 200, description = "A page of events", body = Page<WireEntry>), NeedsRight, Missing, BadQuery, Failures,
 ))]
@@ -236,7 +238,7 @@ pub async fn events(
     page: Query<PageParams>,
 ) -> Result<Json<Page<WireEntry>>, Problem> {
     is_session(&app, &id).await?;
-    history::events(State(app), principal, Id(id), page).await
+    events::events(State(app), principal, Id(id), page).await
 }
 
 /// A room of another kind is no session. Who may do what in it is asked next.

@@ -269,6 +269,9 @@ impl Rooms {
         let (presence, log) = (&self.backends.presence, &self.backends.log);
         if presence.leave(room, &member.client_id, connection).await? {
             self.people_changed();
+            if member.joined {
+                self.visits.end(room, &member.client_id, Some("replaced"));
+            }
             log.publish(room, &Signal::Replaced { connection }).await?;
             let left = Signal::Left {
                 client_id: member.client_id.clone(),

@@ -43,6 +43,7 @@ pub mod standing;
 mod step_tests;
 mod submit;
 mod upkeep;
+mod visits;
 mod websocket;
 mod writing;
 pub mod yjs;

@@ -233,9 +233,10 @@ impl Actor {
         let client_id = local.member.client_id;
         self.gone(&client_id, id, None);
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+        let noted = self.notes_visits();
         self.rooms
             .tasks
-            .spawn(leave_for_good(rooms, room, client_id, id));
+            .spawn(leave_for_good(rooms, room, client_id, id, noted));
     }
 
     fn forget_local(&mut self, id: ConnectionId) -> Option<Local> {
@@ -307,6 +308,9 @@ impl Actor {
             Some(old) if old.user_id != member.user_id => {
                 let left = outgoing::user_left(&member.client_id, Some("replaced"));
                 self.tell_of_people(left, origin);
+                if origin.is_some() {
+                    self.visit_ends(&member.client_id, Some("replaced"));
+                }
                 Some("user_joined")
             }
             Some(old) => {
@@ -324,6 +328,7 @@ impl Actor {
         if let Some(kind) = kind {
             self.tell_of_people(faces::user_event(kind, &member), origin);
             if origin.is_some() && kind == "user_joined" {
+                self.visit_begins(&member);
                 let details = format!("User {} joined", member.name);
                 let traffic = &self.rooms.metrics.traffic;
                 traffic.event("join", &self.room.id, &member.client_id, details);
@@ -400,7 +405,13 @@ impl Actor {
 
 /// Presence decides who tells the others, so that nobody is told twice. While it is away this is tried again: the lease of
 /// a pod that lives would keep a ghost for ever.
-async fn leave_for_good(rooms: Rooms, room: RoomId, client_id: ClientId, connection: ConnectionId) {
+async fn leave_for_good(
+    rooms: Rooms,
+    room: RoomId,
+    client_id: ClientId,
+    connection: ConnectionId,
+    noted: bool,
+) {
     let mut pause = LEAVE_AGAIN;
     loop {
         let left = rooms
@@ -411,6 +422,9 @@ async fn leave_for_good(rooms: Rooms, room: RoomId, client_id: ClientId, connect
         match left {
             Ok(true) => {
                 rooms.people_changed();
+                if noted {
+                    rooms.visits.end(&room, &client_id, None);
+                }
                 let signal = Signal::Left {
                     client_id,
                     connection,

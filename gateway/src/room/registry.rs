@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use atelier_shared::Backends;
 use atelier_shared::domain::ids::{ConnectionId, Epoch, FamilyId, PodId, RoomId, UserId};
 use atelier_shared::domain::names;
 use atelier_shared::domain::presence::Member;
@@ -13,6 +12,7 @@ use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::{PortError, Result, Revoked};
 use atelier_shared::recovery::ArchiveWakes;
+use atelier_shared::{Backends, Mode, visits};
 use dashmap::DashMap;
 use parking_lot::RwLock;
 use rand::Rng;
@@ -24,6 +24,7 @@ use super::actor::{Actor, Command};
 use super::connection::Connection;
 use super::json::outgoing;
 use super::ring::Feed;
+use super::visits::Visits;
 use crate::config::GatewayConfig;
 use crate::identity::{Identity, Profiles};
 use crate::metrics::Metrics;
@@ -99,6 +100,7 @@ pub struct Inner {
     pub stop: CancellationToken,
     pub sockets: DashMap<ConnectionId, OpenSocket>,
     pub wakes: ArchiveWakes,
+    pub(super) visits: Visits,
     live: DashMap<RoomId, Arc<OnceCell<Handle>>>,
     people_changes: Arc<AtomicU64>,
     draining: AtomicBool,
@@ -127,6 +129,7 @@ impl Rooms {
             stop: CancellationToken::new(),
             sockets: DashMap::new(),
             wakes: ArchiveWakes::default(),
+            visits: Visits::new(backends.records.clone()),
             live: DashMap::new(),
             people_changes: Arc::default(),
             draining: AtomicBool::new(false),
@@ -140,6 +143,12 @@ impl Rooms {
         let revocations = rooms.backends.vault.revocations().await?;
         let changes = rooms.backends.vault.changes().await?;
         rooms.spawn_until_stop(rooms.profiles.clone().follow(changes));
+        if rooms.backends.mode == Mode::Embedded {
+            // Nobody is in a room of a process that has just begun.
+            let ended = visits::end_lost(&rooms.backends, chrono::Utc::now(), false).await?;
+            tracing::debug!(ended, "visits that the process before this one left open");
+        }
+        rooms.spawn_until_stop(rooms.clone().keep_noting_visits());
         rooms.spawn_until_stop(rooms.clone().keep_lease());
         rooms.spawn_until_stop(rooms.clone().end_revoked(revocations));
         Ok(rooms)
@@ -259,7 +268,13 @@ impl Rooms {
         let _ = tokio::time::timeout(within, gone).await;
         self.stop.cancel();
         self.tasks.close();
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await;
+        let ended = async {
+            self.tasks.wait().await;
+            if let Err(error) = self.visits.write().await {
+                tracing::warn!(%error, "who left last is left to the cleanup to note");
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(5), ended).await;
         if let Err(error) = self.backends.presence.retire(self.pod).await {
             tracing::warn!(%error, "the pod's lease was left to lapse");
         }
@@ -310,6 +325,9 @@ impl Rooms {
                 if let Err(error) = presence.hold_name(&key, person, Duration::ZERO).await {
                     tracing::debug!(%error, "a made-up name is held until its time is over");
                 }
+            }
+            if member.joined {
+                self.visits.end(&room, &member.client_id, Some("lost"));
             }
             let left = Signal::Left {
                 client_id: member.client_id,

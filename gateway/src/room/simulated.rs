@@ -42,6 +42,7 @@ impl Rooms {
             .await?;
         if left {
             self.people_changed();
+            self.visits.end(&room.id, client_id, None);
             self.backends
                 .log
                 .publish(&room.id, &left_signal(member))
@@ -83,6 +84,7 @@ impl Actor {
             };
             self.simulated.insert(member.connection, member.clone());
             self.present(member.clone(), None);
+            self.visit_begins(&member);
             self.signal_others(Signal::Present {
                 member: Box::new(member.clone()),
             });
@@ -144,6 +146,7 @@ impl Actor {
         }
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
         let here = rooms.clone();
+        let noted = self.notes_visits();
         rooms.tasks.spawn(async move {
             let leave = |member: Member| {
                 let (here, b, room) = (&here, &here.backends, &room);
@@ -151,6 +154,9 @@ impl Actor {
                     let (client_id, connection) = (&member.client_id, member.connection);
                     if b.presence.leave(room, client_id, connection).await? {
                         here.people_changed();
+                        if noted {
+                            here.visits.end(room, client_id, None);
+                        }
                         b.log.publish(room, &left_signal(&member)).await?;
                     }
                     Ok::<(), PortError>(())

@@ -107,6 +107,7 @@ impl Actor {
         local.changed = true;
         let client_id = local.member.client_id.clone();
         self.gone(&client_id, id, Some("stale"));
+        self.visit_ends(&client_id, Some("stale"));
         self.signal_others(Signal::Left {
             client_id,
             connection: id,

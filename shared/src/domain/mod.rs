@@ -27,6 +27,7 @@ pub mod signal;
 pub mod state;
 pub mod svg;
 pub mod user;
+pub mod visit;
 
 use std::borrow::Cow;
 

@@ -15,6 +15,7 @@ mod removals;
 mod roles;
 mod room_log;
 mod vault;
+mod visits;
 
 pub use activity::{
     ACTIVITY_SLOTS_MAX, ACTIVITY_SUBJECTS_MAX, ActivityArchive, ActivityQuery, ActivitySlot,
@@ -53,6 +54,7 @@ pub use vault::{
     FAMILIES_PER_USER_MAX, Family, Once, OnceKey, REPLACED_TOKENS_MAX, REUSE_MARK_MIN,
     REVOCATIONS_CAPACITY, Revoked, Rotation, Spent, TICKETS_MAX, Throttle, Ticket, Vault,
 };
+pub use visits::{VISITS_MAX, VisitKey, VisitRecords};
 
 use thiserror::Error;
 

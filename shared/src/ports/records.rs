@@ -12,6 +12,7 @@ use super::insights::InsightRecords;
 use super::places::PlaceRecords;
 use super::removals::RemovalRecords;
 use super::roles::RoleRecords;
+use super::visits::VisitRecords;
 use super::{PortError, Result};
 use crate::domain::cleanup::CleanupRun;
 use crate::domain::file::StoredFile;
@@ -333,6 +334,7 @@ pub trait Records:
     + FileRecords
     + CleanupRecords
     + RemovalRecords
+    + VisitRecords
 {
     async fn ping(&self) -> Result<()>;
 }

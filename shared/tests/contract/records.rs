@@ -11,6 +11,7 @@ mod places;
 mod removals;
 mod roles;
 mod rooms;
+pub mod visits;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
     files::trials(trials);
     insights::trials(trials);
     removals::trials(trials);
+    visits::trials(trials);
 }
 
 /// Now, as the store keeps it.

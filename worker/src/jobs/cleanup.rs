@@ -4,6 +4,8 @@
 mod files;
 mod guests;
 mod people;
+#[cfg(test)]
+mod people_tests;
 mod remains;
 mod rooms;
 #[cfg(test)]

@@ -69,6 +69,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "lists of a kind",
         include_str!("../../../../migrations/postgres/0013_lists_of_a_kind.sql"),
     ),
+    (
+        "visits of rooms",
+        include_str!("../../../../migrations/postgres/0014_room_visits.sql"),
+    ),
 ];
 
 /// Fit for a pooler in transaction mode (PgBouncer): no start-up parameters that it would refuse, no statements cached

@@ -16,6 +16,7 @@ use crate::adapters::queries::removals::removal_records;
 use crate::adapters::queries::roles::role_records;
 use crate::adapters::queries::rooms::room_records;
 use crate::adapters::queries::users::user_records;
+use crate::adapters::queries::visits::visit_records;
 use crate::ports::{Records, Result};
 
 #[derive(Debug, Clone)]
@@ -61,7 +62,7 @@ fn rows<R: for<'r> FromRow<'r, PgRow>>(
 }
 
 user_records!(PostgresRecords, Postgres);
-room_records!(PostgresRecords, Postgres);
+room_records!(PostgresRecords, Postgres, room_lists::POSTGRES);
 role_records!(PostgresRecords, Postgres);
 place_records!(PostgresRecords, Postgres);
 job_records!(PostgresRecords, Postgres);
@@ -70,6 +71,7 @@ invite_records!(PostgresRecords);
 file_records!(PostgresRecords);
 cleanup_records!(PostgresRecords);
 removal_records!(PostgresRecords, Postgres);
+visit_records!(PostgresRecords, Postgres);
 
 #[async_trait]
 impl Records for PostgresRecords {

@@ -18,6 +18,7 @@ use crate::adapters::queries::removals::removal_records;
 use crate::adapters::queries::roles::role_records;
 use crate::adapters::queries::rooms::room_records;
 use crate::adapters::queries::users::user_records;
+use crate::adapters::queries::visits::visit_records;
 use crate::ports::{Records, Result};
 
 /// The twins of those of Postgres.
@@ -78,6 +79,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "lists of a kind",
         include_str!("../../../../migrations/sqlite/records/0013_lists_of_a_kind.sql"),
     ),
+    (
+        "visits of rooms",
+        include_str!("../../../../migrations/sqlite/records/0014_room_visits.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]
@@ -114,7 +119,7 @@ fn rows<R: for<'r> FromRow<'r, SqliteRow>>(
 }
 
 user_records!(SqliteRecords, Db);
-room_records!(SqliteRecords, Db);
+room_records!(SqliteRecords, Db, room_lists::SQLITE);
 role_records!(SqliteRecords, Db);
 place_records!(SqliteRecords, Db);
 job_records!(SqliteRecords, Db);
@@ -123,6 +128,7 @@ invite_records!(SqliteRecords);
 file_records!(SqliteRecords);
 cleanup_records!(SqliteRecords);
 removal_records!(SqliteRecords, Db);
+visit_records!(SqliteRecords, Db);
 
 #[async_trait]
 impl Records for SqliteRecords {

@@ -15,6 +15,7 @@ pub mod roles;
 pub mod room_lists;
 pub mod rooms;
 pub mod users;
+pub mod visits;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use std::str::FromStr;

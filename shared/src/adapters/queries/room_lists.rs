@@ -8,8 +8,9 @@ pub const FOR: usize = 2;
 
 /// `$1`, `$2`: before which time and id; `$3`: rows. `kind` and `member_kind` are empty, or ask for the kind `$4`; then come
 /// the person and the beginning of time.
-macro_rules! lists {
-    (kind: $kind:literal, member_kind: $member_kind:literal, person: $person:literal, ever: $ever:literal) => {
+macro_rules! texts {
+    ([$open:literal, $close:literal], kind: $kind:literal, member_kind: $member_kind:literal, person: $person:literal,
+     ever: $ever:literal) => {
         [
             concat!(
                 "SELECT * FROM rooms WHERE (created_at, id) < ($1, $2)",
@@ -23,8 +24,9 @@ macro_rules! lists {
             ),
             // Three lists, each off its own index. Of each project the newest as many as fit the page.
             concat!(
-                "SELECT * FROM rooms WHERE id IN (
-                     SELECT id FROM (
+                "SELECT * FROM rooms WHERE id ",
+                $open,
+                "    SELECT id FROM (
                          SELECT id FROM rooms WHERE listed AND (created_at, id) < ($1, $2)",
                 $kind,
                 "        ORDER BY created_at DESC, id DESC LIMIT +$3
@@ -62,18 +64,35 @@ macro_rules! lists {
                 "        )
                          ORDER BY rooms.created_at DESC, rooms.id DESC LIMIT +$3
                      ) AS project_rooms
-                 )
-                 ORDER BY created_at DESC, id DESC LIMIT +$3"
+                 ",
+                $close,
+                " ORDER BY created_at DESC, id DESC LIMIT +$3"
             ),
         ]
     };
 }
 
-/// Rooms of whatever kind.
-pub const OF_ALL: [&str; 3] = lists!(kind: "", member_kind: "", person: "$4", ever: "$5");
-/// Rooms of one kind.
-pub const OF_KIND: [&str; 3] =
-    lists!(kind: " AND kind = $4", member_kind: " AND room_kind = $4", person: "$5", ever: "$6");
+/// The three lists.
+pub struct Lists {
+    /// Rooms of whatever kind.
+    pub of_all: [&'static str; 3],
+    /// Rooms of one kind.
+    pub of_kind: [&'static str; 3],
+}
+
+macro_rules! lists {
+    ($within:tt) => {
+        Lists {
+            of_all: texts!($within, kind: "", member_kind: "", person: "$4", ever: "$5"),
+            of_kind: texts!($within, kind: " AND kind = $4", member_kind: " AND room_kind = $4", person: "$5", ever: "$6"),
+        }
+    };
+}
+
+pub const SQLITE: Lists = lists!(["IN (", ")"]);
+/// Postgres takes a subquery of some hundred rows for a reason to read all rooms there are (until there are many more than
+/// ten thousand); the elements of an array it looks up.
+pub const POSTGRES: Lists = lists!(["= ANY (ARRAY(", "))"]);
 
 /// Of rooms that were named one by one: whose member somebody (their id follows) is.
 pub const MEMBER: &str = " OR EXISTS (

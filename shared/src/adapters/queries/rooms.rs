@@ -73,7 +73,7 @@ pub fn stored_version(version: u64) -> sqlx::Result<i64> {
 }
 
 macro_rules! room_records {
-    ($adapter:ty, $db:ty) => {
+    ($adapter:ty, $db:ty, $lists:expr) => {
         impl $adapter {
             async fn whole_list(
                 &self,
@@ -84,8 +84,8 @@ macro_rules! room_records {
                 use crate::ports::RoomVisibility;
 
                 let lists = match query.kind {
-                    None => &room_lists::OF_ALL,
-                    Some(_) => &room_lists::OF_KIND,
+                    None => $lists.of_all,
+                    Some(_) => $lists.of_kind,
                 };
                 let sql = match query.visible {
                     RoomVisibility::All => lists[room_lists::WHOLE],

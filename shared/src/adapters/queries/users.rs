@@ -337,6 +337,11 @@ macro_rules! user_records {
                         .bind(crate::domain::user::DELETED_NAME)
                         .execute(&mut *tx)
                         .await?;
+                    statement("UPDATE room_visits SET name = $2 WHERE user_id = $1")
+                        .bind(id.0)
+                        .bind(crate::domain::user::DELETED_NAME)
+                        .execute(&mut *tx)
+                        .await?;
                     tx.commit().await?;
                     places::versions(raised).map(UserDeletion::Done)
                 };

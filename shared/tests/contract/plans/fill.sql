@@ -44,4 +44,8 @@ SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'gone-' |
          "members": []}',
        0, 0, now(), now() + interval '1 day' + n * interval '1 second'
 FROM generate_series(1, 20000) AS n;
+INSERT INTO room_visits (room_id, client_id, joined_at, user_id, name, color, simulated, left_at)
+SELECT 'stranger-' || n, 'c', now() - n * interval '1 minute', gen_random_uuid(), 'P', 'teal', FALSE,
+       CASE WHEN n % 2 = 0 THEN now() END
+FROM generate_series(1, 20000) AS n;
 ANALYZE;

@@ -9,6 +9,7 @@ use atelier_shared::domain::job::{AskedBy, Job, JobState};
 use atelier_shared::domain::place::{Place, PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Retention, Role, Room, RoomChoice, RoomKind};
 use atelier_shared::domain::user::NewUser;
+use atelier_shared::domain::visit::{VisitBatch, VisitPlace};
 use atelier_shared::ports::{
     InsightFilter, JobQuery, PlaceScope, Records, RoomQuery, RoomVisibility,
 };
@@ -16,7 +17,12 @@ use chrono::{Duration, Utc};
 use uuid::Uuid;
 
 use crate::fixture::Outcome;
-use crate::records::{account, jobs::job, now, unique};
+use crate::records::{
+    account,
+    jobs::job,
+    now, unique,
+    visits::{comes, goes},
+};
 
 /// Who and what is asked about.
 pub struct Cast {
@@ -85,6 +91,7 @@ pub async fn ask(records: &dyn Records, cast: &Cast) -> Outcome {
     places(records, cast).await?;
     jobs(records, cast).await?;
     small(records, cast).await?;
+    visits(records, cast).await?;
     insights(records, cast).await?;
     // Whoever goes takes all of this along.
     let gone = account(&unique("gone"));
@@ -137,7 +144,9 @@ async fn rooms(records: &dyn Records, cast: &Cast) -> Outcome {
                         before,
                         ..all.clone()
                     };
-                    records.list_rooms(&query, 50).await?;
+                    for limit in [50, 200] {
+                        records.list_rooms(&query, limit).await?;
+                    }
                 }
             }
         }
@@ -289,6 +298,23 @@ async fn jobs(records: &dyn Records, cast: &Cast) -> Outcome {
         records.list_jobs(&query, 10).await?;
     }
     records.delete_job(asked.id).await?;
+    Ok(())
+}
+
+async fn visits(records: &dyn Records, cast: &Cast) -> Outcome {
+    let room = &cast.room.id;
+    let mut batch = VisitBatch::default();
+    assert!(batch.end(goes(room, "a", now())));
+    assert!(batch.begin(comes(room, "b", now())));
+    records.note_visits(&batch).await?;
+    let place = VisitPlace::at(now());
+    for before in [None, Some(&place)] {
+        records.visits(room, before, 50).await?;
+    }
+    let key = (room.clone(), "b".parse().expect("a client id"), now());
+    for after in [None, Some(&key)] {
+        records.open_visits(now(), after, 50).await?;
+    }
     Ok(())
 }
 

@@ -10,7 +10,9 @@ use atelier_shared::domain::ids::{PodId, RoomId, UserId};
 use atelier_shared::domain::names;
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::signal::Signal;
+use atelier_shared::domain::visit::{Departure, Left, VisitBatch};
 use atelier_shared::ports::Result;
+use atelier_shared::visits;
 
 use super::{Cleaner, count};
 
@@ -18,6 +20,8 @@ use super::{Cleaner, count};
 const LEASE: Duration = Duration::from_millis(3_000);
 const RENEWALS: u32 = 5;
 const LOOK_AT_ONCE: usize = 1_000;
+/// Who came so lately may be in presence in a moment.
+const VISIT_GRACE: chrono::Duration = chrono::Duration::seconds(10);
 
 impl Cleaner {
     /// By scope: `connections` looks for dead connections and doubles, `auto-users` for dead ones under made-up names,
@@ -35,13 +39,36 @@ impl Cleaner {
             tokio::time::sleep(LEASE / 4).await;
             presence.renew(pod, LEASE).await?;
         }
-        let outcome = self.dead(pod, scope, dry_run, counts).await;
+        let outcome = self.lost(pod, scope, dry_run, counts).await;
         presence.retire(pod).await?;
         outcome?;
         match scope {
             Scope::AutoUsers => Ok(()),
             _ => self.doubles(dry_run, counts).await,
         }
+    }
+
+    /// Who is dead, and then what nobody said of those who are gone.
+    async fn lost(
+        &self,
+        pod: PodId,
+        scope: Scope,
+        dry_run: bool,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        self.dead(pod, scope, dry_run, counts).await?;
+        if scope == Scope::AutoUsers {
+            return Ok(());
+        }
+        let before = super::now() - VISIT_GRACE;
+        // Else presence may have forgotten who is here.
+        let steady = self.backends.presence.steady(pod).await? >= LEASE;
+        let ended = match steady {
+            true => visits::end_lost(&self.backends, before, dry_run).await?,
+            false => 0,
+        };
+        count(counts, "lost_visits", ended);
+        Ok(())
     }
 
     async fn dead(
@@ -64,6 +91,7 @@ impl Cleaner {
             presence.renew(pod, LEASE).await?;
             let found = presence.lapsed(pod, LOOK_AT_ONCE).await?;
             let (last, mut removed) = (found.len() < LOOK_AT_ONCE, 0);
+            let mut ended = VisitBatch::default();
             for (room, member) in found {
                 let made_up = names::is_made_up(&member.name);
                 if auto_only && !made_up {
@@ -74,6 +102,9 @@ impl Cleaner {
                     continue;
                 }
                 removed += 1;
+                if member.joined && !dry_run {
+                    ended.end(departure(&room, &member, "lost"));
+                }
                 if !auto_only {
                     count(counts, "stale_connections", 1);
                     count(counts, "stuck_users", u64::from(member.joined));
@@ -83,6 +114,7 @@ impl Cleaner {
                     self.release_name(&member, dry_run, counts).await?;
                 }
             }
+            self.backends.records.note_visits(&ended).await?;
             if last || dry_run || removed == 0 {
                 return Ok(());
             }
@@ -129,6 +161,9 @@ impl Cleaner {
                 let connection = older.connection;
                 if self.take_out(&room, &older, "replaced").await? {
                     count(counts, "duplicate_users", 1);
+                    let mut ended = VisitBatch::default();
+                    ended.end(departure(&room, &older, "replaced"));
+                    self.backends.records.note_visits(&ended).await?;
                     let replaced = Signal::Replaced { connection };
                     self.backends.log.publish(&room, &replaced).await?;
                 }
@@ -151,5 +186,16 @@ impl Cleaner {
         };
         b.log.publish(room, &left).await?;
         Ok(true)
+    }
+}
+
+fn departure(room: &RoomId, member: &Member, reason: &str) -> Departure {
+    Departure {
+        room: room.clone(),
+        client_id: member.client_id.clone(),
+        left: Left {
+            at: super::now(),
+            reason: Some(reason.to_owned()),
+        },
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use atelier_shared::config::StoreConfig;
-use atelier_shared::domain::cleanup::Scope;
 use atelier_shared::domain::entry::{Author, Body, Record};
 use atelier_shared::domain::file::{self, StoredFile};
 use atelier_shared::domain::ids::{
@@ -274,7 +273,8 @@ impl World {
     }
 }
 
-fn member(user_id: UserId) -> Member {
+/// Somebody who has joined, by a gateway of their own.
+pub fn member(user_id: UserId) -> Member {
     Member {
         client_id: ClientId::generate(),
         connection: ConnectionId::generate(),
@@ -513,80 +513,5 @@ fn what_a_deleted_room_leaves_goes_and_a_room_that_is_there_is_left_alone() {
         assert_eq!(counts["orphaned_rooms"], 2, "found once, removed once");
         assert_eq!(b.archive.head(&world.names[0]).await.unwrap().seq.0, 0);
         assert_eq!(b.archive.head(&world.names[1]).await.unwrap().seq.0, 1);
-    });
-}
-
-#[test]
-fn people_of_dead_gateways_are_taken_out_and_a_dry_run_only_counts_them() {
-    run(async {
-        let mut world = World::new().await;
-        world.make(0, true, 0).await;
-        let (b, name) = (world.b().clone(), world.names[0].clone());
-        let alive = PodId::generate();
-        let dead = PodId::generate();
-        let lease = Duration::from_secs(60);
-        b.presence.renew(alive, lease).await.unwrap();
-        b.presence.renew(dead, lease).await.unwrap();
-        let named = |pod, name: &str| Member {
-            pod,
-            name: name.into(),
-            ..member(UserId::generate())
-        };
-        let ghost = named(dead, "User123");
-        for member in [&named(alive, "User7"), &named(dead, "Ben"), &ghost] {
-            b.presence.enter(&name, member, None).await.unwrap();
-        }
-        b.presence
-            .hold_name("user123", ghost.user_id, lease)
-            .await
-            .unwrap();
-        // One person twice, where a name is one connection's.
-        let twin = Member {
-            name_is_exclusive: true,
-            ..named(alive, "Cora")
-        };
-        let newer = Member {
-            client_id: ClientId::generate(),
-            connection: ConnectionId::generate(),
-            ..twin.clone()
-        };
-        for member in [&twin, &newer] {
-            b.presence.enter(&name, member, None).await.unwrap();
-        }
-        b.presence.retire(dead).await.unwrap();
-        let count = async |scope, dry_run| {
-            let mut counts = Counts::new();
-            world
-                .cleaner
-                .people(scope, dry_run, &mut counts)
-                .await
-                .unwrap();
-            counts
-        };
-        let dry = count(Scope::Comprehensive, true).await;
-        assert_eq!(
-            (
-                dry["stale_connections"],
-                dry["stuck_users"],
-                dry["auto_users"]
-            ),
-            (2, 2, 1)
-        );
-        assert_eq!((dry["duplicate_users"], dry["released_names"]), (1, 1));
-        assert_eq!(b.presence.members(&name).await.unwrap().len(), 5);
-        let auto = count(Scope::AutoUsers, false).await;
-        assert_eq!((auto["auto_users"], auto["released_names"]), (1, 1));
-        assert!(!b.presence.is_name_held("user123", None).await.unwrap());
-        assert_eq!(b.presence.members(&name).await.unwrap().len(), 4);
-        let stuck = count(Scope::StuckUsers, false).await;
-        assert_eq!((stuck["stuck_users"], stuck["duplicate_users"]), (1, 1));
-        let left = b.presence.members(&name).await.unwrap();
-        let mut names: Vec<&str> = left.iter().map(|member| member.name.as_str()).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["Cora", "User7"]);
-        assert!(
-            left.iter()
-                .any(|member| member.connection == newer.connection)
-        );
     });
 }

@@ -1,0 +1,25 @@
+-- Who was in which session, from when until when. The Postgres twin is migrations/postgres/0014_room_visits.sql: keep the
+-- two alike.
+
+CREATE TABLE room_visits (
+    room_id   TEXT NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+    client_id TEXT NOT NULL,
+    joined_at TEXT NOT NULL,
+    user_id   BLOB NOT NULL,
+    name      TEXT NOT NULL,
+    color     TEXT NOT NULL,
+    simulated INTEGER NOT NULL,
+    -- NULL: is there still.
+    left_at   TEXT,
+    reason    TEXT,
+    -- note_visits.
+    PRIMARY KEY (room_id, client_id, joined_at)
+) STRICT;
+-- visits (who came), and which are the oldest.
+CREATE INDEX room_visits_by_beginning ON room_visits (room_id, joined_at, client_id);
+-- visits (who went).
+CREATE INDEX room_visits_by_end ON room_visits (room_id, left_at, client_id) WHERE left_at IS NOT NULL;
+-- open_visits.
+CREATE INDEX room_visits_open ON room_visits (room_id, client_id, joined_at) WHERE left_at IS NULL;
+-- delete_user.
+CREATE INDEX room_visits_by_user ON room_visits (user_id);
