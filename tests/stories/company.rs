@@ -16,6 +16,7 @@ pub fn stories(all: &mut Stories) {
     all.both(a_held_client_id_is_refused_to_others_and_replaced_by_its_own);
     all.both(a_client_id_whose_holder_is_silent_is_taken_over);
     all.both(leaving_is_told_at_once);
+    all.both(rest_knows_what_somebody_has_just_shown_here);
     all.both(a_direct_message_is_seen_by_the_two_only);
     all.distributed(people_of_a_killed_pod_are_reported_gone_exactly_once);
     all.distributed(a_client_that_comes_back_in_time_was_never_gone);
@@ -252,6 +253,34 @@ async fn leaving_is_told_at_once(story: Story) -> Told {
         watcher.expect("user_left").await?;
         let took = began.elapsed();
         ensure!(took < SOON, "told after {took:?} (polite: {polite})");
+    }
+    Ok(())
+}
+
+async fn rest_knows_what_somebody_has_just_shown_here(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let room = fresh("room");
+    let ana = cluster.door(Address::Plain, &room).enter().await?;
+    ana.join("Ana").await?;
+    let rest = cluster.rest();
+    // Presence is written with the room's next beat: some of these would come before it.
+    for n in 0..10 {
+        let away = json!({"type": "presence_update", "data": {"status": "away"}});
+        ana.send(json!({"type": "cursor", "position": n})).await?;
+        ana.send(json!({"type": "selection", "selection": {"start": n, "end": 9}}))
+            .await?;
+        ana.send(away).await?;
+        ana.answered().await?;
+        let users = rest.get(&format!("/api/rooms/{room}/users")).await?;
+        let users = users.expect(200)?;
+        let one = rest.get(&format!("/api/rooms/{room}")).await?.expect(200)?;
+        ensure!(one["users"] == users, "{one} and {users}");
+        let shown = &users[0];
+        ensure!(
+            shown["cursor_position"] == n && shown["selection"]["start"] == n,
+            "{n}: {users}"
+        );
+        ensure!(shown["status"] == "away", "{users}");
     }
     Ok(())
 }

@@ -218,7 +218,7 @@ pub async fn status(
     Administrator(_): Administrator,
 ) -> Result<Json<CleanupStatus>, Problem> {
     let b = &app.backends;
-    let occupied = app.occupancy.get().await?;
+    let occupied = app.occupancy.now().await?;
     let scheduled = b.queue.stats(QUEUE_CLEANUP).await?.delayed;
     let runs = b.records.cleanups(RUNS).await?;
     let ended = |state| runs.iter().filter(|run| run.state == state).count();

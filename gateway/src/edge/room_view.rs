@@ -1,8 +1,9 @@
 //! A room, and the people in it, as REST shows them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
-use atelier_shared::domain::ids::RoomId;
+use atelier_shared::domain::ids::{ClientId, RoomId};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::{Role, Room};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -18,6 +19,8 @@ use super::state::App;
 
 /// Reads of presence at once, for one list.
 const PRESENCE_READS_AT_ONCE: usize = 16;
+/// How long a live room is asked who is in it.
+const LIVE_WITHIN: Duration = Duration::from_millis(250);
 
 /// Somebody in a room, by connection.
 #[derive(Debug, Serialize, ToSchema)]
@@ -168,9 +171,30 @@ impl ActiveRoom {
     }
 }
 
+/// Everybody in the room: as presence has them, where cursors and the like come with a beat, and as they are now to a room
+/// that is live here.
+async fn members(app: &App, room: &RoomId) -> Result<Vec<Member>, Problem> {
+    let mut members = app.backends.presence.members(room).await?;
+    // A room that has a lot to do is not waited for.
+    let here = tokio::time::timeout(LIVE_WITHIN, app.rooms.members(room));
+    let here = here.await.ok().flatten().unwrap_or_default();
+    let mut here: HashMap<ClientId, Member> = here
+        .into_iter()
+        .map(|member| (member.client_id.clone(), member))
+        .collect();
+    for member in &mut members {
+        if let Some(now) = here.remove(&member.client_id)
+            && now.connection == member.connection
+        {
+            *member = now;
+        }
+    }
+    Ok(members)
+}
+
 /// The people who have joined, by client id.
 pub async fn users_in(app: &App, room: &RoomId) -> Result<Vec<UserInRoom>, Problem> {
-    let members = app.backends.presence.members(room).await?;
+    let members = members(app, room).await?;
     Ok(members
         .into_iter()
         .filter(|member| member.joined)
@@ -193,7 +217,7 @@ pub struct Viewer {
 
 /// Who views a file (or any), by client id.
 pub async fn viewers(app: &App, room: &RoomId, file: Option<&str>) -> Result<Vec<Viewer>, Problem> {
-    let members = app.backends.presence.members(room).await?;
+    let members = members(app, room).await?;
     let viewers = members.into_iter().filter_map(|mut member| {
         let viewing = *member.viewing.take().filter(|_| member.joined)?;
         let wanted = file.is_none_or(|file| viewing.file == file);

@@ -292,7 +292,7 @@ pub(super) async fn summaries(
 ) -> Result<Page<RoomSummary>, Problem> {
     let limit = page.limit()?;
     query.before = page.after::<RoomKey>()?;
-    let occupied = app.occupancy.get().await?;
+    let occupied = app.occupancy.now().await?;
     let rooms = app.backends.records.list_rooms(&query, limit).await?;
     let last = rooms.items.last().filter(|_| rooms.more);
     let next_cursor = last.and_then(|room| cursor(&(room.created_at, &room.id)));
