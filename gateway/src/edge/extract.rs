@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::de::DeserializeOwned;
 
 use super::problem::{Kind, Problem};
-use super::serde_words;
 use super::state::App;
+use crate::serde_words;
 
 const NO_OBJECT: &str = "The body must be an object.";
 

@@ -85,7 +85,7 @@ pub struct ResultBody {
     attempts: u32,
     trace_id: Option<String>,
     progress: Option<ProgressBody>,
-    /// Files that were not kept, with the reason; absent where there are none
+    /// Files that were not kept (hidden ones among them), with the reason; absent where there are none
     artifacts_skipped: Option<Vec<SkippedBody>>,
     /// Why it was rejected or is dead
     message: Option<String>,

@@ -44,7 +44,6 @@ mod removed;
 mod room_view;
 mod rooms;
 mod routes;
-mod serde_words;
 mod server;
 mod sessions;
 mod simulate;

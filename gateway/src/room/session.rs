@@ -428,17 +428,21 @@ impl Session {
                 break;
             }
             let (connection, reader) = (&self.follower.connection, &mut self.reader);
-            let mut messages = Vec::new();
+            let (mut messages, mut answered) = (Vec::new(), false);
             let read = READ_BUFFER.with_borrow_mut(|buffer| {
                 let read = connection.stream().try_read(buffer);
-                // What it says now is not carried out any more. Behind a violation there are no frames to be found: the
-                // bytes are only taken, so that the close frame is not lost to a reset.
-                if let (Ok(n @ 1..), false) = (&read, self.violated) {
-                    self.violated = reader.feed(&buffer[..*n], max, &mut messages).is_err();
+                // What it says now is not carried out any more. Behind a violation there are no frames to be found but
+                // the last: the bytes are taken, so that the close frame is not lost to a reset.
+                match &read {
+                    Ok(n @ 1..) if self.violated => answered = ends_with_close(&buffer[..*n]),
+                    Ok(n @ 1..) => {
+                        self.violated = reader.feed(&buffer[..*n], max, &mut messages).is_err();
+                    }
+                    _ => {}
                 }
                 read
             });
-            self.peer_closed = messages.iter().any(|m| matches!(m, Message::Close(_)));
+            self.peer_closed = answered || messages.iter().any(|m| matches!(m, Message::Close(_)));
             match read {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                 Ok(1..) => {}
@@ -446,5 +450,36 @@ impl Session {
             }
         }
         Err(Gone)
+    }
+}
+
+/// Is a client's close frame the last of these bytes? (Of others that look like one the worst that comes is that we do not
+/// wait for theirs.)
+fn ends_with_close(bytes: &[u8]) -> bool {
+    const HEAD: usize = 2;
+    const MASK: usize = 4;
+    (0..=125_u8).any(|length| {
+        let frame = HEAD + MASK + usize::from(length);
+        let start = bytes.len().checked_sub(frame);
+        start.is_some_and(|start| bytes[start..].starts_with(&[0x88, 0x80 | length]))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ends_with_close;
+
+    #[test]
+    fn a_close_frame_behind_what_can_t_be_read_is_found() {
+        let close = [0x88, 0x82, 1, 2, 3, 4, 0x03, 0xef];
+        assert!(ends_with_close(&close));
+        assert!(ends_with_close(&[&[7, 0x88, 9][..], &close].concat()));
+        assert!(ends_with_close(&[0x88, 0x80, 1, 2, 3, 4]));
+        assert!(!ends_with_close(&close[..7]), "not all of it is here");
+        assert!(
+            !ends_with_close(&[&close[..], &[0]].concat()),
+            "more follows"
+        );
+        assert!(!ends_with_close(&[]));
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::Invalid;
 use super::ids::{ClientId, Seq};
-use super::names;
+use super::{moment, names};
 
 mod lost;
 
@@ -30,6 +30,7 @@ pub struct Stroke {
     #[serde(serialize_with = "numbers")]
     pub points: Vec<f64>,
     /// The author's clock, milliseconds since 1970: the first key of last-write-wins.
+    #[serde(deserialize_with = "moment::whole_ms")]
     pub ts: i64,
 }
 
@@ -109,6 +110,7 @@ impl Serialize for Whole {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Erase {
     pub id: String,
+    #[serde(deserialize_with = "moment::whole_ms")]
     pub ts: i64,
 }
 

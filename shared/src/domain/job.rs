@@ -239,7 +239,7 @@ pub struct JobResult {
     /// What the program said last of how far it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// Files that were left where they were, with the reason: links, devices, what was too much.
+    /// Files that were left where they were, with the reason: links, devices, hidden ones, what was too much.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts_skipped: Vec<SkippedArtifact>,
     /// Why it was rejected or is dead, in words.

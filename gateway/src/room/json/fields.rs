@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::outgoing::ErrorFrame;
 use crate::runs::spec::FileBody;
+use crate::serde_words;
 
 #[derive(Deserialize)]
 pub struct JoinFields {
@@ -142,18 +143,14 @@ pub fn fields<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ErrorFrame> {
 }
 
 fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ErrorFrame {
-    let mut message = error.inner().to_string();
-    if let Some(at) = message.find(" at line ") {
-        message.truncate(at);
-    }
+    let message = error.inner().to_string();
     let mut path = error.path().to_string();
+    let is_missing = message.starts_with("missing field `");
+    let (mut message, named) = serde_words::told(&message);
     // serde names a missing field in its message only; its path is that of the object around it.
-    if let Some(name) = message
-        .strip_prefix("missing field `")
-        .and_then(|rest| rest.strip_suffix('`'))
-    {
+    if let Some(name) = named.filter(|_| is_missing) {
         path = match path.as_str() {
-            "." => name.to_owned(),
+            "." => name,
             around => format!("{around}.{name}"),
         };
         message = "is missing".into();

@@ -42,8 +42,12 @@ pub(super) async fn keep(
         }
     };
     let mut made: Vec<sandbox::Artifact> = Vec::new();
-    for file in left.into_iter().filter(|file| is_made(row, file)) {
-        if made.len() == FILES_MAX {
+    for file in left {
+        if is_hidden(&file.path) && !is_source(row, &file) {
+            skip(file.path, "its name begins with a dot");
+        } else if !is_made(row, &file) {
+            // Nobody misses it.
+        } else if made.len() == FILES_MAX {
             skip(file.path, "more files than are kept");
         } else if made.iter().any(|other| other.path == file.path) {
             // Two names that are no UTF-8, told alike.
@@ -83,18 +87,48 @@ fn is_made(row: &Row, file: &sandbox::Artifact) -> bool {
     if is_left_by_tools(&file.path) {
         return false;
     }
-    let sources = &row.spec.files;
     if let Some((stem, extension)) = file.path.rsplit_once('.') {
-        let has_source = |end: &str| sources.iter().any(|s| s.path == format!("{stem}.{end}"));
+        let mut sources = row.spec.files.iter();
+        let mut has_source = |end: &str| sources.any(|s| s.path == format!("{stem}.{end}"));
         if extension == "class" || (extension == "js" && has_source("ts")) {
             return false;
         }
     }
-    !sources.iter().any(|source| {
+    !is_source(row, file)
+}
+
+/// A file of the program's own that hides itself (what lies in hidden folders is a tool's).
+fn is_hidden(path: &str) -> bool {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    name.starts_with('.') && !is_left_by_tools(folder)
+}
+
+/// A source that is as it was.
+fn is_source(row: &Row, file: &sandbox::Artifact) -> bool {
+    row.spec.files.iter().any(|source| {
         let unchanged = match source.encoding.as_deref() {
             Some("base64") => true,
             _ => source.content.as_bytes() == file.content,
         };
         source.path == file.path && unchanged
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hidden_file_is_told_of_and_a_tool_s_folder_is_not() {
+        for (path, hidden) in [
+            (".result.json", true),
+            ("out/.env", true),
+            ("result.json", false),
+            (".cache/x", false),
+            (".cache/.x", false),
+            ("node_modules/.package-lock.json", false),
+        ] {
+            assert_eq!(is_hidden(path), hidden, "{path}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! What serde says of a value of the wrong shape, in words of the API instead of Rust's.
+//! What serde says of a value of the wrong shape, in words of the API instead of Rust's: in bodies, queries and messages.
 
 /// The words, and the field that they name.
 pub fn told(error: &str) -> (String, Option<String>) {
@@ -17,7 +17,28 @@ pub fn told(error: &str) -> (String, Option<String>) {
         let name = quoted(rest).unwrap_or_default();
         return (error.to_owned(), Some(name.to_owned()));
     }
-    (shape(error).unwrap_or_else(|| error.to_owned()), None)
+    let words = shape(error).or_else(|| unread(error).map(str::to_owned));
+    (words.unwrap_or_else(|| error.to_owned()), None)
+}
+
+/// What parsers of words in a query say.
+fn unread(error: &str) -> Option<&'static str> {
+    const NUMBER: &str = "must be a whole number from 0, not too large";
+    const TIME: &str = "must be a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z";
+    Some(match error {
+        "invalid digit found in string"
+        | "cannot parse integer from empty string"
+        | "number too large to fit in target type"
+        | "number too small to fit in target type" => NUMBER,
+        "provided string was not `true` or `false`" => "must be true or false",
+        "input contains invalid characters"
+        | "premature end of input"
+        | "input is out of range"
+        | "trailing input"
+        | "input is not enough for unique date and time" => TIME,
+        _ if error.starts_with("UUID parsing failed") => "must be a UUID",
+        _ => return None,
+    })
 }
 
 fn quoted(rest: &str) -> Option<&str> {
@@ -110,6 +131,16 @@ mod tests {
                 Some("name"),
             ),
             ("missing field `name`", "must be given", Some("name")),
+            (
+                "invalid type: floating point `1.5`, expected i64",
+                "must be a whole number, not too large, not number 1.5",
+                None,
+            ),
+            (
+                "UUID parsing failed: invalid length: found 3",
+                "must be a UUID",
+                None,
+            ),
         ] {
             assert_eq!(told(error), (words.to_owned(), field.map(str::to_owned)));
         }
