@@ -35,7 +35,13 @@ async fn command(cli: Cli) -> anyhow::Result<()> {
         Command::Openapi => say(&atelier_gateway::openapi()),
         Command::Migrate => {
             Backends::migrate(&cli.stores).await?;
-            say("the databases are at this version's schema\n")
+            match Mode::of(&cli.stores)? {
+                Mode::Distributed => say("the databases are at this version's schema\n"),
+                Mode::Embedded => say(&format!(
+                    "embedded mode (no DATABASE_URL, REDIS_URL, MONGO_URL): the files in {} are at this version's schema\n",
+                    cli.stores.data_dir.display()
+                )),
+            }
         }
         Command::Admin if cli.arguments == ["callback-secret"] => {
             let mut cli = cli;

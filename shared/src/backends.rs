@@ -94,6 +94,18 @@ pub struct Backends {
     _lock: Option<Arc<File>>,
 }
 
+const POSTGRES_SCHEMES: &[&str] = &["postgres", "postgresql"];
+const MONGO_SCHEMES: &[&str] = &["mongodb", "mongodb+srv"];
+/// What the Redis client knows, with and without TLS: one server, a cluster, sentinels.
+const REDIS_SCHEMES: &[&str] = &[
+    "redis",
+    "rediss",
+    "redis-cluster",
+    "rediss-cluster",
+    "redis-sentinel",
+    "rediss-sentinel",
+];
+
 impl Mode {
     /// None of the three URLs: embedded; all: distributed; some: refused, naming what is missing.
     pub fn of(config: &StoreConfig) -> Result<Self, OpenError> {
@@ -362,8 +374,12 @@ async fn open_records(config: &StoreConfig) -> Result<PostgresRecords, OpenError
     let pool = postgres::connect(url(&config.database_url), config.database_pool)
         .await
         .map_err(&failed)?;
+    let replica = given(&config.database_read_url)
+        .map(|url| postgres::connect_lazily(url, config.database_pool))
+        .transpose()
+        .map_err(&failed)?;
     match postgres::schema(&pool).await.map_err(&failed)? {
-        Schema::Ready => Ok(PostgresRecords::new(pool)),
+        Schema::Ready => Ok(PostgresRecords::new(pool, replica)),
         Schema::Behind { applied, needed } => Err(OpenError::SchemaBehind { applied, needed }),
     }
 }
@@ -434,6 +450,25 @@ impl StoreConfig {
         if self.db_name.is_empty() || self.db_name.len() > 63 || !self.db_name.bytes().all(word) {
             return refuse("DB_NAME", "must have 1 to 63 of A-Z a-z 0-9 _ -");
         }
+        let urls: [(_, _, &[&str]); 5] = [
+            ("DATABASE_URL", &self.database_url, POSTGRES_SCHEMES),
+            (
+                "DATABASE_READ_URL",
+                &self.database_read_url,
+                POSTGRES_SCHEMES,
+            ),
+            ("REDIS_URL", &self.redis_url, REDIS_SCHEMES),
+            ("REDIS_QUEUE_URL", &self.redis_queue_url, REDIS_SCHEMES),
+            ("MONGO_URL", &self.mongo_url, MONGO_SCHEMES),
+        ];
+        for (setting, url, schemes) in urls {
+            let Some(url) = given(url) else { continue };
+            let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+            if !schemes.contains(&scheme) {
+                let reason = format!("must begin with {}://", schemes.join(":// or "));
+                return refuse(setting, &reason);
+            }
+        }
         if self.database_pool == 0 {
             return refuse("DATABASE_POOL", "must be at least 1");
         }
@@ -451,11 +486,11 @@ mod tests {
     fn with(set: &[&str]) -> StoreConfig {
         let mut config = StoreConfig::default();
         for name in set {
-            let url = Some("x://y".to_owned());
+            let url = |scheme: &str| Some(format!("{scheme}://y"));
             match *name {
-                "DATABASE_URL" => config.database_url = url,
-                "REDIS_URL" => config.redis_url = url,
-                "MONGO_URL" => config.mongo_url = url,
+                "DATABASE_URL" => config.database_url = url("postgres"),
+                "REDIS_URL" => config.redis_url = url("redis"),
+                "MONGO_URL" => config.mongo_url = url("mongodb"),
                 other => panic!("{other}"),
             }
         }
@@ -484,6 +519,26 @@ mod tests {
             assert!(error.contains(missing), "{error}");
             assert!(error.starts_with(&set.join(", ")), "{error}");
         }
+    }
+
+    #[test]
+    fn an_address_of_another_kind_of_store_is_refused_by_its_setting() {
+        let mut config = StoreConfig {
+            database_url: Some("postgresql://h/d".into()),
+            redis_url: Some("rediss-cluster://h".into()),
+            mongo_url: Some("mongodb+srv://h".into()),
+            ..StoreConfig::default()
+        };
+        config.check().unwrap();
+        config.redis_queue_url = Some("http://h".into());
+        let error = config.check().unwrap_err().to_string();
+        assert!(
+            error.starts_with("REDIS_QUEUE_URL: must begin with redis://"),
+            "{error}"
+        );
+        config.database_url = Some("mysql://h/d".into());
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.starts_with("DATABASE_URL: "), "{error}");
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub struct StoreConfig {
     /// Postgres, for relational data. With REDIS_URL and MONGO_URL: distributed mode; with none of them: embedded mode
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
+    /// A read replica of it, for lists of jobs and insights, which may then be as late as the replica is; away, the primary
+    /// answers these too
+    #[arg(long, env = "DATABASE_READ_URL", hide_env_values = true)]
+    pub database_read_url: Option<String>,
     /// Redis 7 or later, for room logs, presence, queues and tokens
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<String>,
@@ -86,6 +90,7 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             database_url: None,
+            database_read_url: None,
             redis_url: None,
             redis_queue_url: None,
             mongo_url: None,
@@ -110,6 +115,7 @@ impl fmt::Debug for StoreConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreConfig")
             .field("database_url", &self.database_url.is_some())
+            .field("database_read_url", &self.database_read_url.is_some())
             .field("redis_url", &self.redis_url.is_some())
             .field("redis_queue_url", &self.redis_queue_url.is_some())
             .field("mongo_url", &self.mongo_url.is_some())

@@ -11,6 +11,7 @@ use crate::harness::{
 
 pub fn stories(all: &mut Stories) {
     all.both(two_people_on_two_pods_see_one_room);
+    all.both(whom_a_list_names_is_not_told_to_come_after_it);
     all.both(everybody_sees_the_same_order);
     all.both(a_late_joiner_sees_every_stroke);
     all.both(a_held_client_id_is_refused_to_others_and_replaced_by_its_own);
@@ -20,6 +21,38 @@ pub fn stories(all: &mut Stories) {
     all.both(a_direct_message_is_seen_by_the_two_only);
     all.distributed(people_of_a_killed_pod_are_reported_gone_exactly_once);
     all.distributed(a_client_that_comes_back_in_time_was_never_gone);
+}
+
+/// Several who join at the same moment: a client that adds whoever comes to the list it was given shows nobody twice.
+async fn whom_a_list_names_is_not_told_to_come_after_it(story: Story) -> Told {
+    const AT_ONCE: usize = 8;
+    let cluster = story.shared().await?;
+    for _ in 0..5 {
+        let door = cluster.door(Address::Plain, &fresh("room"));
+        let clients = try_join_all((0..AT_ONCE).map(|_| door.enter())).await?;
+        let joins = clients.iter().map(|client| client.join("Ana"));
+        try_join_all(joins).await?;
+        for client in &clients {
+            client.answered().await?;
+            let mut known = Vec::new();
+            for frame in client.frames() {
+                match frame["type"].as_str() {
+                    Some("users_list") => {
+                        let users = frame["users"].as_array().context("users_list.users")?;
+                        known = users.iter().map(|user| user["id"].clone()).collect();
+                    }
+                    Some("user_joined") => {
+                        let id = &frame["user"]["id"];
+                        let again = known.contains(id);
+                        ensure!(!again, "{frame} after a list of {known:?}");
+                        known.push(id.clone());
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn two_people_on_two_pods_see_one_room(story: Story) -> Told {

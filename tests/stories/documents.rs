@@ -142,22 +142,13 @@ async fn a_client_of_the_reference_edits_persists_and_loads(story: Story) -> Tol
         },
     )
     .await?;
-    // Exact as soon as the room has had a moment.
-    until(
-        "the room's view with the document's size",
-        PATIENCE,
-        async || {
-            let view = rest
-                .get(&format!("/api/v1/rooms/{room}"))
-                .await?
-                .expect(200)?;
-            let exact = view["doc_size"] == size && view["retention"] == "keep";
-            exact
-                .then_some(())
-                .with_context(|| format!("{size}: {view}"))
-        },
-    )
-    .await
+    let view = rest.get(&format!("/api/v1/rooms/{room}")).await?;
+    let view = view.expect(200)?;
+    ensure!(
+        view["doc_size"] == size && view["retention"] == "keep",
+        "{size}: {view}"
+    );
+    Ok(())
 }
 
 /// A client that sends everything with each key costs the log one letter each; what is known already is acknowledged and

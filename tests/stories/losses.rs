@@ -281,7 +281,14 @@ async fn told_to_be_away(cluster: &Cluster, name: &str) -> Told {
         anyhow::Ok(())
     })
     .await?;
-    cluster.rest().get("/livez").await?.expect(200).map(|_| ())
+    // For balancers: the other stores' rooms go on.
+    for path in ["/readyz?exclude=stores", "/livez"] {
+        cluster.rest().get(path).await?.expect(200)?;
+    }
+    let others = if name == "files" { "vault" } else { "files" };
+    let others = format!("/readyz?exclude={others}");
+    let still = cluster.rest().get(&others).await?;
+    still.problem(503, "unavailable").map(|_| ())
 }
 
 async fn ready_again(cluster: &Cluster) -> Told {

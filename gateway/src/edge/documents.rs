@@ -12,6 +12,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, stream};
 use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -28,6 +29,11 @@ const ARCHIVE_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A room that is just being put away is opened again so often.
 const OPEN_TRIES: usize = 3;
+/// A document of an open room is merged for the sake of its size up to so many bytes, and as long as it takes no longer.
+const MERGED_MAX: usize = 256 << 10;
+const MERGED_WITHIN: Duration = Duration::from_millis(250);
+/// So many at a time, for one list.
+const OPEN_AT_ONCE: usize = 16;
 
 /// What became of it: `{"success": true, "size": 2048}` or `{"success": false, "error": "No document found"}`.
 #[derive(Debug, Serialize, ToSchema)]
@@ -208,14 +214,21 @@ async fn keep(app: &App, id: &RoomId) -> Result<(), Problem> {
 /// Hex characters of the documents of these rooms: as this gateway has them where it has the room open, else as they are
 /// archived. A view of rooms does not fail for want of a figure: an archive that is away leaves it 0.
 pub(super) async fn sizes(app: &App, rooms: &[RoomId]) -> HashMap<RoomId, usize> {
-    let mut sizes = HashMap::new();
-    let mut elsewhere = Vec::new();
+    let (mut open, mut elsewhere) = (Vec::new(), Vec::new());
     for room in rooms {
         match app.rooms.document_bytes(room) {
-            Some(bytes) => drop(sizes.insert(room.clone(), bytes * 2)),
+            Some(bytes) => open.push((room.clone(), bytes)),
             None => elsewhere.push(room.clone()),
         }
     }
+    let mut sizes: HashMap<RoomId, usize> = stream::iter(open)
+        .map(|(room, bytes)| async move {
+            let bytes = merged_bytes(app, &room, bytes).await;
+            (room, bytes * 2)
+        })
+        .buffer_unordered(OPEN_AT_ONCE)
+        .collect()
+        .await;
     if elsewhere.is_empty() {
         return sizes;
     }
@@ -227,6 +240,20 @@ pub(super) async fn sizes(app: &App, rooms: &[RoomId]) -> HashMap<RoomId, usize>
         Err(error) => tracing::warn!(%error, "sizes of documents are not known now"),
     }
     sizes
+}
+
+/// How large the document of an open room is as one update. Of a large one, or of a room that has too much to do, as large
+/// as its updates are together until they are merged.
+async fn merged_bytes(app: &App, room: &RoomId, together: usize) -> usize {
+    if together == 0 || together > MERGED_MAX {
+        return together;
+    }
+    let state = async {
+        let document = app.rooms.document(room).await?;
+        Some(document.state().await.len())
+    };
+    let merged = tokio::time::timeout(MERGED_WITHIN, state).await;
+    merged.ok().flatten().unwrap_or(together)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use atelier_shared::Backends;
 pub use atelier_shared::domain::moment::rfc3339;
 use axum::Json;
-use axum::extract::{FromRef, State};
+use axum::extract::{FromRef, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
@@ -23,6 +23,8 @@ use super::state::App;
 
 /// However often somebody asks, each store is pinged at most once in this time.
 const FRESH: Duration = Duration::from_millis(500);
+/// Of `exclude`: whatever the stores do.
+const ALL_STORES: &str = "stores";
 
 /// What a store said when it was last asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -150,24 +152,43 @@ pub async fn livez() -> Json<Alive> {
     Json(Alive { status: "alive" })
 }
 
-/// May traffic be sent here? Not while the gateway is stopping or a store is gone.
-#[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, description = "Ready", body = Alive), Unready))]
-pub async fn readyz(State(checks): State<Checks>) -> Result<Json<Alive>, Problem> {
+/// May traffic be sent here? Not while the gateway is stopping or a store is gone. `exclude` leaves stores out of the answer
+/// (names as `/health` shows them, with commas between, or `stores` for all): a balancer that took every gateway out because
+/// of a store that they share would close the rooms that go on without it.
+#[utoipa::path(get, path = "/readyz", tag = "health", params(("exclude" = Option<String>, Query, description = "Stores that do not count", example = "stores")), responses(
+    (status = 200, description = "Ready", body = Alive), Unready,
+))]
+pub async fn readyz(
+    State(checks): State<Checks>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Alive>, Problem> {
     if checks.is_draining() {
         return Err(Problem::new(Kind::Draining, "This gateway is stopping."));
     }
-    let away: Vec<&str> = checks
-        .look()
-        .await
-        .into_iter()
-        .filter(|(_, status)| *status == StoreStatus::Away)
-        .map(|(store, _)| store)
-        .collect();
-    if away.is_empty() {
-        return Ok(Json(Alive { status: "ready" }));
+    let ready = Ok(Json(Alive { status: "ready" }));
+    let excluded = excluded(query.as_deref().unwrap_or(""));
+    if excluded.iter().any(|name| name == ALL_STORES) {
+        return ready;
     }
+    let mut stores = checks.look().await;
+    stores.retain(|store, status| {
+        *status == StoreStatus::Away && !excluded.iter().any(|name| name == store)
+    });
+    if stores.is_empty() {
+        return ready;
+    }
+    let away: Vec<&str> = stores.into_keys().collect();
     Err(Problem::new(
         Kind::Unavailable,
         format!("Away: {}.", away.join(", ")),
     ))
+}
+
+/// Names that no store has exclude nothing.
+fn excluded(query: &str) -> Vec<String> {
+    let pairs = url::form_urlencoded::parse(query.as_bytes());
+    let given = pairs.filter(|(name, _)| name == "exclude");
+    given
+        .flat_map(|(_, names)| names.split(',').map(str::to_owned).collect::<Vec<_>>())
+        .collect()
 }

@@ -321,6 +321,26 @@ impl Connection {
         }
     }
 
+    /// As [`Self::send`], behind everything that the room has to tell by now: what the frame knows of is not told once more
+    /// after it.
+    pub fn send_in_turn(&self, frame: Bytes, feed: &Feed) {
+        if self.dialect != Dialect::Json {
+            return;
+        }
+        {
+            let mut out = self.out.lock();
+            if out.phase == Phase::Live
+                && !out.blocked
+                && !out.pull(feed, &self.reader(), usize::MAX)
+            {
+                out.phase = Phase::Behind;
+                out.block();
+                self.wake.notify_one();
+            }
+        }
+        self.send(frame);
+    }
+
     /// As [`Self::send`], for what is large because the room is (its document): it does not count as unread answers. The
     /// connection's own task sends it, and takes no other request before it is written.
     pub fn send_large(&self, frame: Bytes) {

@@ -297,7 +297,8 @@ impl Actor {
         let others = self.members.values().map(|m| &**m);
         let others = Users::of(others.filter(|m| m.client_id != member.client_id));
         self.present(member, Some(id));
-        connection.send(faces::users("users_list", &others));
+        let list = faces::users("users_list", &others);
+        connection.send_in_turn(list, &self.shared.feed.read());
     }
 
     /// Somebody here, or on another pod, has joined or looks different: told once, and only if it is news.
@@ -390,7 +391,10 @@ impl Actor {
     pub fn send_users(&mut self, id: ConnectionId) {
         if let Some(local) = self.locals.get(&id) {
             let users = Users::of(self.members.values().map(|m| &**m));
-            local.connection.send(faces::users("users", &users));
+            let list = faces::users("users", &users);
+            local
+                .connection
+                .send_in_turn(list, &self.shared.feed.read());
         }
     }
 

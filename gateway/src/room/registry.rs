@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::actor::{Actor, Command};
 use super::connection::Connection;
+use super::document::DocumentSnapshot;
 use super::json::outgoing;
 use super::ring::Feed;
 use super::visits::Visits;
@@ -238,6 +239,11 @@ impl Rooms {
     pub fn document_bytes(&self, id: &RoomId) -> Option<usize> {
         let handle = self.find(id)?;
         Some(handle.shared.document_bytes.load(Ordering::Relaxed))
+    }
+
+    /// The room's document; `None`: it is not live here, or has none.
+    pub async fn document(&self, id: &RoomId) -> Option<Arc<DocumentSnapshot>> {
+        self.find(id)?.document().await.ok().flatten()
     }
 
     pub fn is_draining(&self) -> bool {

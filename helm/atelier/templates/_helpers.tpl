@@ -77,6 +77,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ include "atelier.secretEnv" (dict "name" "REDIS_URL" "secret" $secret "required" true) }}
 {{ include "atelier.secretEnv" (dict "name" "MONGO_URL" "secret" $secret "required" true) }}
 {{ include "atelier.secretEnv" (dict "name" "REDIS_QUEUE_URL" "secret" $secret) }}
+{{ include "atelier.secretEnv" (dict "name" "DATABASE_READ_URL" "secret" $secret) }}
 {{- if not .Values.files.url }}
 {{ include "atelier.secretEnv" (dict "name" "FILES_URL" "secret" $secret "required" true) }}
 {{- end }}
@@ -98,7 +99,8 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{- /* A gateway ends by itself within its drain; ready says whether it may be given anybody. */ -}}
+{{- /* A gateway ends by itself within its drain; ready says whether it may be given anybody. Stores don't count: one that is
+away is away for every pod, and rooms go on without most. */ -}}
 {{- define "atelier.probes" -}}
 startupProbe:
   httpGet: {path: /livez, port: http}
@@ -106,7 +108,7 @@ startupProbe:
   timeoutSeconds: 3
   failureThreshold: 30
 readinessProbe:
-  httpGet: {path: /readyz, port: http}
+  httpGet: {path: "/readyz?exclude=stores", port: http}
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: 2

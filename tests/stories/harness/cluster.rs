@@ -260,6 +260,8 @@ fn store_settings(stores: &Stores) -> anyhow::Result<BTreeMap<String, String>> {
         .map_err(|()| anyhow::anyhow!("no URL for the folder of files"))?;
     let settings = [
         ("DATABASE_URL", stores.postgres.to_string()),
+        // Its own replica: what may be read there is.
+        ("DATABASE_READ_URL", stores.postgres.to_string()),
         ("REDIS_URL", stores.redis.to_string()),
         ("MONGO_URL", stores.mongo.to_string()),
         ("DB_NAME", stores.name.clone()),

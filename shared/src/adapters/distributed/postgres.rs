@@ -10,6 +10,8 @@ use crate::ports::{PortError, Result};
 
 /// How long a caller waits for a connection before it hears "unavailable".
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A replica that takes longer is away.
+const REPLICA_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What this program's queries were written for; embedded in the binary.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -91,6 +93,14 @@ pub async fn connect(url: &str, connections: u32) -> Result<PgPool> {
         .connect_with(options(url)?)
         .await
         .map_err(|e| port_error("connect to Postgres", e))
+}
+
+/// As [`connect`], but nothing is asked of the server before the first query: what is read there can be read elsewhere.
+pub fn connect_lazily(url: &str, connections: u32) -> Result<PgPool> {
+    let pool = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(REPLICA_TIMEOUT);
+    Ok(pool.connect_lazy_with(options(url)?))
 }
 
 /// Brings the schema up to date. Any number of programs may do it at once: one works while the others wait for its

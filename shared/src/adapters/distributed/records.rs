@@ -22,31 +22,47 @@ use crate::ports::{Records, Result};
 #[derive(Debug, Clone)]
 pub struct PostgresRecords {
     pool: PgPool,
+    replica: Option<PgPool>,
 }
 
 impl PostgresRecords {
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+    /// `replica`: answers what may be a little behind.
+    pub fn new(pool: PgPool, replica: Option<PgPool>) -> Self {
+        Self { pool, replica }
     }
 
     /// Every call is a transaction, even a single read: a pooler in transaction mode (PgBouncer) keeps the server
     /// connection for its length, and with it the statement prepared on it.
     async fn read(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
-        self.begin("BEGIN READ ONLY").await
+        begin(&self.pool, "BEGIN READ ONLY").await
+    }
+
+    /// As [`Self::read`], for what may be a little behind: lists that are looked at, figures.
+    async fn browse(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
+        if let Some(replica) = &self.replica {
+            match begin(replica, "BEGIN READ ONLY").await {
+                Ok(tx) => return Ok(tx),
+                Err(error) => tracing::warn!(%error, "the read replica is away"),
+            }
+        }
+        self.read().await
     }
 
     async fn write(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
-        self.begin("BEGIN").await
+        begin(&self.pool, "BEGIN").await
     }
+}
 
-    /// On a task of its own: a caller who gives up between BEGIN and its answer would hand the connection back inside a
-    /// transaction that sqlx does not know of (its depth is raised only by the answer), and the next caller would find
-    /// itself in it.
-    async fn begin(&self, statement: &'static str) -> sqlx::Result<Transaction<'static, Postgres>> {
-        let pool = self.pool.clone();
-        let begun = tokio::spawn(async move { pool.begin_with(statement).await });
-        begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
-    }
+/// On a task of its own: a caller who gives up between BEGIN and its answer would hand the connection back inside a
+/// transaction that sqlx does not know of (its depth is raised only by the answer), and the next caller would find itself in
+/// it.
+async fn begin(
+    pool: &PgPool,
+    statement: &'static str,
+) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin_with(statement).await });
+    begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
 /// Unnamed (`persistent(false)`): a named statement would outlive the transaction and be met by a stranger behind a pooler.

@@ -102,6 +102,11 @@ impl SqliteRecords {
         self.file.read.begin().await
     }
 
+    /// There is one file, and it is never behind.
+    async fn browse(&self) -> sqlx::Result<Transaction<'static, Db>> {
+        self.read().await
+    }
+
     /// Takes the write lock at once: one that began as a reader could not become a writer while another writes.
     async fn write(&self) -> sqlx::Result<Transaction<'static, Db>> {
         self.file.write.begin_with("BEGIN IMMEDIATE").await

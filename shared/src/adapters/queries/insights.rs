@@ -108,7 +108,7 @@ macro_rules! insight_records {
                 use crate::adapters::queries::insights::InsightRow;
 
                 let found = async {
-                    let mut tx = self.read().await?;
+                    let mut tx = self.browse().await?;
                     let row: Option<InsightRow> = rows(
                         "SELECT insights.*, users.name AS author_name,
                              (SELECT COUNT(*) FROM insight_votes WHERE insight_id = insights.id) AS votes,
@@ -143,7 +143,7 @@ macro_rules! insight_records {
                 };
                 // One's own, and of each team's the newest as many as fit the page.
                 let listed = async {
-                    let mut tx = self.read().await?;
+                    let mut tx = self.browse().await?;
                     let rows: Vec<InsightRow> = rows(
                         "SELECT insights.*, users.name AS author_name,
                              (SELECT COUNT(*) FROM insight_votes WHERE insight_id = insights.id) AS votes,

@@ -191,7 +191,7 @@ macro_rules! job_records {
                 use crate::adapters::queries::{jobs::JobRow, micros};
 
                 let listed = async {
-                    let mut tx = self.read().await?;
+                    let mut tx = self.browse().await?;
                     let rows: Vec<JobRow> = rows(
                         "SELECT * FROM jobs WHERE NOT queued AND created_at < $1
                          ORDER BY created_at, id LIMIT +$2",

@@ -388,6 +388,8 @@ pub const PROBES: &[Probe] = probes![
         "reached(321, 0, ctypes.create_string_buffer(struct.pack('5I', 2, 4, 4, 1, 0) + b'\\0' * 100), 72)"
     ),
     ("userfaultfd", Bare, "reached(323, 1)"),
+    ("watch_files_of_the_host", Bare, "reached(294, 0)"),
+    ("watch_files_of_the_host_as_of_old", Bare, "reached(253)"),
     (
         "perf_events",
         Bare,

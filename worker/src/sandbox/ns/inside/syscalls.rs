@@ -197,7 +197,7 @@ fn narrow(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     Ok(())
 }
 
-/// Sockets of all kinds, what processes of one machine share memory and messages by, and watches on foreign files.
+/// Sockets of all kinds, and what processes of one machine share memory and messages by.
 const SHARED_WITH_THE_HOST: &[i64] = &[
     libc::SYS_socket,
     libc::SYS_connect,
@@ -217,15 +217,17 @@ const SHARED_WITH_THE_HOST: &[i64] = &[
     libc::SYS_msgsnd,
     libc::SYS_msgrcv,
     libc::SYS_msgctl,
-    libc::SYS_inotify_init1,
-    libc::SYS_inotify_add_watch,
     libc::SYS_pidfd_open,
+];
+
+/// Calls libraries try first and do without when the kernel has none; `EPERM` would stop them. A watch on files that all
+/// boxes share with the host would tell which program is started, when and by whomever.
+const ABSENT: &[i64] = &[
+    libc::SYS_clone3,
+    libc::SYS_inotify_init1,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_inotify_init,
 ];
-
-/// Calls libraries try first and do without when the kernel has none; `EPERM` would stop them.
-const ABSENT: &[i64] = &[libc::SYS_clone3];
 
 /// Options of `prctl(2)` that concern nobody but the caller.
 const PRCTL: &[u64] = &[
@@ -267,7 +269,6 @@ const LEGACY: &[i64] = &[
     libc::SYS_getdents,
     libc::SYS_getpgrp,
     libc::SYS_getrlimit,
-    libc::SYS_inotify_init,
     libc::SYS_lchown,
     libc::SYS_link,
     libc::SYS_lstat,
@@ -373,9 +374,6 @@ const PLAIN: &[i64] = &[
     libc::SYS_gettimeofday,
     libc::SYS_getuid,
     libc::SYS_getxattr,
-    libc::SYS_inotify_add_watch,
-    libc::SYS_inotify_init1,
-    libc::SYS_inotify_rm_watch,
     libc::SYS_kill,
     libc::SYS_lgetxattr,
     libc::SYS_linkat,
