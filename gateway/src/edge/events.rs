@@ -217,7 +217,8 @@ async fn backwards(app: &App, room: &RoomId, wanted: Wanted) -> Result<Found, Pr
         more = page.more && !page.entries.is_empty();
         page.entries.iter().for_each(|entry| found.look_at(entry));
     }
-    found.left_over |= more;
+    // Nothing is before the first entry.
+    found.left_over |= more && found.before != Some(Seq(1));
     app.profiles.anonymise_entries(&mut found.entries).await?;
     Ok(found)
 }

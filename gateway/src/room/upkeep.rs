@@ -29,8 +29,6 @@ impl Actor {
         let silent_ms = i64::from(config.websocket_connection_timeout_ms);
         let heartbeat_ms = i64::from(config.heartbeat_ms);
         let warn_stale_ms = heartbeat_ms.min(silent_ms / 2);
-        // Whoever answers pings is not silent, also where the timeout is shorter than the heartbeat.
-        let ping_ms = heartbeat_ms.min(silent_ms / 3);
         let presence_ms = i64::from(config.presence_timeout_s) * 1_000;
         let stuck_ms = i64::from(config.slow_reader_timeout_s) * 1_000;
         let mut dropped = Vec::new();
@@ -57,7 +55,7 @@ impl Actor {
                 connection.close(4508, "too slow; resume where you are");
                 continue;
             }
-            if silent >= ping_ms && now_ms - local.pinged_ms >= ping_ms {
+            if silent >= heartbeat_ms && now_ms - local.pinged_ms >= heartbeat_ms {
                 local.pinged_ms = now_ms;
                 connection.send_raw(websocket::ping(b""));
             }
