@@ -135,7 +135,7 @@ fn hungry(source: &str) -> Program {
 async fn memory(sandbox: &'static NsSandbox) -> Result<(), Failed> {
     for source in [
         "data = []\nwhile True: data.append(bytearray(1 << 20))\n",
-        "import os, time\nfor _ in range(8): os.fork() or (b'x' * (20 << 20), time.sleep(8))\n",
+        "import os, time\nfor _ in range(8): os.fork() or (b'x' * (20 << 20), time.sleep(8))\ntime.sleep(8)\n",
     ] {
         let outcome = run(sandbox, hungry(source)).await?;
         assert_eq!(outcome.state(), JobState::OutOfMemory, "{outcome:?}");
