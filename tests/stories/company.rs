@@ -2,8 +2,10 @@
 
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
+use futures::{SinkExt, StreamExt};
 use serde_json::json;
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{
     Address, Mode, Options, PATIENCE, Rest, SOON, Stories, Story, Told, fresh, until,
@@ -12,6 +14,7 @@ use crate::harness::{
 pub fn stories(all: &mut Stories) {
     all.both(two_people_on_two_pods_see_one_room);
     all.both(whom_a_list_names_is_not_told_to_come_after_it);
+    all.both(whoever_speaks_at_once_hears_connected_first);
     all.both(everybody_sees_the_same_order);
     all.both(a_late_joiner_sees_every_stroke);
     all.both(a_held_client_id_is_refused_to_others_and_replaced_by_its_own);
@@ -108,6 +111,24 @@ async fn two_people_on_two_pods_see_one_room(story: Story) -> Told {
     ana.expect_where("user_left", |m| m["userId"].is_string())
         .await
         .map(|_| ())
+}
+
+/// A client that does not wait for `connected` before its first message.
+async fn whoever_speaks_at_once_hears_connected_first(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let door = cluster.door(Address::Plain, &fresh("room"));
+    for _ in 0..30 {
+        let mut socket = door.socket().await?;
+        let join = json!({"type": "join", "name": "Ana", "color": "#3B82F6"});
+        socket.send(Message::text(join.to_string())).await?;
+        let first = socket.next().await.context("a first frame")??;
+        let first = first.into_text()?;
+        ensure!(
+            first.contains(r#""type":"connected""#),
+            "first came {first}"
+        );
+    }
+    Ok(())
 }
 
 async fn everybody_sees_the_same_order(story: Story) -> Told {

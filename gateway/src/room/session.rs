@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::actor::Command;
-use super::connection::{Connection, Phase};
+use super::connection::{Connection, Phase, Start};
 use super::dialect::Dialect;
 use super::follower::{Follower, Gone};
 use super::json::incoming::{self, Request};
@@ -101,7 +101,13 @@ impl Session {
     /// Runs until the socket ends, then leaves the room. `early` is what came behind the handshake.
     pub async fn run(mut self, early: Bytes) {
         self.event("connect", "connected");
-        let mut outcome = Box::pin(self.feed(early)).await;
+        let mut outcome = match Box::pin(self.begun()).await {
+            Some(start) => Box::pin(self.begin(*start)).await,
+            None => Ok(()),
+        };
+        if outcome.is_ok() {
+            outcome = Box::pin(self.feed(early)).await;
+        }
         while outcome.is_ok() {
             outcome = match self.connection.take_start() {
                 // Boxed: rare and large, where the task's size is paid by every idle connection.
@@ -110,6 +116,23 @@ impl Session {
             };
         }
         self.leave().await;
+    }
+
+    /// What the client says is read once the room has begun with it: nothing is answered ahead of `connected`.
+    async fn begun(&self) -> Option<Box<Start>> {
+        let connection = &self.connection;
+        loop {
+            if let Some(start) = connection.take_start() {
+                return Some(start);
+            }
+            if connection.phase() == Phase::Closing {
+                return None;
+            }
+            tokio::select! {
+                () = connection.wake.notified() => {}
+                () = self.handle.mailbox.closed() => return None,
+            }
+        }
     }
 
     async fn leave(&mut self) {
