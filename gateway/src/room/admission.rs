@@ -17,8 +17,9 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::actor::{Command, Enter};
-use super::connection::{Connection, Speaks, Transport};
+use super::connection::{Connection, Speaks};
 use super::follower::Follower;
+use super::outbound::Transport;
 use super::registry::{Handle, OpenSocket, Rooms};
 use super::session::Session;
 use super::shared_socket::SharedSocket;

@@ -4,7 +4,6 @@
 //! and its own task drains it when it becomes writable. Whoever holds the `Outbound` lock may write; nobody holds it
 //! over an await.
 
-use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -19,10 +18,11 @@ use super::actor::BoardSnapshot;
 use super::dialect::{DIALECTS, Dialect, Reader};
 use super::document::DocumentSnapshot;
 use super::json::outgoing::ErrorFrame;
-use super::ring::{Feed, Frame};
+use super::outbound::{Outbound, Phase, Transport};
+use super::ring::Feed;
 use super::shared_socket::SharedSocket;
 use super::websocket;
-use super::writing::{write_at_once, write_from};
+use super::writing::{Written, write_at_once};
 use super::yjs::hocuspocus;
 
 /// Bytes that a connection's own task takes from the ring for one write.
@@ -30,38 +30,6 @@ const DRAIN_BYTES: usize = 64 * 1024;
 /// Answers that may wait for a client that does not read, before its connection is given up. The first frames of a room
 /// (its board) may be larger: they are put in by the connection's own task, one write at a time.
 const UNREAD_ANSWERS_MAX: usize = 1024 * 1024;
-
-/// What the fan-out may do with a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Its own task is putting the first frames together, or replaying; the fan-out leaves it alone.
-    Loading,
-    Live,
-    /// It fell off the ring: its own task replays from the log.
-    Behind,
-    /// A close frame is on its way; nothing else follows.
-    Closing,
-}
-
-/// How far a connection is, and what it was promised but is not written yet.
-#[derive(Debug)]
-pub struct Outbound {
-    unsent: VecDeque<Bytes>,
-    unsent_bytes: usize,
-    /// Of these, what it is owed however large it is: the room's news, and what it asked for. The rest are answers.
-    owed_bytes: usize,
-    pub phase: Phase,
-    /// The socket would block (or the phase is not `Live`): the connection's own task writes.
-    blocked: bool,
-    /// The next frame of the ring.
-    pub cursor: u64,
-    /// The version of the latest values that were delivered.
-    pub latest_seen: u64,
-    /// The last entry that was delivered.
-    pub delivered: Seq,
-    /// When the socket last took something, milliseconds since 1970; 0 while nothing waits.
-    stuck_since_ms: i64,
-}
 
 /// A connection, as the room and its own task know it.
 #[derive(Debug)]
@@ -111,13 +79,6 @@ impl Speaks {
     }
 }
 
-/// Where a connection's bytes go.
-#[derive(Debug)]
-pub enum Transport {
-    Own(TcpStream),
-    Shared(Arc<SharedSocket>),
-}
-
 /// Where a connection begins in the feed, and what it is told before: put together by the room, carried out by the
 /// connection's own task.
 #[derive(Debug)]
@@ -131,19 +92,6 @@ pub struct Start {
     pub cursor: u64,
     pub latest_seen: u64,
     pub delivered: Seq,
-}
-
-/// How a write attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
-    /// Nothing is left.
-    All,
-    /// The socket would block.
-    Blocked,
-    /// The socket is broken; its own task will notice.
-    Broken,
-    /// There was nothing for it.
-    Nothing,
 }
 
 /// What the fan-out computed once for all who are exactly one tick behind.
@@ -182,17 +130,7 @@ impl Connection {
                 Speaks::Hocuspocus { key, readdressed } => Some((key, readdressed)),
             },
             transport,
-            out: Mutex::new(Outbound {
-                unsent: VecDeque::new(),
-                unsent_bytes: 0,
-                owed_bytes: 0,
-                phase: Phase::Loading,
-                blocked: true,
-                cursor: 0,
-                latest_seen: 0,
-                delivered: Seq(0),
-                stuck_since_ms: 0,
-            }),
+            out: Mutex::new(Outbound::loading()),
             start: Mutex::new(None),
             wake: Notify::new(),
             challenged: AtomicBool::new(false),
@@ -514,73 +452,6 @@ impl Connection {
 
     pub fn delivered(&self) -> Seq {
         self.out.lock().delivered
-    }
-}
-
-impl Outbound {
-    fn push(&mut self, frame: Bytes) {
-        self.unsent_bytes += frame.len();
-        self.unsent.push_back(frame);
-    }
-
-    fn owe(&mut self, frame: Bytes) {
-        self.owed_bytes += frame.len();
-        self.push(frame);
-    }
-
-    fn block(&mut self) {
-        self.blocked = true;
-    }
-
-    /// Takes what the ring and the latest values have for this reader, about `limit` bytes of it. False: fell off the ring.
-    fn pull(&mut self, feed: &Feed, reader: &Reader<'_>, limit: usize) -> bool {
-        let Some(frames) = feed.ring.from(self.cursor) else {
-            return false;
-        };
-        for frame in frames {
-            if self.unsent_bytes >= limit {
-                return true;
-            }
-            self.cursor += 1;
-            self.take(frame, reader);
-        }
-        for latest in feed.latest.since(self.latest_seen) {
-            if let Some(bytes) = latest.for_reader(reader) {
-                self.owe(bytes);
-            }
-        }
-        self.latest_seen = feed.latest.version();
-        true
-    }
-
-    fn take(&mut self, frame: &Frame, reader: &Reader<'_>) {
-        if let Some(seq) = frame.seq {
-            // Replayed from the log already.
-            if seq <= self.delivered {
-                return;
-            }
-            self.delivered = seq;
-        }
-        if frame.part_of.is_some_and(|seq| seq <= self.delivered) {
-            return;
-        }
-        if let Some(bytes) = frame.for_reader(reader, false) {
-            self.owe(bytes);
-        }
-    }
-
-    /// Writes until nothing is left or the socket would block.
-    fn flush(&mut self, transport: &Transport) -> Written {
-        let (written, outcome) = match transport {
-            Transport::Own(stream) => write_from(&mut self.unsent, stream),
-            Transport::Shared(socket) => socket.take(&mut self.unsent),
-        };
-        if written > 0 {
-            self.stuck_since_ms = 0;
-            self.unsent_bytes -= written;
-            self.owed_bytes = self.owed_bytes.min(self.unsent_bytes);
-        }
-        outcome
     }
 }
 

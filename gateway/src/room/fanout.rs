@@ -7,9 +7,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::actor::Actor;
-use super::connection::{Tick, Written};
+use super::connection::Tick;
 use super::dialect::{ALL, Binary, DIALECTS, Dialect, Spoken};
 use super::ring::{Audience, Feed, Frame};
+use super::writing::Written;
 
 /// While a room is hot, what arrives within at most so long leaves together.
 const HOT_WINDOW_MAX: Duration = Duration::from_millis(2);

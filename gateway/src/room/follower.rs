@@ -13,10 +13,11 @@ use tokio::sync::oneshot;
 
 use super::actor::{BoardSnapshot, Command};
 use super::admission::leave_presence;
-use super::connection::{Connection, Phase, Start};
+use super::connection::{Connection, Start};
 use super::dialect::Dialect;
 use super::json::outgoing;
 use super::lost::Replayed;
+use super::outbound::Phase;
 use super::past::Past;
 use super::registry::{Handle, Rooms};
 use super::session::CLOSE_PATIENCE;

@@ -25,6 +25,7 @@ mod loading;
 mod lost;
 mod messages;
 mod names;
+mod outbound;
 mod pace;
 mod past;
 mod pending;

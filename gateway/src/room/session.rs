@@ -16,11 +16,12 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::actor::Command;
-use super::connection::{Connection, Phase, Start};
+use super::connection::{Connection, Start};
 use super::dialect::Dialect;
 use super::follower::{Follower, Gone};
 use super::json::incoming::{self, Request};
 use super::json::outgoing::{self, ErrorFrame};
+use super::outbound::Phase;
 use super::pace::{Rate, Refusals};
 use super::registry::{Handle, Rooms};
 use super::websocket::{Message, Reader, Violation};

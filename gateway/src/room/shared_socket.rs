@@ -9,9 +9,8 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::connection::Written;
 use super::websocket;
-use super::writing::write_from;
+use super::writing::{Written, write_from};
 
 /// Bytes that wait for the socket before its rooms have to.
 const CONGESTED_BYTES: usize = 64 * 1024;

@@ -20,8 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::actor::{Actor, Done, Enter, PeopleWrite, Submission};
-use super::connection::{Connection, Speaks, Transport};
+use super::connection::{Connection, Speaks};
 use super::json::incoming::{self, Request};
+use super::outbound::Transport;
 use super::registry::Rooms;
 use super::ring::Frame;
 use crate::config::tests::parse;

@@ -7,10 +7,21 @@ use bytes::{Buf, Bytes};
 use rustix::net::{SendFlags, send};
 use tokio::net::TcpStream;
 
-use super::connection::Written;
-
 /// `IOV_MAX` of Linux.
 const SLICES_MAX: usize = 1024;
+
+/// How a write attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// Nothing is left.
+    All,
+    /// The socket would block.
+    Blocked,
+    /// The socket is broken; its own task will notice.
+    Broken,
+    /// There was nothing for it.
+    Nothing,
+}
 
 /// One write to a socket that is likely to take it: the runtime is not asked first whether it would, which costs a look at what
 /// it keeps of each socket. Returns the bytes taken; whether it took none because it would block or because it is broken is
