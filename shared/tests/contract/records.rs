@@ -9,6 +9,7 @@ pub mod jobs;
 mod people;
 mod places;
 mod removals;
+mod replica;
 mod roles;
 mod rooms;
 pub mod visits;
@@ -33,6 +34,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
     files::trials(trials);
     insights::trials(trials);
     removals::trials(trials);
+    replica::trials(trials);
     visits::trials(trials);
 }
 

@@ -108,7 +108,7 @@ macro_rules! insight_records {
                 use crate::adapters::queries::insights::InsightRow;
 
                 let found = async {
-                    let mut tx = self.browse().await?;
+                    let mut tx = self.read().await?;
                     let row: Option<InsightRow> = rows(
                         "SELECT insights.*, users.name AS author_name,
                              (SELECT COUNT(*) FROM insight_votes WHERE insight_id = insights.id) AS votes,

@@ -191,7 +191,7 @@ macro_rules! job_records {
                 use crate::adapters::queries::{jobs::JobRow, micros};
 
                 let listed = async {
-                    let mut tx = self.browse().await?;
+                    let mut tx = self.read().await?;
                     let rows: Vec<JobRow> = rows(
                         "SELECT * FROM jobs WHERE NOT queued AND created_at < $1
                          ORDER BY created_at, id LIMIT +$2",
@@ -291,7 +291,7 @@ macro_rules! job_records {
                 use crate::adapters::queries::{jobs::JobRow, one_more, page};
 
                 let listed = async {
-                    let mut tx = self.read().await?;
+                    let mut tx = self.browse().await?;
                     // Only what is asked for is in the text, so that each kind of list has its index.
                     let mut asked = sqlx::QueryBuilder::<$db>::new("SELECT * FROM jobs WHERE owner = ");
                     asked.push_bind(query.owner.0);

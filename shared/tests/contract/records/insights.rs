@@ -24,7 +24,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
     );
 }
 
-fn insight(author: UserId, team: Option<PlaceId>, title: &str) -> Insight {
+pub fn insight(author: UserId, team: Option<PlaceId>, title: &str) -> Insight {
     Insight {
         id: InsightId::generate(),
         team,
