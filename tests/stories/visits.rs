@@ -2,6 +2,7 @@
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 use crate::harness::{
     Address, Cluster, Options, PATIENCE, Rest, Stories, Story, Told, fresh, until,
@@ -11,6 +12,7 @@ pub fn stories(all: &mut Stories) {
     all.both(who_joined_and_left_a_session_is_among_its_events);
     all.both(a_leave_that_a_killed_server_could_not_tell_is_noted_once);
     all.both(a_crowd_is_noted_whole);
+    all.distributed(a_crowd_is_noted_in_a_few_statements);
 }
 
 async fn events(rest: &Rest, room: &str) -> anyhow::Result<Vec<Value>> {
@@ -203,4 +205,36 @@ async fn a_crowd_is_noted_whole(story: Story) -> Told {
         anyhow::Ok(())
     })
     .await
+}
+
+/// Postgres itself counts the statements: one for each visit would make it wait for every one of a class that comes in.
+async fn a_crowd_is_noted_in_a_few_statements(story: Story) -> Told {
+    const CROWD: i64 = 500;
+    let options = Options::default().gateways(1).workers(0);
+    let cluster = story.cluster(options).await?;
+    let mut postgres = PgConnection::connect(cluster.stores()?.postgres.as_str()).await?;
+    let counting = "CREATE TABLE statements (of TEXT);
+        CREATE FUNCTION counted() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN INSERT INTO statements VALUES (TG_OP); RETURN NULL; END';
+        CREATE TRIGGER counted AFTER INSERT OR UPDATE ON room_visits
+            FOR EACH STATEMENT EXECUTE FUNCTION counted()";
+    sqlx::raw_sql(counting).execute(&mut postgres).await?;
+    let (_, room) = session(&cluster).await?;
+    let path = format!("/api/v1/simulate/users/{room}?count={CROWD}");
+    let admin = cluster.admin();
+    admin.post(&path, json!({})).await?.expect(200)?;
+    let mut noted = 0;
+    while noted < CROWD {
+        let count = sqlx::query_scalar("SELECT count(*) FROM room_visits");
+        noted = count.fetch_one(&mut postgres).await?;
+        tokio::task::yield_now().await;
+    }
+    let count = sqlx::query_scalar("SELECT count(*) FROM statements");
+    let statements: i64 = count.fetch_one(&mut postgres).await?;
+    // All came at one moment. (Each that inserts is one that updates as well, for those that were noted before.)
+    ensure!(
+        (1..=10).contains(&statements),
+        "{statements} statements for {CROWD} visits"
+    );
+    Ok(())
 }

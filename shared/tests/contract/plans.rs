@@ -3,7 +3,7 @@
 
 mod postgres;
 mod records;
-mod seen;
+pub mod seen;
 mod sqlite;
 
 use atelier_shared::Mode;

@@ -10,9 +10,11 @@ use atelier_shared::domain::visit::{Departure, Left, Visit, VisitBatch, VisitEve
 use atelier_shared::ports::{Records, VISITS_MAX};
 use chrono::{DateTime, TimeDelta, Utc};
 use libtest_mimic::Trial;
+use tracing::Instrument;
 
 use super::{account, now, unique};
 use crate::fixture::{self, Outcome, both};
+use crate::plans::seen::Watch;
 
 pub fn trials(trials: &mut Vec<Trial>) {
     both(
@@ -32,6 +34,12 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "records",
         "a_crowd_is_noted_and_of_a_room_the_latest_visits_stay",
         crowd,
+    );
+    both(
+        trials,
+        "records",
+        "a_thousand_visits_are_noted_in_a_few_statements",
+        few_statements,
     );
     both(
         trials,
@@ -224,6 +232,40 @@ async fn crowd(mode: Mode) -> Outcome {
         1,
         "another room's stay"
     );
+    Ok(())
+}
+
+async fn few_statements(mode: Mode) -> Outcome {
+    const VISITS: usize = 1_000;
+    let records = fixture::records(mode).await;
+    let room = room(&*records).await;
+    let start = now();
+    let client = |n: usize| format!("c{n:04}");
+    let visits = (0..VISITS).map(|n| comes(&room, &client(n), start));
+    let visits: Vec<Visit> = visits.collect();
+    let later = start + TimeDelta::seconds(1);
+    let departures = (0..VISITS).map(|n| goes(&room, &client(n), later));
+    let departures: Vec<Departure> = departures.collect();
+    let watch = Watch::begin();
+    for (visits, departures) in [(visits, vec![]), (vec![], departures)] {
+        note(&*records, visits, departures)
+            .instrument(watch.span.clone())
+            .await?;
+        let mut sent = watch.take();
+        sent.retain(|text| text.contains("room_visits"));
+        // The rows, and what of the room is too old.
+        assert!((1..=3).contains(&sent.len()), "{} statements", sent.len());
+    }
+    let (mut before, mut count) = (None, 0);
+    loop {
+        let page = records.visits(&room, before.as_ref(), VISITS).await?;
+        count += page.items.len();
+        before = page.items.last().map(VisitEvent::place);
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(count, 2 * VISITS);
     Ok(())
 }
 
