@@ -192,3 +192,72 @@ fn excluded(query: &str) -> Vec<String> {
         .flat_map(|(_, names)| names.split(',').map(str::to_owned).collect::<Vec<_>>())
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use atelier_shared::config::StoreConfig;
+
+    use super::*;
+
+    /// Stores that were just looked at, some of them away.
+    async fn with_away(away: &[&'static str]) -> (Checks, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StoreConfig {
+            data_dir: folder.path().to_owned(),
+            ..StoreConfig::default()
+        };
+        let checks = Checks::new(Backends::open(&config).await.unwrap());
+        let mut stores = checks.look().await;
+        assert!(stores.values().all(|status| *status == StoreStatus::Ok));
+        for store in away {
+            assert!(stores.insert(store, StoreStatus::Away).is_some(), "{store}");
+        }
+        // A look that stays fresh for as long as the test takes.
+        let until = Instant::now() + Duration::from_secs(3_600);
+        *checks.0.last.lock().await = Some((until, stores));
+        (checks, folder)
+    }
+
+    async fn ready(checks: &Checks, query: &str) -> StatusCode {
+        let query = RawQuery(Some(query.to_owned()).filter(|query| !query.is_empty()));
+        readyz(State(checks.clone()), query)
+            .await
+            .into_response()
+            .status()
+    }
+
+    #[tokio::test]
+    async fn stores_that_are_excluded_do_not_count_and_unknown_names_exclude_nothing() {
+        let (checks, _folder) = with_away(&["records", "files"]).await;
+        for (query, code) in [
+            ("", 503),
+            ("exclude=", 503),
+            ("exclude=nothing", 503),
+            ("exclude=Stores", 503),
+            ("exclude=store", 503),
+            ("include=stores", 503),
+            ("exclude=records", 503),
+            ("exclude=log,presence,archive", 503),
+            ("exclude=records,files", 200),
+            ("exclude=records&exclude=files", 200),
+            ("exclude=nothing,files%2Crecords", 200),
+            ("exclude=stores", 200),
+            ("exclude=nothing,stores", 200),
+        ] {
+            assert_eq!(ready(&checks, query).await.as_u16(), code, "?{query}");
+        }
+        // Who stops is not ready, whatever is left out.
+        checks.begin_drain();
+        for query in ["", "exclude=stores", "exclude=records,files"] {
+            assert_eq!(ready(&checks, query).await.as_u16(), 503, "?{query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn with_every_store_there_any_exclusion_is_ready() {
+        let (checks, _folder) = with_away(&[]).await;
+        for query in ["", "exclude=stores", "exclude=nothing", "exclude=log"] {
+            assert_eq!(ready(&checks, query).await.as_u16(), 200, "?{query}");
+        }
+    }
+}
