@@ -215,6 +215,7 @@ pub struct Figures {
     /// From a message's coming in to its being logged, of the last thousand of each gateway
     p50_latency_ms: f64,
     p95_latency_ms: f64,
+    /// Messages that clients were told an error about, whatever the reason
     error_count: u64,
     reconnect_count: u64,
     /// The documents of rooms that are live

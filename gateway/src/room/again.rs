@@ -26,11 +26,11 @@ impl Actor {
         };
         let error = error.reference(message.reference.clone());
         if message.reference.is_none() || error.retry_in_ms.is_some() {
-            return local.connection.refuse(&error);
+            return self.tell_error(id, &error);
         }
         if self.pending.is_full() || self.pending.has_many_refused() {
             let busy = ErrorFrame::new("overloaded", "too many messages wait").retry_in_ms(1_000);
-            return local.connection.refuse(&busy.reference(message.reference));
+            return self.tell_error(id, &busy.reference(message.reference));
         }
         let record = Record {
             ts_ms: Utc::now().timestamp_millis(),

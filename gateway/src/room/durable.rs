@@ -172,11 +172,8 @@ impl Actor {
     }
 
     pub fn give_back(&self, record: &Record, error: ErrorFrame) {
-        let local = record.author.connection.and_then(|id| self.locals.get(&id));
-        if let Some(local) = local {
-            local
-                .connection
-                .refuse(&error.reference(record.reference.clone()));
+        if let Some(id) = record.author.connection {
+            self.tell_error(id, &error.reference(record.reference.clone()));
         }
     }
 

@@ -200,7 +200,7 @@ impl Actor {
         } = asked;
         if kept {
             let error = ErrorFrame::new("conflict", "name: this name is somebody else's");
-            self.answer(connection, error.field("name").bytes());
+            self.tell_error(connection, &error.field("name"));
         }
         match asked {
             Asked::Bearer(_) if kept => {}

@@ -49,7 +49,7 @@ impl Actor {
         if local.principal.is_anonymous() {
             let text = "running code needs a token: come in with one";
             let error = ErrorFrame::new("forbidden", text).field("type");
-            return self.answer(id, error.reference(run.reference).bytes());
+            return self.tell_error(id, &error.reference(run.reference));
         }
         let by = author(&local.member);
         let (rooms, room, head) = (self.rooms.clone(), self.room.id.clone(), self.head);

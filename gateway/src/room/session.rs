@@ -371,6 +371,7 @@ impl Session {
             .retry_in_ms(retry_in_ms)
             .reference(reference.cloned());
         // Not counted as refused: a burst is a mistake in pace, not in kind.
+        self.rooms.metrics.traffic.error();
         self.connection.send(error.bytes());
         true
     }

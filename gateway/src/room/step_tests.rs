@@ -210,6 +210,13 @@ async fn what_was_judged_by_a_log_that_is_lost_is_given_back_and_the_rest_goes_o
         "{told}"
     );
     assert!(!told.contains("\"ref\":\"alone\""), "{told}");
+    let reported = crate::figures::State {
+        connections: 1,
+        started_at: Utc::now(),
+        documents: Vec::new(),
+    };
+    let (_, counted) = stage.rooms.metrics.traffic.told(reported);
+    assert!(counted.contains(&("errors", 1)), "{counted:?}");
 }
 
 #[tokio::test]

@@ -110,7 +110,7 @@ impl Actor {
         } else {
             let error = ErrorFrame::new("overloaded", "too many messages wait").retry_in_ms(1_000);
             let error = error.reference(submission.reference().cloned());
-            local.connection.refuse(&error);
+            self.tell_error(id, &error);
         }
     }
 
@@ -129,7 +129,7 @@ impl Actor {
                 Submission::Write(message) => self.refuse(id, *message, error),
                 other => {
                     let error = error.reference(other.reference().cloned());
-                    local.connection.refuse(&error);
+                    self.tell_error(id, &error);
                 }
             };
         }
@@ -173,6 +173,14 @@ impl Actor {
     pub fn answer(&self, id: ConnectionId, frame: Bytes) {
         if let Some(local) = self.locals.get(&id) {
             local.connection.send(frame);
+        }
+    }
+
+    /// Says no to a client, and counts it.
+    pub fn tell_error(&self, id: ConnectionId, error: &ErrorFrame) {
+        if let Some(local) = self.locals.get(&id) {
+            self.rooms.metrics.traffic.error();
+            local.connection.refuse(error);
         }
     }
 
@@ -297,7 +305,10 @@ impl Actor {
             Ok(Some(_)) if epoch != self.head.epoch => Err(log_lost()),
             told => told,
         };
-        let answer = told.unwrap_or_else(|error| Some(error.reference(reference).bytes()));
+        let answer = told.unwrap_or_else(|error| {
+            self.tell_error(id, &error.reference(reference));
+            None
+        });
         self.submitted(id, answer);
     }
 
