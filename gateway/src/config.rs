@@ -211,6 +211,7 @@ impl GatewayConfig {
             }
             Mode::Embedded | Mode::Distributed => {}
         }
+        identity::keys::check(self)?;
         if mode == Mode::Embedded && self.admin_token.is_none() {
             self.admin_token = Some(identity::keys::keep_admin_token(data_dir)?);
         }
@@ -518,6 +519,8 @@ pub(crate) mod tests {
         assert_eq!(error.setting, "JWT_PRIVATE_KEY");
         let error = prepared(&[SECRET, "--jwt-private-key=x"], Mode::Distributed).unwrap_err();
         assert!(error.reason.contains("not both"), "{error}");
+        let error = prepared(&["--jwt-private-key=/no/such/key.pem"], Mode::Distributed);
+        assert_eq!(error.unwrap_err().setting, "JWT_PRIVATE_KEY");
         let config = prepared(&[SECRET], Mode::Distributed).unwrap();
         assert!(!config.anonymous_rooms() && config.admin_token.is_none());
     }

@@ -65,8 +65,9 @@ pub enum OpenError {
         reason: String,
     },
     /// The store did not open. The cause is told here, not as a source: whoever prints a chain would say it twice.
-    #[error("{store} at start: {cause}")]
+    #[error("{setting}: {store} at start: {cause}")]
     Store {
+        setting: &'static str,
         store: &'static str,
         cause: PortError,
     },
@@ -141,7 +142,9 @@ impl Backends {
             Mode::Embedded => {
                 make_folder(&config.data_dir)?;
                 let records = SqliteRecords::open(&config.data_dir).await;
-                Ok(Arc::new(records.map_err(at_start("SQLite"))?))
+                Ok(Arc::new(
+                    records.map_err(at_start("ATELIER_DATA_DIR", "SQLite"))?,
+                ))
             }
             Mode::Distributed => Ok(Arc::new(open_records(config).await?)),
         }
@@ -158,7 +161,7 @@ impl Backends {
                 patiently(|| async {
                     postgres::migrate(url(&config.database_url))
                         .await
-                        .map_err(at_start("Postgres"))?;
+                        .map_err(at_start("DATABASE_URL", "Postgres"))?;
                     open_archive(config).await.map(|_| ())
                 })
                 .await
@@ -224,10 +227,12 @@ where
     let deadline = Instant::now() + START_PATIENCE;
     loop {
         match open().await {
-            Err(OpenError::Store { store, cause })
-                if cause.is_retryable() && Instant::now() < deadline =>
-            {
-                tracing::warn!(store, error = %cause, "a store is not there yet");
+            Err(OpenError::Store {
+                setting,
+                store,
+                cause,
+            }) if cause.is_retryable() && Instant::now() < deadline => {
+                tracing::warn!(setting, store, error = %cause, "a store is not there yet");
                 tokio::time::sleep(START_PAUSE).await;
             }
             outcome => return outcome,
@@ -254,15 +259,20 @@ fn url(value: &Option<String>) -> &str {
     given(value).unwrap_or_default()
 }
 
-fn at_start(store: &'static str) -> impl Fn(PortError) -> OpenError {
-    move |cause| OpenError::Store { store, cause }
+/// `setting` says which store it is, and how to reach it.
+fn at_start(setting: &'static str, store: &'static str) -> impl Fn(PortError) -> OpenError {
+    move |cause| OpenError::Store {
+        setting,
+        store,
+        cause,
+    }
 }
 
 async fn open_embedded(config: &StoreConfig) -> Result<Backends, OpenError> {
     let folder = config.data_dir.as_path();
     make_folder(folder)?;
     let lock = lock_folder(folder)?;
-    let failed = at_start("SQLite");
+    let failed = at_start("ATELIER_DATA_DIR", "SQLite");
     // What Redis holds in distributed mode.
     let commits = if config.sync_log {
         Commits::Synced
@@ -270,8 +280,12 @@ async fn open_embedded(config: &StoreConfig) -> Result<Backends, OpenError> {
         Commits::Written
     };
     let files = match config.files_url()? {
-        Some(url) => distributed::files::open(&url).await,
-        None => embedded::files::open(folder).await,
+        Some(url) => distributed::files::open(&url)
+            .await
+            .map_err(at_start(config.files_setting(), "files"))?,
+        None => embedded::files::open(folder)
+            .await
+            .map_err(at_start("ATELIER_DATA_DIR", "files"))?,
     };
     Ok(Backends {
         mode: Mode::Embedded,
@@ -287,7 +301,7 @@ async fn open_embedded(config: &StoreConfig) -> Result<Backends, OpenError> {
         queue: Arc::new(SqliteQueue::open(folder, commits).await.map_err(&failed)?),
         output: Arc::new(MemoryLiveOutput::default()),
         vault: Arc::new(SqliteVault::open(folder).await.map_err(&failed)?),
-        files: Arc::new(files.map_err(at_start("files"))?),
+        files: Arc::new(files),
         redis: None,
         _lock: Some(Arc::new(lock)),
     })
@@ -333,18 +347,19 @@ async fn open_distributed(config: &StoreConfig) -> Result<Backends, OpenError> {
         async {
             distributed::files::open(&files_url)
                 .await
-                .map_err(at_start("files"))
+                .map_err(at_start(config.files_setting(), "files"))
         },
     )?;
     let (rooms, queues) = redis;
-    let failed = at_start("Redis");
-    let wakers = Arc::new(Wakers::start(&queues).await.map_err(&failed)?);
+    let of_rooms = at_start("REDIS_URL", "Redis");
+    let of_queues = at_start(config.queue_setting(), "Redis");
+    let wakers = Arc::new(Wakers::start(&queues).await.map_err(&of_queues)?);
     Ok(Backends {
         mode: Mode::Distributed,
         log: Arc::new(
             RedisRoomLog::open(rooms.clone(), config.room_tail_max)
                 .await
-                .map_err(&failed)?,
+                .map_err(of_rooms)?,
         ),
         presence: Arc::new(RedisPresence::new(rooms.clone())),
         records: Arc::new(records),
@@ -352,7 +367,7 @@ async fn open_distributed(config: &StoreConfig) -> Result<Backends, OpenError> {
         backup_keep: config.backup_keep(),
         queue: Arc::new(RedisQueue::new(queues.clone(), wakers.clone())),
         output: Arc::new(RedisLiveOutput::new(queues.clone(), wakers)),
-        vault: Arc::new(RedisVault::open(queues.clone()).await.map_err(&failed)?),
+        vault: Arc::new(RedisVault::open(queues.clone()).await.map_err(of_queues)?),
         files: Arc::new(files),
         redis: Some([rooms, queues]),
         _lock: None,
@@ -360,14 +375,14 @@ async fn open_distributed(config: &StoreConfig) -> Result<Backends, OpenError> {
 }
 
 async fn open_records(config: &StoreConfig) -> Result<PostgresRecords, OpenError> {
-    let failed = at_start("Postgres");
+    let failed = at_start("DATABASE_URL", "Postgres");
     let pool = postgres::connect(url(&config.database_url), config.database_pool)
         .await
         .map_err(&failed)?;
     let replica = given(&config.database_read_url)
         .map(|url| postgres::connect_lazily(url, config.database_pool))
         .transpose()
-        .map_err(&failed)?;
+        .map_err(at_start("DATABASE_READ_URL", "Postgres"))?;
     match postgres::schema(&pool).await.map_err(&failed)? {
         Schema::Ready => Ok(PostgresRecords::new(pool, replica)),
         Schema::Behind { applied, needed } => Err(OpenError::SchemaBehind { applied, needed }),
@@ -376,21 +391,22 @@ async fn open_records(config: &StoreConfig) -> Result<PostgresRecords, OpenError
 
 /// For rooms, and for queues and tokens: one and the same unless `REDIS_QUEUE_URL` names another.
 async fn open_redis(config: &StoreConfig) -> Result<(Redis, Redis), OpenError> {
-    let failed = at_start("Redis");
-    let connect = |url| Redis::connect(url, &config.redis_namespace, REDIS_CONNECTIONS);
-    let rooms = connect(url(&config.redis_url)).await.map_err(&failed)?;
-    let queues = match given(&config.redis_queue_url) {
-        Some(own) if own != url(&config.redis_url) => {
-            connect(own).await.map_err(at_start("REDIS_QUEUE_URL"))?
-        }
-        _ => rooms.clone(),
+    let connect = async |url, setting| {
+        Redis::connect(url, &config.redis_namespace, REDIS_CONNECTIONS)
+            .await
+            .map_err(at_start(setting, "Redis"))
+    };
+    let rooms = connect(url(&config.redis_url), "REDIS_URL").await?;
+    let queues = match config.own_queue_url() {
+        Some(own) => connect(own, config.queue_setting()).await?,
+        None => rooms.clone(),
     };
     Ok((rooms, queues))
 }
 
 /// Collections and indexes are made where they are missing, which is quick where they are not.
 async fn open_archive(config: &StoreConfig) -> Result<MongoArchive, OpenError> {
-    let failed = at_start("MongoDB");
+    let failed = at_start("MONGO_URL", "MongoDB");
     let database = mongo::connect(url(&config.mongo_url), &config.db_name)
         .await
         .map_err(&failed)?;

@@ -101,11 +101,6 @@ impl KeyRing {
         if secret.is_empty() {
             return Err(ConfigError::new("JWT_SECRET_KEY", "is empty"));
         }
-        if secret.len() < SECRET_MIN_BYTES {
-            warn!(
-                "JWT_SECRET_KEY has less than {SECRET_MIN_BYTES} bytes: whoever guesses it can be anybody"
-            );
-        }
         let id = URL_SAFE_NO_PAD.encode(&derive(secret, b"kid")[..16]);
         Ok(Self {
             algorithm: Algorithm::HS256,
@@ -183,6 +178,18 @@ impl KeyRing {
             .collect();
         json!({ "keys": keys })
     }
+}
+
+/// Refuses keys that can't be read, and warns of one that can be guessed.
+pub(crate) fn check(config: &GatewayConfig) -> Result<(), ConfigError> {
+    KeyRing::open(config)?;
+    let secret = config.jwt_secret_key.as_deref();
+    if secret.is_some_and(|secret| secret.len() < SECRET_MIN_BYTES) {
+        warn!(
+            "JWT_SECRET_KEY has less than {SECRET_MIN_BYTES} bytes: whoever guesses it can be anybody"
+        );
+    }
+    Ok(())
 }
 
 /// See [`KeyRing::callback_secret`].

@@ -33,6 +33,28 @@ impl StoreConfig {
         }
     }
 
+    /// Which setting says where files live.
+    pub(super) fn files_setting(&self) -> &'static str {
+        match given(&self.files_url) {
+            None if given(&self.gcp_bucket_name).is_some() => "GCP_BUCKET_NAME",
+            _ => "FILES_URL",
+        }
+    }
+
+    /// The Redis of queues and tokens, where it is not that of the rooms.
+    pub(super) fn own_queue_url(&self) -> Option<&str> {
+        let own = given(&self.redis_queue_url);
+        own.filter(|own| given(&self.redis_url) != Some(own))
+    }
+
+    /// Which setting says where queues and tokens live.
+    pub(super) fn queue_setting(&self) -> &'static str {
+        match self.own_queue_url() {
+            Some(_) => "REDIS_QUEUE_URL",
+            None => "REDIS_URL",
+        }
+    }
+
     /// Refuses what would only fail later, or do harm.
     pub(super) fn check(&self) -> Result<(), OpenError> {
         let refuse = |setting, reason: &str| {

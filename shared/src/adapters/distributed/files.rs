@@ -18,7 +18,7 @@ use crate::ports::{PortError, Result};
 const ALL_TRIES: Duration = Duration::from_secs(20);
 const RETRIES: usize = 3;
 
-const OPERATION: &str = "open FILES_URL";
+const OPERATION: &str = "open files";
 
 /// `file:///folder`, `s3://bucket[/prefix]` (region, endpoint and credentials from `AWS_*`) or `gs://bucket[/prefix]`
 /// (credentials from `GOOGLE_*`, or the machine's own). The process must have installed a rustls crypto provider.

@@ -82,7 +82,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
 fn options(url: &str) -> Result<PgConnectOptions> {
     let options: PgConnectOptions = url
         .parse()
-        .map_err(|e: sqlx::Error| PortError::fatal("parse DATABASE_URL", e))?;
+        .map_err(|e: sqlx::Error| PortError::fatal("read the address of Postgres", e))?;
     Ok(options.statement_cache_capacity(0).extra_float_digits(None))
 }
 

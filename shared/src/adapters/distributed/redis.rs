@@ -37,7 +37,8 @@ pub struct Redis {
 
 impl Redis {
     pub async fn connect(url: &str, namespace: &str, connections: usize) -> Result<Self> {
-        let config = Config::from_url(url).map_err(|e| PortError::fatal("parse REDIS_URL", e))?;
+        let config =
+            Config::from_url(url).map_err(|e| PortError::fatal("read the address of Redis", e))?;
         let mut builder = Builder::from_config(config);
         builder
             .with_performance_config(|c| {
@@ -56,9 +57,11 @@ impl Redis {
         let pool = builder
             .build_pool(connections)
             .map_err(|e| PortError::fatal("configure Redis", e))?;
-        pool.init()
-            .await
-            .map_err(|e| PortError::retry("connect to Redis", e))?;
+        pool.init().await.map_err(|e| match e.kind() {
+            // A wrong password does not pass by itself.
+            ErrorKind::Auth => PortError::fatal("connect to Redis", e),
+            _ => PortError::retry("connect to Redis", e),
+        })?;
         let mut watchdog = Watchdog::default();
         for client in pool.clients() {
             watchdog.watch(client.clone());
