@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::harness::{Address, Client, Rest, Stories, Story, Told, fresh};
+use crate::harness::{Address, Client, Cluster, Door, Rest, Stories, Story, Told, fresh};
 use crate::messages::refused;
 
 pub fn stories(all: &mut Stories) {
@@ -19,13 +19,19 @@ fn person(client: &Client) -> anyhow::Result<String> {
     id.map(str::to_owned).context("connected.user.user_id")
 }
 
-async fn whoever_never_joins_can_be_reached_on_every_pod(story: Story) -> Told {
-    let cluster = story.shared().await?;
+/// An open room, and whoever made it in it.
+async fn hosted(cluster: &Cluster) -> anyhow::Result<(Door, Client)> {
     let ana = cluster.rest().guest("Ana").await?;
-    let rest = cluster.rest().as_person(&ana);
-    let room = rest.make_room(json!({"kind": "open"})).await?;
+    let hers = cluster.rest().as_person(&ana);
+    let room = hers.make_room(json!({"kind": "open"})).await?;
     let door = cluster.door(Address::Plain, &room);
     let host = door.clone().person(&ana).enter().await?;
+    Ok((door, host))
+}
+
+async fn whoever_never_joins_can_be_reached_on_every_pod(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let (door, host) = hosted(&cluster).await?;
     for server in [cluster.here(), cluster.there()] {
         let lurker = door.clone().at(server.address()).enter().await?;
         lurker.expect("users").await?;
@@ -71,11 +77,7 @@ async fn whoever_showed_a_cursor_is_said_to_have_left(story: Story) -> Told {
 
 async fn a_role_given_to_somebody_anonymous_outlasts_their_connection(story: Story) -> Told {
     let cluster = story.shared().await?;
-    let ana = cluster.rest().guest("Ana").await?;
-    let rest = cluster.rest().as_person(&ana);
-    let room = rest.make_room(json!({"kind": "open"})).await?;
-    let door = cluster.door(Address::Plain, &room);
-    let host = door.clone().person(&ana).enter().await?;
+    let (door, host) = hosted(&cluster).await?;
     let visitor = door.enter().await?;
     visitor.join("Visitor").await?;
     let id = person(&visitor)?;

@@ -3,6 +3,7 @@
 mod kinds;
 mod serve;
 mod svg;
+mod tap;
 mod upload;
 
 use atelier_shared::domain::file::{self, StoredFile};

@@ -28,7 +28,8 @@ use super::state::App;
 use super::trace;
 use super::words::JobStateWord;
 use crate::identity::Principal;
-use crate::runs::spec::{self, NewJob};
+use crate::runs::bounds;
+use crate::runs::spec::NewJob;
 use crate::runs::{self, Accepted, SUBMIT_WINDOW};
 
 /// A job in a list.
@@ -181,12 +182,12 @@ pub(super) async fn accept(
         // While the queue is away nobody says what is granted; whoever runs it then cuts or rejects it.
         let workers = app.backends.queue.workers().await.unwrap_or_default();
         let ceilings: Vec<AskedLimits> = workers.iter().map(|worker| worker.ceiling).collect();
-        spec::within(&asked_spec.limits, &ceilings)?;
+        bounds::within(&asked_spec.limits, &ceilings)?;
         let languages = workers.into_iter().flat_map(|worker| worker.languages);
         let versions = languages
             .filter(|(name, _)| *name == asked_spec.language)
             .map(|(_, version)| version);
-        spec::version_is_here(&asked_spec, &versions.collect())?;
+        bounds::version_is_here(&asked_spec, &versions.collect())?;
     }
     throttle(app, principal).await?;
     let accepted = Accepted {

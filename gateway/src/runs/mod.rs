@@ -1,6 +1,7 @@
 //! Code to be run, taken in: what may be asked for, how often, and the way from a checked request to the queue. REST and
 //! rooms come this way alike.
 
+pub mod bounds;
 pub mod spec;
 
 use std::time::Duration;

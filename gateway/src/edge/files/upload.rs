@@ -1,10 +1,7 @@
 //! `POST /upload`: one file of a multipart form, streamed to the file store as it comes in; no more than a part of it is
 //! ever held.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use atelier_shared::domain::entry::{Body as EntryBody, Record};
@@ -14,14 +11,13 @@ use atelier_shared::domain::room::Role;
 use atelier_shared::ports::{PortError, Result as PortResult};
 use atelier_shared::recovery;
 use axum::Json;
-use axum::body::BodyDataStream;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use bytes::{Bytes, BytesMut};
 use chrono::{SubsecRound, Utc};
+use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use futures::{Stream, StreamExt};
 use multer::{Field, Multipart};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
@@ -34,6 +30,7 @@ use super::super::members::actor;
 use super::super::problem::{Kind, Problem};
 use super::super::refusals::{BadForm, Failures, Missing, NeedsRight};
 use super::super::state::App;
+use super::tap::Tap;
 use super::{FileView, kinds, svg};
 use crate::identity::Principal;
 
@@ -43,8 +40,6 @@ const FORM_OVERHEAD: u64 = 64 * 1024;
 const FIELDS_MAX: usize = 16;
 /// Longest value of a field that is not the file, bytes.
 const FIELD_MAX: usize = 1_024;
-/// What may be read ahead of what was made of it: a field's headers that never end must not fill the memory.
-const AHEAD_MAX: u64 = 256 * 1024;
 /// A sender that is silent for so long has gone.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long an upload waits for its turn.
@@ -494,92 +489,4 @@ async fn tell(
     };
     recovery::append(&*b.log, &*b.archive, &*b.queue, room, &record, now_ms).await?;
     Ok(())
-}
-
-/// A body that is read piece by piece, counted, and read on when it is refused.
-struct Tap {
-    body: Mutex<BodyDataStream>,
-    limit: u64,
-    read: AtomicU64,
-    used: AtomicU64,
-    over: AtomicBool,
-}
-
-impl Tap {
-    fn new(body: BodyDataStream, limit: u64) -> Self {
-        Self {
-            body: Mutex::new(body),
-            limit,
-            read: AtomicU64::new(0),
-            used: AtomicU64::new(0),
-            over: AtomicBool::new(false),
-        }
-    }
-
-    /// So much of it has arrived where it belongs.
-    fn used(&self, bytes: usize) {
-        self.used.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
-    }
-
-    fn stream(self: &Arc<Self>) -> TapStream {
-        TapStream {
-            tap: self.clone(),
-            gave: false,
-        }
-    }
-
-    /// Reads and forgets what is left, at most `limit` bytes of it.
-    async fn read_on(&self, limit: u64) {
-        let mut left = limit;
-        loop {
-            let next =
-                std::future::poll_fn(|context| self.body.lock().poll_next_unpin(context)).await;
-            match next {
-                Some(Ok(bytes)) if bytes.len() as u64 <= left => left -= bytes.len() as u64,
-                _ => return,
-            }
-        }
-    }
-}
-
-/// What the form's parser reads. It takes all that is ready before it looks at any of it, so it is given one piece at
-/// a time.
-struct TapStream {
-    tap: Arc<Tap>,
-    gave: bool,
-}
-
-impl Stream for TapStream {
-    type Item = Result<Bytes, String>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if std::mem::take(&mut self.gave) {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let tap = self.tap.clone();
-        let next = tap.body.lock().poll_next_unpin(context);
-        match next {
-            Poll::Ready(Some(Ok(bytes))) => {
-                let size = bytes.len() as u64;
-                let read = tap.read.fetch_add(size, Ordering::Relaxed) + size;
-                if read > tap.limit {
-                    tap.over.store(true, Ordering::Relaxed);
-                    return Poll::Ready(Some(Err("too large".to_owned())));
-                }
-                if read - tap.used.load(Ordering::Relaxed) > AHEAD_MAX {
-                    return Poll::Ready(Some(Err("its headers do not end".to_owned())));
-                }
-                self.gave = true;
-                Poll::Ready(Some(Ok(bytes)))
-            }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.to_string()))),
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    }
 }

@@ -1,9 +1,10 @@
 //! Refresh-token families, tickets and throttles in Redis.
 //!
-//! Keys: `{ns}:vault:{<family>}:family|replaced|revoked` (one slot for each family, so that one script sees all of it),
-//! `{ns}:vault:{user:<id>}:families` (what to revoke with a person), `{ns}:vault:ticket:<sha256>`,
-//! `{ns}:vault:throttle:<sha256 of the key>`, `{ns}:vault:{once:<owner>}:ends|held` (idempotency keys), `{ns}:vault:{profile:<id>}:value|changes`; channels `{ns}:vault:revoked` and `{ns}:vault:changed`. Times are microseconds since 1970, and
-//! decide; the keys' own expiry only clears away, [`CLOCK_SLACK`] later.
+//! Its keys stand in `vault/names.rs`. Times are microseconds since 1970, and decide; the keys' own expiry only clears away,
+//! [`CLOCK_SLACK`] later.
+
+mod names;
+mod scripts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +14,11 @@ use chrono::{DateTime, Utc};
 use fred::prelude::*;
 use fred::types::scripts::Script;
 use futures::{StreamExt, TryStreamExt, stream};
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use self::names::Names;
+use self::scripts::Scripts;
 use super::listener::{Heard, Listener};
 use super::redis::{Redis, port_error as failed};
 use crate::adapters::announcements::Announcements;
@@ -34,6 +36,7 @@ const LOOKS_AT_ONCE: usize = 32;
 
 pub struct RedisVault {
     redis: Redis,
+    names: Names,
     scripts: Scripts,
     revocations: Arc<Announcements<Revoked>>,
     changes: Arc<Announcements<Changed>>,
@@ -42,24 +45,11 @@ pub struct RedisVault {
     listener: Listener,
 }
 
-struct Scripts {
-    create_family: Script,
-    rotate: Script,
-    family_of: Script,
-    revoke: Script,
-    index_family: Script,
-    throttle: Script,
-    once: Script,
-    spend: Script,
-    cache_profile: Script,
-    change_profile: Script,
-}
-
 impl RedisVault {
     /// Opens a connection of its own that listens for revocations.
     pub async fn open(redis: Redis) -> Result<Self> {
-        let channel = format!("{}:vault:revoked", redis.namespace);
-        let changed_channel = format!("{}:vault:changed", redis.namespace);
+        let names = Names::of(&redis.namespace);
+        let (channel, changed_channel) = (names.channel("revoked"), names.channel("changed"));
         let revocations = Arc::new(Announcements::default());
         let changes = Arc::new(Announcements::default());
         let (tell, tell_changes) = (revocations.clone(), changes.clone());
@@ -83,66 +73,14 @@ impl RedisVault {
         listener.listen(&changed_channel).await?;
         Ok(Self {
             redis,
-            scripts: Scripts {
-                create_family: Script::from_lua(include_str!("vault/create_family.lua")),
-                rotate: Script::from_lua(include_str!("vault/rotate.lua")),
-                family_of: Script::from_lua(include_str!("vault/family_of.lua")),
-                revoke: Script::from_lua(include_str!("vault/revoke.lua")),
-                index_family: Script::from_lua(include_str!("vault/index_family.lua")),
-                throttle: Script::from_lua(include_str!("vault/throttle.lua")),
-                once: Script::from_lua(include_str!("vault/once.lua")),
-                spend: Script::from_lua(include_str!("vault/spend.lua")),
-                cache_profile: Script::from_lua(include_str!("vault/cache_profile.lua")),
-                change_profile: Script::from_lua(include_str!("vault/change_profile.lua")),
-            },
+            names,
+            scripts: Scripts::load(),
             revocations,
             changes,
             channel,
             changed_channel,
             listener,
         })
-    }
-
-    fn family_key(&self, family: FamilyId, part: &str) -> String {
-        format!("{}:vault:{{{family}}}:{part}", self.redis.namespace)
-    }
-
-    fn index_key(&self, user: UserId) -> String {
-        format!("{}:vault:{{user:{user}}}:families", self.redis.namespace)
-    }
-
-    /// The profile, and the number of its changes of late.
-    fn profile_keys(&self, user: UserId) -> Vec<String> {
-        ["value", "changes"]
-            .iter()
-            .map(|part| format!("{}:vault:{{profile:{user}}}:{part}", self.redis.namespace))
-            .collect()
-    }
-
-    fn ticket_key(&self, ticket: &[u8; 32]) -> String {
-        format!(
-            "{}:vault:ticket:{}",
-            self.redis.namespace,
-            hex::encode(ticket)
-        )
-    }
-
-    /// Hashed: of any length, and no business of whoever looks into Redis.
-    fn throttle_key(&self, key: &str) -> String {
-        format!(
-            "{}:vault:throttle:{}",
-            self.redis.namespace,
-            hex::encode(Sha256::digest(key))
-        )
-    }
-
-    /// Hashed, as [`Self::throttle_key`] is.
-    fn limit_key(&self, key: &str) -> String {
-        format!(
-            "{}:vault:limit:{}",
-            self.redis.namespace,
-            hex::encode(Sha256::digest(key))
-        )
     }
 
     async fn run<R: FromValue>(
@@ -224,7 +162,7 @@ impl Vault for RedisVault {
             .run(
                 OPERATION,
                 &self.scripts.index_family,
-                vec![self.index_key(family.user_id)],
+                vec![self.names.index_key(family.user_id)],
                 vec![
                     family.id.to_string().into(),
                     expires.into(),
@@ -245,8 +183,8 @@ impl Vault for RedisVault {
                 OPERATION,
                 &self.scripts.create_family,
                 vec![
-                    self.family_key(family.id, "family"),
-                    self.family_key(family.id, "revoked"),
+                    self.names.family_key(family.id, "family"),
+                    self.names.family_key(family.id, "revoked"),
                 ],
                 vec![
                     family.user_id.to_string().into(),
@@ -273,9 +211,9 @@ impl Vault for RedisVault {
                 OPERATION,
                 &self.scripts.rotate,
                 vec![
-                    self.family_key(id, "family"),
-                    self.family_key(id, "replaced"),
-                    self.family_key(id, "revoked"),
+                    self.names.family_key(id, "family"),
+                    self.names.family_key(id, "replaced"),
+                    self.names.family_key(id, "revoked"),
                 ],
                 vec![
                     bytes(&token),
@@ -318,8 +256,8 @@ impl Vault for RedisVault {
                 OPERATION,
                 &self.scripts.family_of,
                 vec![
-                    self.family_key(id, "family"),
-                    self.family_key(id, "replaced"),
+                    self.names.family_key(id, "family"),
+                    self.names.family_key(id, "replaced"),
                 ],
                 vec![bytes(&token), now.timestamp_micros().into()],
             )
@@ -336,9 +274,9 @@ impl Vault for RedisVault {
                 OPERATION,
                 &self.scripts.revoke,
                 vec![
-                    self.family_key(id, "family"),
-                    self.family_key(id, "replaced"),
-                    self.family_key(id, "revoked"),
+                    self.names.family_key(id, "family"),
+                    self.names.family_key(id, "replaced"),
+                    self.names.family_key(id, "revoked"),
                 ],
                 vec![
                     until.timestamp_micros().into(),
@@ -360,7 +298,7 @@ impl Vault for RedisVault {
         let families: Vec<String> = self
             .redis
             .pool
-            .zrange(self.index_key(user), 0, -1, None, false, None, false)
+            .zrange(self.names.index_key(user), 0, -1, None, false, None, false)
             .await
             .map_err(|e| failed(OPERATION, e))?;
         for id in families {
@@ -380,7 +318,7 @@ impl Vault for RedisVault {
             let standing: u64 = self
                 .redis
                 .pool
-                .zcount(self.index_key(user), after_us, f64::INFINITY)
+                .zcount(self.names.index_key(user), after_us, f64::INFINITY)
                 .await
                 .map_err(|e| failed("look for logins", e))?;
             Result::Ok((standing > 0).then_some(user))
@@ -396,7 +334,7 @@ impl Vault for RedisVault {
         let until: Option<i64> = self
             .redis
             .pool
-            .get(self.family_key(family, "revoked"))
+            .get(self.names.family_key(family, "revoked"))
             .await
             .map_err(|e| failed("look up a revocation", e))?;
         Ok(until.is_some_and(|until| until > now.timestamp_micros()))
@@ -410,7 +348,7 @@ impl Vault for RedisVault {
         let (profile, generation): (Option<String>, Option<u64>) = self
             .redis
             .pool
-            .mget(self.profile_keys(user))
+            .mget(self.names.profile_keys(user))
             .await
             .map_err(|e| failed("read a cached profile", e))?;
         Ok(CachedProfile {
@@ -429,7 +367,7 @@ impl Vault for RedisVault {
         self.run(
             "cache a profile",
             &self.scripts.cache_profile,
-            self.profile_keys(user),
+            self.names.profile_keys(user),
             vec![
                 generation.to_string().into(),
                 profile.into(),
@@ -444,7 +382,7 @@ impl Vault for RedisVault {
             .run(
                 "announce a change",
                 &self.scripts.change_profile,
-                self.profile_keys(user),
+                self.names.profile_keys(user),
                 vec![millis(CHANGES_REMEMBERED).to_string().into()],
             )
             .await?;
@@ -466,7 +404,7 @@ impl Vault for RedisVault {
         self.redis
             .pool
             .set(
-                self.ticket_key(&ticket),
+                self.names.ticket_key(&ticket),
                 claims.as_str(),
                 Some(expire),
                 None,
@@ -479,7 +417,7 @@ impl Vault for RedisVault {
     async fn take_ticket(&self, ticket: [u8; 32]) -> Result<Option<Ticket>> {
         self.redis
             .pool
-            .getdel(self.ticket_key(&ticket))
+            .getdel(self.names.ticket_key(&ticket))
             .await
             .map_err(|e| failed("take a ticket", e))
     }
@@ -489,7 +427,7 @@ impl Vault for RedisVault {
             .run(
                 "count a try",
                 &self.scripts.throttle,
-                vec![self.throttle_key(key)],
+                vec![self.names.throttle_key(key)],
                 vec![i64::from(limit).into(), micros(window).max(1).into()],
             )
             .await?;
@@ -504,7 +442,7 @@ impl Vault for RedisVault {
             .run(
                 "count a request",
                 &self.scripts.spend,
-                vec![self.limit_key(key)],
+                vec![self.names.limit_key(key)],
                 vec![i64::from(limit).into(), micros(window).max(1).into()],
             )
             .await?;
@@ -518,7 +456,7 @@ impl Vault for RedisVault {
     async fn forgive(&self, key: &str) -> Result<()> {
         self.redis
             .pool
-            .del(self.throttle_key(key))
+            .del(self.names.throttle_key(key))
             .await
             .map_err(|e| failed("forget tries", e))
     }
@@ -557,9 +495,6 @@ impl RedisVault {
         time: Duration,
         last: String,
     ) -> Result<String> {
-        let ns = &self.redis.namespace;
-        let owner = hex::encode(once.owner);
-        let key = |part: &str| format!("{ns}:vault:{{once:{owner}}}:{part}");
         let args = vec![
             how.into(),
             hex::encode(once.key).into(),
@@ -570,7 +505,7 @@ impl RedisVault {
         self.run(
             "hold an idempotency key",
             &self.scripts.once,
-            vec![key("ends"), key("held")],
+            self.names.once_keys(once),
             args,
         )
         .await
@@ -579,7 +514,7 @@ impl RedisVault {
     async fn unlist(&self, user: UserId, family: FamilyId) -> Result<()> {
         self.redis
             .pool
-            .zrem(self.index_key(user), family.to_string())
+            .zrem(self.names.index_key(user), family.to_string())
             .await
             .map_err(|e| failed("unlist a token family", e))
     }

@@ -6,6 +6,7 @@
 mod boxes;
 mod job;
 mod output;
+mod steps;
 mod template;
 mod verdict;
 mod watch;
