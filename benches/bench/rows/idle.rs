@@ -74,9 +74,14 @@ pub fn measure(settings: &Settings) -> Result<Section> {
 }
 
 pub fn still_bytes(process: &Process) -> Result<u64> {
-    let deadline = Instant::now() + STILL_PATIENCE;
+    still_for(process, STILL, STILL_PATIENCE)
+}
+
+/// What it takes when that has not fallen for so long.
+pub fn still_for(process: &Process, still: Duration, patience: Duration) -> Result<u64> {
+    let deadline = Instant::now() + patience;
     let mut least = (process.anonymous_bytes()?, Instant::now());
-    while least.1.elapsed() < STILL && Instant::now() < deadline {
+    while least.1.elapsed() < still && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(100));
         let bytes = process.anonymous_bytes()?;
         if bytes < least.0 {

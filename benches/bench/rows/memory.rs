@@ -1,40 +1,67 @@
 //! Anonymous memory of the server for each connection, room and byte of a document, on Atelier and on stock servers from npm.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
-use super::idle::still_bytes;
+use super::idle::{still_bytes, still_for};
 use crate::Settings;
 use crate::load::{Crowd, Dialect, Shape};
 use crate::peers::Peer;
 use crate::process::{OnLoadCore, SERVER_CORE};
 use crate::report::Section;
-use crate::server::{self, Server};
+use crate::server;
 
-/// What is there before: what a server needs once is not counted.
-const BEFORE: Shape = Shape {
-    rooms: 5,
-    people: 100,
-    senders: 0,
+/// Each kind is measured on a server of its own that has some of them already: what a server needs once is not counted, nor
+/// is what others left behind reused.
+const CONNECTIONS: Kind = Kind {
+    before: Shape {
+        rooms: 5,
+        people: 100,
+        senders: 0,
+    },
+    grown: Shape {
+        rooms: 20,
+        people: 100,
+        senders: 0,
+    },
 };
-const CONNECTIONS: Shape = Shape {
-    rooms: 20,
-    people: 100,
-    senders: 0,
+const ROOMS: Kind = Kind {
+    before: Shape {
+        rooms: 250,
+        people: 1,
+        senders: 0,
+    },
+    grown: Shape {
+        rooms: 1_000,
+        people: 1,
+        senders: 0,
+    },
 };
-const ROOMS: Shape = Shape {
-    rooms: 1_000,
-    people: 1,
-    senders: 0,
-};
-const DOCUMENTS: Shape = Shape {
-    rooms: 100,
-    people: 1,
-    senders: 0,
+const DOCUMENTS: Kind = Kind {
+    before: Shape {
+        rooms: 20,
+        people: 1,
+        senders: 0,
+    },
+    grown: Shape {
+        rooms: 100,
+        people: 1,
+        senders: 0,
+    },
 };
 /// A document: so many pieces typed in turns by two people, as many bytes each.
 const PIECES: usize = 2_000;
 const PIECE: &str = "some fifty bytes of text, about what a sentence is. ";
+/// Servers put documents in order a while after the last edit.
+const STILL: Duration = Duration::from_secs(8);
+const STILL_PATIENCE: Duration = Duration::from_secs(60);
 const REPETITIONS_MOST: usize = 2;
+
+struct Kind {
+    before: Shape,
+    grown: Shape,
+}
 
 pub fn measure(settings: &Settings) -> Result<Vec<Section>> {
     let mut contestants: Vec<(String, Option<Peer>)> = vec![("atelier, /yjs".into(), None)];
@@ -49,13 +76,13 @@ pub fn measure(settings: &Settings) -> Result<Vec<Section>> {
         Section::new(
             format!(
                 "memory: connections, {} in rooms of 100",
-                CONNECTIONS.rooms * CONNECTIONS.people
+                CONNECTIONS.grown.rooms * CONNECTIONS.grown.people
             ),
             "bytes each",
             &names,
         ),
         Section::new(
-            format!("memory: rooms of one person, {}", ROOMS.rooms),
+            format!("memory: rooms of one person, {}", ROOMS.grown.rooms),
             "bytes each",
             &names,
         ),
@@ -63,7 +90,7 @@ pub fn measure(settings: &Settings) -> Result<Vec<Section>> {
             format!(
                 "memory: documents of {:.0} KB in {PIECES} edits, {}",
                 bytes / 1e3,
-                DOCUMENTS.rooms
+                DOCUMENTS.grown.rooms
             ),
             "bytes each",
             &with_documents,
@@ -72,62 +99,41 @@ pub fn measure(settings: &Settings) -> Result<Vec<Section>> {
     for _ in 0..settings.repetitions.min(REPETITIONS_MOST) {
         sections[2].rows[0].push(bytes, &[]);
         for (index, (_, peer)) in contestants.iter().enumerate() {
-            let (server, dialect) = match peer {
-                None => (server::embedded()?, Dialect::Yjs),
-                Some(peer) => (peer.start(None, Some(SERVER_CORE))?, peer.dialect()),
-            };
-            let _core = OnLoadCore::enter()?;
-            let mut seen = Growth::begin(&server, dialect)?;
-            let _connections = seen.of(CONNECTIONS, "connections", &mut sections[0].rows[index])?;
-            let _rooms = seen.of(ROOMS, "rooms", &mut sections[1].rows[index])?;
-            if dialect == Dialect::SocketIo {
-                continue;
+            let peer = peer.as_ref();
+            sections[0].rows[index].push(grown(peer, &CONNECTIONS, false)?, &[]);
+            sections[1].rows[index].push(grown(peer, &ROOMS, false)?, &[]);
+            if dialect(peer) != Dialect::SocketIo {
+                let each = grown(peer, &DOCUMENTS, true)?;
+                sections[2].rows[index + 1].push(each, &[]);
             }
-            let mut crowd = Crowd::enter(&[server.address], DOCUMENTS, dialect, "documents")?;
-            crowd.type_in_turns();
-            crowd.write_documents(PIECES, PIECE)?;
-            let each = seen.grown()? / DOCUMENTS.rooms as f64;
-            sections[2].rows[index + 1].push(each, &[]);
         }
     }
     Ok(sections)
 }
 
-/// A server's memory from one look to the next.
-struct Growth<'a> {
-    server: &'a Server,
-    dialect: Dialect,
-    bytes: u64,
-    _before: Crowd,
+fn dialect(peer: Option<&Peer>) -> Dialect {
+    peer.map_or(Dialect::Yjs, |peer| peer.dialect())
 }
 
-impl<'a> Growth<'a> {
-    fn begin(server: &'a Server, dialect: Dialect) -> Result<Self> {
-        let before = Crowd::enter(&[server.address], BEFORE, dialect, "before")?;
-        Ok(Self {
-            server,
-            dialect,
-            bytes: still_bytes(&server.process)?,
-            _before: before,
-        })
-    }
-
-    fn of(
-        &mut self,
-        shape: Shape,
-        group: &'static str,
-        row: &mut crate::report::Row,
-    ) -> Result<Crowd> {
-        let crowd = Crowd::enter(&[self.server.address], shape, self.dialect, group)?;
-        let grown = self.grown()?;
-        row.push(grown / crowd.len() as f64, &[]);
-        Ok(crowd)
-    }
-
-    fn grown(&mut self) -> Result<f64> {
-        let bytes = still_bytes(&self.server.process)?;
-        let grown = bytes.saturating_sub(self.bytes);
-        self.bytes = bytes;
-        Ok(grown as f64)
-    }
+/// What a fresh server grows by for each member of these.
+fn grown(peer: Option<&Peer>, kind: &Kind, documents: bool) -> Result<f64> {
+    let server = match peer {
+        None => server::embedded()?,
+        Some(peer) => peer.start(None, Some(SERVER_CORE))?,
+    };
+    let _core = OnLoadCore::enter()?;
+    let enter = |shape: Shape, group: &'static str| -> Result<(Crowd, u64)> {
+        let mut crowd = Crowd::enter(&[server.address], shape, dialect(peer), group)?;
+        let bytes = if documents {
+            crowd.type_in_turns();
+            crowd.write_documents(PIECES, PIECE)?;
+            still_for(&server.process, STILL, STILL_PATIENCE)?
+        } else {
+            still_bytes(&server.process)?
+        };
+        Ok((crowd, bytes))
+    };
+    let (_there, before) = enter(kind.before, "before")?;
+    let (crowd, after) = enter(kind.grown, "grown")?;
+    Ok(after.saturating_sub(before) as f64 / crowd.len() as f64)
 }

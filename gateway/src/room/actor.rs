@@ -111,7 +111,7 @@ pub struct Actor {
     pub spoken: Spoken,
     /// Everybody who has joined, on any pod.
     pub members: BTreeMap<ClientId, Box<Member>>,
-    pub locals: HashMap<ConnectionId, Local>,
+    pub locals: HashMap<ConnectionId, Box<Local>>,
     /// Simulated people of this pod.
     pub simulated: BTreeMap<ConnectionId, Member>,
     /// The sockets in fan-out order.
@@ -169,52 +169,58 @@ pub struct Actor {
 }
 
 impl Actor {
-    pub async fn run(mut self) {
-        loop {
-            let due = self.next_due();
-            tokio::select! {
-                command = self.mailbox.recv() => match command {
-                    Some(command) => self.command(command),
-                    None => break,
-                },
-                delivery = self.subscription.next() => match delivery {
-                    Some(delivery) => self.delivery(delivery),
-                    None => {
-                        self.close_all(4503, "this server is going away");
-                        break;
-                    }
-                },
-                Some(done) = self.work.next(), if !self.work.is_empty() => self.finish(done),
-                () = tokio::time::sleep_until(due) => {}
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps its arguments twice, and every open room pays for its task's size"
+    )]
+    pub fn run(mut self) -> impl Future<Output = ()> + Send {
+        async move {
+            loop {
+                let due = self.next_due();
+                tokio::select! {
+                    command = self.mailbox.recv() => match command {
+                        Some(command) => self.command(command),
+                        None => break,
+                    },
+                    delivery = self.subscription.next() => match delivery {
+                        Some(delivery) => self.delivery(delivery),
+                        None => {
+                            self.close_all(4503, "this server is going away");
+                            break;
+                        }
+                    },
+                    Some(done) = self.work.next(), if !self.work.is_empty() => self.finish(done),
+                    () = tokio::time::sleep_until(due) => {}
+                }
+                if self.has_news() || !(self.appending || self.pending.is_empty()) {
+                    // Whoever else is ready has its turn first, and what it brings joins this append and this write: a room's
+                    // task would otherwise run right behind the first of several who sent at the same time.
+                    tokio::task::yield_now().await;
+                }
+                self.take_what_waits();
+                self.begin_those_we_caught_up_with();
+                self.acknowledge_those_we_caught_up_with();
+                let now = Instant::now();
+                if now >= self.next_housekeeping {
+                    self.next_housekeeping = now + HOUSEKEEPING;
+                    self.keep_house(now);
+                    self.shared.feed.write().latest.hasten();
+                }
+                self.start_append(now);
+                self.repair_holes(now);
+                self.release_draws(now);
+                self.show_boards(now);
+                self.start_publishing();
+                if self.has_news() && now >= self.next_fan_out {
+                    self.fan_out().await;
+                }
+                if self.is_over(now) {
+                    break;
+                }
             }
-            if self.has_news() || !(self.appending || self.pending.is_empty()) {
-                // Whoever else is ready has its turn first, and what it brings joins this append and this write: a room's
-                // task would otherwise run right behind the first of several who sent at the same time.
-                tokio::task::yield_now().await;
-            }
-            self.take_what_waits();
-            self.begin_those_we_caught_up_with();
-            self.acknowledge_those_we_caught_up_with();
-            let now = Instant::now();
-            if now >= self.next_housekeeping {
-                self.next_housekeeping = now + HOUSEKEEPING;
-                self.keep_house(now);
-                self.shared.feed.write().latest.hasten();
-            }
-            self.start_append(now);
-            self.repair_holes(now);
-            self.release_draws(now);
-            self.show_boards(now);
-            self.start_publishing();
-            if self.has_news() && now >= self.next_fan_out {
-                self.fan_out().await;
-            }
-            if self.is_over(now) {
-                break;
-            }
+            // Boxed: else the task would be as large again for its last moment.
+            Box::pin(self.end()).await;
         }
-        // Boxed: else the task would be as large again for its last moment.
-        Box::pin(self.end()).await;
     }
 
     fn take_what_waits(&mut self) {
@@ -236,7 +242,7 @@ impl Actor {
         match command {
             Command::Enter(enter) => self.enter(*enter),
             Command::Leave { connection } => self.leave(connection),
-            Command::Join { connection, join } => self.join(connection, join),
+            Command::Join { connection, join } => self.join(connection, *join),
             Command::Resume {
                 connection,
                 epoch,
@@ -251,7 +257,7 @@ impl Actor {
                     local.warned = false;
                 }
             }
-            Command::Ephemeral { connection, value } => self.ephemeral(connection, value),
+            Command::Ephemeral { connection, value } => self.ephemeral(connection, *value),
             Command::Durable {
                 connection,
                 message,
@@ -308,7 +314,7 @@ impl Actor {
                     self.activate();
                 }
             }
-            Delivery::Signal(signal) => self.signal(signal),
+            Delivery::Signal(signal) => self.signal(*signal),
             Delivery::Gap => {
                 self.rooms.metrics.gaps.inc();
                 self.look_at_last();

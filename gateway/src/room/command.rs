@@ -17,7 +17,7 @@ use super::lost::Replayed;
 use super::yjs::awareness::Entry as Shown;
 use crate::identity::Principal;
 
-/// What connections and the edge ask of a room.
+/// What connections and the edge ask of a room. Small: a mailbox has places for some even where nobody asks.
 #[derive(Debug)]
 pub enum Command {
     Enter(Box<Enter>),
@@ -26,7 +26,7 @@ pub enum Command {
     },
     Join {
         connection: ConnectionId,
-        join: Join,
+        join: Box<Join>,
     },
     Resume {
         connection: ConnectionId,
@@ -39,7 +39,7 @@ pub enum Command {
     },
     Ephemeral {
         connection: ConnectionId,
-        value: Ephemeral,
+        value: Box<Ephemeral>,
     },
     Durable {
         connection: ConnectionId,

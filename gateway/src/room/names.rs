@@ -55,7 +55,7 @@ impl Actor {
         {
             return;
         }
-        let held: Vec<(Member, i64)> = self.locals.values().filter_map(holds).collect();
+        let held: Vec<(Member, i64)> = self.locals.values().filter_map(|l| holds(l)).collect();
         let live_ms = i64::from(self.rooms.config.heartbeat_ms) * 2;
         let now_ms = Utc::now().timestamp_millis();
         let lives = |heard_ms: i64| now_ms - heard_ms < live_ms;
@@ -63,7 +63,7 @@ impl Actor {
             .locals
             .values()
             .filter(|local| lives(local.connection.heard_ms.load(Ordering::Relaxed)))
-            .filter_map(claims)
+            .filter_map(|local| claims(local))
             .collect();
         if held.is_empty() && claimed.is_empty() {
             return;

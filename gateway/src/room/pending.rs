@@ -21,6 +21,8 @@ const PENDING_MAX_BYTES: usize = 64 << 20;
 const REFUSED_MAX: usize = 64;
 /// Records of one append.
 const BATCH_MAX: usize = 256;
+/// Places that are kept for what comes next.
+const KEPT_PLACES: usize = 16;
 /// Bytes of one append, about; the log takes twice as many. One record may be larger.
 const BATCH_MAX_BYTES: usize = 8 << 20;
 /// What a record may take that nobody measured: its content's limit, escaped.
@@ -233,6 +235,10 @@ impl Queue {
         batch.iter().for_each(|pending| self.count_out(pending));
         let refused = batch.iter().filter(|pending| pending.refusal.is_some());
         self.refused_away = refused.count();
+        if self.records.is_empty() {
+            // What a burst took is given back.
+            self.records.shrink_to(KEPT_PLACES);
+        }
         batch
     }
 }

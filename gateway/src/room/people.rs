@@ -55,7 +55,7 @@ impl Actor {
             }
         }
         let id = connection.id;
-        let local = Local {
+        let local = Box::new(Local {
             connection: connection.clone(),
             member: member.clone(),
             principal,
@@ -67,7 +67,7 @@ impl Actor {
             busy: false,
             held: std::collections::VecDeque::new(),
             seen: Default::default(),
-        };
+        });
         self.hold_name_of(&local);
         self.locals.insert(id, local);
         let first_editor = connection.dialect != Dialect::Json && !self.spoken.is_binary();
@@ -239,7 +239,7 @@ impl Actor {
             .spawn(leave_for_good(rooms, room, client_id, id, noted));
     }
 
-    fn forget_local(&mut self, id: ConnectionId) -> Option<Local> {
+    fn forget_local(&mut self, id: ConnectionId) -> Option<Box<Local>> {
         let local = self.locals.remove(&id)?;
         self.ahead_of_us.retain(|waiting| waiting.connection != id);
         self.sockets.retain(|socket| socket.id != id);

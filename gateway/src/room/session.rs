@@ -2,16 +2,18 @@
 //! not write. Between messages it holds no buffer.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::ErrorKind;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use atelier_shared::domain::entry::Body;
 use atelier_shared::domain::ids::Ref;
 use bytes::Bytes;
 use chrono::Utc;
-use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -63,12 +65,32 @@ pub struct Session {
     refusals: Refusals,
 }
 
-/// What the socket is ready for; nothing, where the room wants something of the task.
-async fn next_turn(connection: &Connection, interest: Interest) -> std::io::Result<Ready> {
-    tokio::select! {
-        ready = connection.stream().ready(interest) => ready,
-        () = connection.wake.notified() => Ok(Ready::EMPTY),
-    }
+/// What a connection's task goes on for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// There is something to read, or the peer's end.
+    Readable,
+    /// The socket takes more.
+    Writable,
+    /// The room wants something of the task.
+    Woken,
+}
+
+/// Waits for whatever comes first. Polls the socket's own two places for wakers: a future that waits for readiness would be
+/// a third of an idle connection's task.
+async fn next_turn(connection: &Connection, read: bool, write: bool) -> std::io::Result<Turn> {
+    let stream = connection.stream();
+    let mut woken = pin!(connection.wake.notified());
+    poll_fn(|context| {
+        if read && let Poll::Ready(ready) = stream.poll_read_ready(context) {
+            return Poll::Ready(ready.map(|()| Turn::Readable));
+        }
+        if write && let Poll::Ready(ready) = stream.poll_write_ready(context) {
+            return Poll::Ready(ready.map(|()| Turn::Writable));
+        }
+        woken.as_mut().poll(context).map(|()| Ok(Turn::Woken))
+    })
+    .await
 }
 
 impl std::ops::Deref for Session {
@@ -100,23 +122,29 @@ impl Session {
     }
 
     /// Runs until the socket ends, then leaves the room. `early` is what came behind the handshake.
-    pub async fn run(mut self, early: Bytes) {
-        self.event("connect", "connected");
-        let mut outcome = match Box::pin(self.begun()).await {
-            Some(start) => Box::pin(self.begin(*start)).await,
-            None => Ok(()),
-        };
-        if outcome.is_ok() {
-            outcome = Box::pin(self.feed(early)).await;
-        }
-        while outcome.is_ok() {
-            outcome = match self.connection.take_start() {
-                // Boxed: rare and large, where the task's size is paid by every idle connection.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps its arguments twice, and every idle connection pays for its task's size"
+    )]
+    pub fn run(mut self, early: Bytes) -> impl Future<Output = ()> + Send {
+        async move {
+            self.event("connect", "connected");
+            // Boxed, here and below: rare and large.
+            let mut outcome = match Box::pin(self.begun()).await {
                 Some(start) => Box::pin(self.begin(*start)).await,
-                None => self.turn().await,
+                None => Ok(()),
             };
+            if outcome.is_ok() {
+                outcome = Box::pin(self.feed(early)).await;
+            }
+            while outcome.is_ok() {
+                outcome = match self.connection.take_start() {
+                    Some(start) => Box::pin(self.begin(*start)).await,
+                    None => self.turn().await,
+                };
+            }
+            Box::pin(self.leave()).await;
         }
-        self.leave().await;
     }
 
     /// What the client says is read once the room has begun with it: nothing is answered ahead of `connected`.
@@ -155,14 +183,9 @@ impl Session {
             Phase::Behind if all_written => return Box::pin(self.catch_up()).await,
             _ => {}
         }
-        let congested = connection.is_congested();
-        let interest = match (all_written, congested) {
-            (true, _) => Interest::READABLE,
-            (false, false) => Interest::READABLE | Interest::WRITABLE,
-            (false, true) => Interest::WRITABLE,
-        };
-        let ready = next_turn(&connection, interest).await;
-        if congested || !ready.map_err(|_| Gone)?.is_readable() {
+        let reads = all_written || !connection.is_congested();
+        let turn = next_turn(&connection, reads, !all_written).await;
+        if turn.map_err(|_| Gone)? != Turn::Readable {
             return Ok(());
         }
         let (messages, outcome) = self.read()?;
@@ -296,7 +319,10 @@ impl Session {
                 Ok(())
             }
             Request::Auth { token } => Box::pin(self.renew(&token)).await,
-            Request::Join(join) => self.tell(Command::Join { connection, join }).await,
+            Request::Join(join) => {
+                let join = Box::new(join);
+                self.tell(Command::Join { connection, join }).await
+            }
             Request::Resume { epoch, seq } => {
                 let resume = Command::Resume {
                     connection,
@@ -306,7 +332,10 @@ impl Session {
                 self.tell(resume).await
             }
             Request::SyncRequest => Box::pin(self.sync()).await,
-            Request::Ephemeral(value) => self.tell(Command::Ephemeral { connection, value }).await,
+            Request::Ephemeral(value) => {
+                let value = Box::new(value);
+                self.tell(Command::Ephemeral { connection, value }).await
+            }
             Request::Standing(change) => {
                 if self.is_over_rate(change.reference.as_ref()) {
                     return Ok(());

@@ -10,7 +10,7 @@ use atelier_shared::domain::ids::{ClientId, ConnectionId, RoomId, Seq, UserId};
 use atelier_shared::domain::presence::{Member, Status};
 use atelier_shared::domain::room::{Role, Room, RoomChoice};
 use atelier_shared::domain::state::RoomState;
-use atelier_shared::ports::LogHead;
+use atelier_shared::ports::{Delivery, LogHead};
 use bytes::Bytes;
 use chrono::Utc;
 use futures::StreamExt;
@@ -19,12 +19,13 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use super::actor::{Actor, Done, Enter, PeopleWrite, Submission};
+use super::actor::{Actor, Command, Done, Enter, PeopleWrite, Submission};
 use super::connection::{Connection, Speaks};
 use super::json::incoming::{self, Request};
 use super::outbound::Transport;
-use super::registry::Rooms;
+use super::registry::{Handle, Rooms};
 use super::ring::Frame;
+use super::session::Session;
 use crate::config::tests::parse;
 use crate::identity::{Identity, Principal, Profiles};
 use crate::metrics::Metrics;
@@ -271,4 +272,24 @@ async fn frames_are_held_for_whoever_has_not_had_them_and_then_let_go() {
     stage.push(Frame::to_others(Bytes::from_static(b"x"), None));
     let position = stage.shared.feed.read().ring.end();
     assert_eq!(position, from + 4, "places go on rising");
+}
+
+#[tokio::test]
+async fn an_idle_connection_and_an_idle_room_take_little() {
+    let mut stage = Stage::build().await;
+    let ana = stage.enters("Ana").await;
+    let (mailbox, _) = tokio::sync::mpsc::channel(1);
+    let shared = stage.shared.clone();
+    let handle = Handle { mailbox, shared };
+    let session = Session::new(stage.rooms.clone(), handle, ana.connection.clone());
+    let its_task = size_of_val(&session.run(Bytes::new()));
+    assert!(its_task <= 448, "a connection's task: {its_task} bytes");
+    let state = size_of::<Actor>();
+    let its_task = size_of_val(&stage.actor.run());
+    let besides = its_task - state;
+    assert!(besides <= 512, "a room's task: {besides} bytes and {state}");
+    // Queues have 32 places from the start.
+    let (command, delivery) = (size_of::<Command>(), size_of::<Delivery>());
+    assert!(command <= 64, "{command} bytes");
+    assert!(delivery <= 32, "{delivery} bytes");
 }

@@ -268,7 +268,7 @@ impl Actor {
 
     /// People of this pod who were reported gone by what a store had forgotten are here all the same.
     fn put_back_ours(&mut self) {
-        let missing = |local: &&Local| {
+        let missing = |local: &&Box<Local>| {
             let known = self.members.get(&local.member.client_id);
             local.member.joined && known.is_none()
         };

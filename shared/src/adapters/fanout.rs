@@ -171,13 +171,16 @@ mod tests {
     use crate::domain::signal::Signal;
 
     fn numbered(n: u64) -> Delivery {
-        Delivery::Signal(Signal::EpochRaised { epoch: Epoch(n) })
+        Signal::EpochRaised { epoch: Epoch(n) }.into()
     }
 
     fn drain(receiver: &mut mpsc::Receiver<Delivery>) -> Vec<Option<u64>> {
         std::iter::from_fn(|| receiver.try_recv().ok())
             .map(|delivery| match delivery {
-                Delivery::Signal(Signal::EpochRaised { epoch }) => Some(epoch.0),
+                Delivery::Signal(signal) => match *signal {
+                    Signal::EpochRaised { epoch } => Some(epoch.0),
+                    _ => None,
+                },
                 _ => None,
             })
             .collect()

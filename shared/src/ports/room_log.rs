@@ -92,7 +92,7 @@ pub enum Refusal {
     Port(#[from] PortError),
 }
 
-/// What a subscriber receives.
+/// What a subscriber receives. Small: a subscription has places for some even where nothing happens.
 #[derive(Debug, Clone)]
 pub enum Delivery {
     /// Consecutive entries of one epoch.
@@ -100,9 +100,15 @@ pub enum Delivery {
         epoch: Epoch,
         entries: Vec<Entry>,
     },
-    Signal(Signal),
+    Signal(Box<Signal>),
     /// Something may have been missed here: compare with the log and with presence.
     Gap,
+}
+
+impl From<Signal> for Delivery {
+    fn from(signal: Signal) -> Self {
+        Self::Signal(Box::new(signal))
+    }
 }
 
 /// The live feed of one room; dropping it unsubscribes.

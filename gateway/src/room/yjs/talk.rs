@@ -16,7 +16,7 @@ use crate::room::connection::Connection;
 use crate::room::dialect::Dialect;
 use crate::room::document::DocumentSnapshot;
 use crate::room::follower::{Follower, Gone};
-use crate::room::json::incoming::{Durable, Join};
+use crate::room::json::incoming::Durable;
 
 /// The state vector of somebody who has nothing.
 const NO_STATE: [u8; 1] = [0];
@@ -64,7 +64,7 @@ impl Follower {
         let now_ms = Utc::now().timestamp_millis();
         connection.spoke_ms.store(now_ms, Ordering::Relaxed);
         if connection.dropped.load(Ordering::Relaxed) {
-            let join = Join::default();
+            let join = Box::default();
             let connection = connection.id;
             self.tell(Command::Join { connection, join }).await?;
         }

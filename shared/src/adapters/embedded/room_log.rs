@@ -218,7 +218,7 @@ impl RoomLog for JournalRoomLog {
         self.change(|state, told| {
             let (head, raised) = state.seed(room, epoch, seq, role_version, now_ms)?;
             if raised {
-                told.tell(room, Delivery::Signal(Signal::EpochRaised { epoch }));
+                told.tell(room, Signal::EpochRaised { epoch }.into());
             }
             Ok(head)
         })
@@ -291,7 +291,7 @@ impl RoomLog for JournalRoomLog {
     }
 
     async fn publish(&self, room: &RoomId, signal: &Signal) -> Result<()> {
-        self.inner.deliver(room, Delivery::Signal(signal.clone()));
+        self.inner.deliver(room, signal.clone().into());
         Ok(())
     }
 
@@ -319,7 +319,7 @@ impl RoomLog for JournalRoomLog {
         self.change(|state, told| {
             let confirmed = state.confirm(room, epoch, seq, trim_to)?;
             if confirmed.moved {
-                told.tell(room, Delivery::Signal(Signal::Archived { epoch, seq }));
+                told.tell(room, Signal::Archived { epoch, seq }.into());
             }
             Ok(confirmed.clean)
         })

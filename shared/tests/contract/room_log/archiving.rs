@@ -47,7 +47,7 @@ pub async fn confirming_tells_subscribers(mode: Mode) -> Outcome {
     match next(&mut live).await {
         Delivery::Signal(told) => {
             assert_eq!(
-                told,
+                *told,
                 Signal::Archived {
                     epoch: FIRST,
                     seq: Seq(3)

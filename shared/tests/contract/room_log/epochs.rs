@@ -101,7 +101,7 @@ pub async fn a_higher_epoch_drops_the_tail_and_tells_subscribers(mode: Mode) -> 
     );
     assert_eq!(seeded.role_version, 7, "a role version was lowered");
     match next(&mut live).await {
-        Delivery::Signal(Signal::EpochRaised { epoch }) => assert_eq!(epoch, Epoch(2)),
+        Delivery::Signal(signal) => assert_eq!(*signal, Signal::EpochRaised { epoch: Epoch(2) }),
         other => panic!("{other:?}"),
     }
     assert_eq!(logs.there.read(&room, FIRST, Seq(0), 10).await?, None);

@@ -108,7 +108,7 @@ pub async fn signals_reach_all_the_publisher_too(mode: Mode) -> Outcome {
         logs.here.publish(&room, &signal(n)).await?;
         for subscription in [&mut here, &mut there] {
             match next(subscription).await {
-                Delivery::Signal(received) => assert_eq!(received, signal(n)),
+                Delivery::Signal(received) => assert_eq!(*received, signal(n)),
                 other => panic!("{other:?}"),
             }
         }

@@ -472,12 +472,13 @@ async fn the_room_sees_output_while_it_is_made() {
     let mut seen = String::new();
     while seen.len() < "héllo world".len() {
         let delivery = tokio::time::timeout(Duration::from_secs(5), room.next()).await;
-        if let Some(Delivery::Signal(Signal::RunOutput {
-            run_id,
-            stream,
-            chunk,
-            offset,
-        })) = delivery.expect("output")
+        if let Some(Delivery::Signal(signal)) = delivery.expect("output")
+            && let Signal::RunOutput {
+                run_id,
+                stream,
+                chunk,
+                offset,
+            } = *signal
         {
             assert_eq!(
                 (run_id, stream.as_str(), offset),
