@@ -463,6 +463,14 @@ async fn redis_goes_away(story: Story, weather: Weather) -> Told {
     is_away(refused)?;
     proxy.set(Weather::Pass);
     ready_again(&cluster).await?;
+    // What was told here is in the figures everywhere.
+    until("the error to be counted", PATIENCE, async || {
+        let figures = Rest::at(cluster.there()).get("/api/metrics").await?;
+        let figures = figures.expect(200)?;
+        ensure!(figures["error_count"].as_u64() >= Some(1), "{figures}");
+        anyhow::Ok(())
+    })
+    .await?;
     // Said again until it is acknowledged, it is there once.
     until("the message to be acknowledged", PATIENCE, async || {
         if here.count("ack") > 1 {
