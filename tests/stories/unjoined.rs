@@ -8,6 +8,7 @@ use crate::messages::refused;
 
 pub fn stories(all: &mut Stories) {
     all.both(whoever_never_joins_can_be_reached_on_every_pod);
+    all.both(whoever_has_just_dropped_out_gets_what_is_written_to_them);
     all.both(whoever_showed_a_cursor_is_said_to_have_left);
     all.both(a_role_given_to_somebody_anonymous_outlasts_their_connection);
     all.both(whoever_is_sent_out_stays_out_of_an_open_room);
@@ -50,6 +51,31 @@ async fn whoever_never_joins_can_be_reached_on_every_pod(story: Story) -> Told {
     }
     host.saw_no("user_joined")?;
     host.saw_no("user_left")
+}
+
+async fn whoever_has_just_dropped_out_gets_what_is_written_to_them(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let door = cluster.door(Address::Plain, &fresh("room"));
+    let ana = door.clone().enter().await?;
+    ana.join("Ana").await?;
+    for server in [cluster.here(), cluster.there()] {
+        let visitor = door.clone().at(server.address()).enter().await?;
+        visitor.join("Visitor").await?;
+        let id = person(&visitor)?;
+        ana.expect("user_joined").await?;
+        let back = visitor.way_back();
+        visitor.close().await?;
+        ana.expect("user_left").await?;
+        let to = |id: &str| json!({"type": "direct_message", "to": id, "content": "come back"});
+        ana.log(to(&id)).await?;
+        let stranger = uuid::Uuid::new_v4().to_string();
+        refused(&ana, to(&stranger), "not_found", "to").await?;
+        let again = back.enter().await?;
+        let told = again.expect("direct_message").await?;
+        ensure!(told["content"] == "come back", "{told}");
+        again.close().await?;
+    }
+    Ok(())
 }
 
 async fn whoever_showed_a_cursor_is_said_to_have_left(story: Story) -> Told {

@@ -27,6 +27,7 @@ use super::json::incoming::{Durable, Run, StandingChange};
 use super::messages::Known;
 use super::pending::Queue;
 use super::registry::{Rooms, Shared};
+use super::tried::Tried;
 use super::yjs;
 use super::yjs::awareness::Awareness;
 use crate::identity::Principal;
@@ -160,6 +161,8 @@ pub struct Actor {
     pub forked: bool,
     /// Resends that are stored further on than this pod knows: acknowledged when it is there.
     pub stored_ahead: Vec<(Seq, Record)>,
+    /// Records whose append failed and is tried again.
+    pub tried: Tried,
     /// How often the log's head was looked at.
     pub looks: u64,
     /// Sent a draw again that lost against what they may not know: to be shown the board.

@@ -2,7 +2,7 @@
 //! with its first place.
 
 use atelier_shared::domain::entry::{Body, Entry, Record};
-use atelier_shared::domain::ids::{ConnectionId, Epoch, Seq};
+use atelier_shared::domain::ids::{ConnectionId, Epoch, MessageId, Seq};
 use atelier_shared::recovery;
 use bytes::Bytes;
 use chrono::Utc;
@@ -101,6 +101,31 @@ impl Actor {
         // In a log that is over: whoever sent it is told to reload, and says it again.
         if epoch == self.head.epoch {
             self.push(Frame::to_origin(ack, id));
+        }
+    }
+
+    /// The entry at this place, of this connection, was just told here.
+    pub fn acknowledge_those_at(
+        &mut self,
+        seq: Seq,
+        by: Option<ConnectionId>,
+        message: Option<MessageId>,
+    ) {
+        let here = self.stored_ahead.extract_if(.., |(at, _)| *at == seq);
+        let here: Vec<Record> = here.map(|(_, record)| record).collect();
+        for record in here {
+            let id = record.author.connection;
+            if by.is_some() && id == by {
+                // The entry itself comes to them as their ack.
+                continue;
+            }
+            match (id, &record.reference, message) {
+                (Some(id), Some(reference), Some(message)) => {
+                    let ack = outgoing::ack_of_message(reference, seq, message);
+                    self.push(Frame::to_origin(ack, id));
+                }
+                _ => self.acknowledge_again(record, seq),
+            }
         }
     }
 

@@ -195,6 +195,20 @@ impl Connection {
         self.wake.notify_one();
     }
 
+    /// As [`Self::begin`], behind all that the room has told until now. False: it is not following the room now, and was not
+    /// told to begin.
+    pub fn begin_in_turn(&self, start: Start, feed: &Feed) -> bool {
+        {
+            let mut out = self.out.lock();
+            if out.phase != Phase::Live || !out.pull(feed, &self.reader(), usize::MAX) {
+                return false;
+            }
+        }
+        // The room alone adds to the feed: nothing came meanwhile.
+        self.begin(start);
+        true
+    }
+
     pub fn take_start(&self) -> Option<Box<Start>> {
         let start = self.start.lock().take()?;
         // An earlier order may just have been finished and have gone live.

@@ -2,19 +2,17 @@
 
 use std::time::Duration;
 
-use atelier_shared::Backends;
 use atelier_shared::domain::entry::{Body, Entry, Record};
-use atelier_shared::domain::ids::{Epoch, RoomId, Seq};
+use atelier_shared::domain::ids::Epoch;
 use atelier_shared::domain::room::Role;
-use atelier_shared::ports::{Append, LogHead, PortError, Refusal};
-use atelier_shared::recovery;
-use chrono::Utc;
+use atelier_shared::ports::{PortError, Refusal};
 use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::actor::{Actor, Done};
+use super::appending;
 use super::json::outgoing::{self, ErrorFrame};
-use super::pending::{Fate, Pending, Place, cut_to_news};
+use super::pending::{Pending, Place, cut_to_news};
 
 /// A record that could not be logged for so long is given back to its sender as `unavailable`.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,13 +35,7 @@ impl Actor {
         for pending in overtaken {
             self.give_back(&pending.record, super::submit::log_lost());
         }
-        let (batch, barred): (Vec<_>, Vec<_>) = batch
-            .into_iter()
-            .partition(|pending| pending.refusal.is_some() || self.may_write(&pending.record));
-        for pending in barred {
-            let error = ErrorFrame::new("forbidden", outgoing::needs(Role::Editor)).field("type");
-            self.give_back(&pending.record, error);
-        }
+        let batch = self.without_right_refused(batch);
         if batch.is_empty() {
             self.pending.settle();
             return;
@@ -62,7 +54,7 @@ impl Actor {
         let append = async move {
             let batch = cut_to_news(batch, held, left).await;
             let started = Instant::now();
-            let result = append(&rooms.backends, &room, &head, seen, &batch).await;
+            let result = appending::append(&rooms.backends, &room, &head, seen, &batch).await;
             let took = started.elapsed().as_secs_f64();
             rooms.metrics.log_append_seconds.observe(took);
             Done::Appended {
@@ -72,6 +64,25 @@ impl Actor {
             }
         };
         self.work.push(append.boxed());
+    }
+
+    /// Whoever has lost the right while it waited is refused; with a ref it may have been stored all the same, and then that
+    /// is what they are told.
+    fn without_right_refused(&mut self, batch: Vec<Pending>) -> Vec<Pending> {
+        let mut allowed = Vec::with_capacity(batch.len());
+        for pending in batch {
+            if pending.refusal.is_some() || self.may_write(&pending.record) {
+                allowed.push(pending);
+                continue;
+            }
+            let error = ErrorFrame::new("forbidden", outgoing::needs(Role::Editor)).field("type");
+            if pending.record.reference.is_some() {
+                allowed.push(pending.refused(error, self.head.epoch));
+            } else {
+                self.give_back(&pending.record, error);
+            }
+        }
+        allowed
     }
 
     /// Roles may have changed while it waited. Somebody who has left meanwhile had the right when they wrote.
@@ -99,6 +110,7 @@ impl Actor {
                 }
                 for (pending, place) in batch.into_iter().zip(places) {
                     self.rooms.metrics.traffic.latency(pending.since.elapsed());
+                    let told = self.tried.settle(&pending.record);
                     match place {
                         Place::New(seq) => {
                             pending.span.record("seq", seq.0);
@@ -107,13 +119,21 @@ impl Actor {
                                 record: pending.record,
                             });
                         }
+                        // At its place, when it came out of the log; what came since has been told.
+                        Place::Known(_) if told => {}
                         Place::Known(seq) => self.acknowledge_again(pending.record, seq),
+                        Place::Held => self.acknowledge_again(pending.record, self.applied),
                         Place::Nowhere => {
                             let refusal = pending.refusal.as_deref();
                             let error = refusal.cloned().unwrap_or_else(super::submit::log_lost);
                             self.give_back(&pending.record, error);
                         }
                         Place::Full => self.refuse_full(&pending.record),
+                        Place::Barred => {
+                            let text = "a later copy of this message was refused";
+                            let error = ErrorFrame::new("conflict", text).field("ref");
+                            self.give_back(&pending.record, error);
+                        }
                     }
                 }
             }
@@ -160,6 +180,7 @@ impl Actor {
             // Nothing is to be stored: its sender need not wait.
             let repeatable = repeatable && pending.refusal.is_none();
             if error.is_retryable() && patient && repeatable {
+                self.tried.note(&pending.record);
                 again.push(pending);
             } else {
                 let text = "the room's log is away; send it again";
@@ -171,7 +192,8 @@ impl Actor {
         self.append_after = Some(now + RETRY_AFTER);
     }
 
-    pub fn give_back(&self, record: &Record, error: ErrorFrame) {
+    pub fn give_back(&mut self, record: &Record, error: ErrorFrame) {
+        self.tried.settle(record);
         if let Some(id) = record.author.connection {
             self.tell_error(id, &error.reference(record.reference.clone()));
         }
@@ -194,89 +216,5 @@ impl Actor {
                 tracing::warn!(room = %room, %error, "the archive sweep will find this room");
             }
         });
-    }
-}
-
-/// Appends a batch; refs that the log may have forgotten are looked up in the archive first.
-async fn append(
-    b: &Backends,
-    room: &RoomId,
-    head: &LogHead,
-    seen: Seq,
-    batch: &[Pending],
-) -> Result<(Vec<Place>, bool), Refusal> {
-    let now_ms = Utc::now().timestamp_millis();
-    let mut known: Vec<Option<Place>> = batch
-        .iter()
-        .enumerate()
-        .map(|(at, p)| match p.fate {
-            _ if p.refusal.is_some() && follows(batch, at) => None,
-            _ if p.refusal.is_some() => Some(Place::Nowhere),
-            Fate::Append => None,
-            Fate::Known => Some(Place::Known(seen)),
-            Fate::Full => Some(Place::Full),
-        })
-        .collect();
-    let ask_archive = recovery::refs_need_archive(head, now_ms);
-    // What changes nothing, or is refused, does not come by the log, which else knows a ref: it is asked.
-    let (places, refs): (Vec<usize>, Vec<_>) = batch
-        .iter()
-        .enumerate()
-        .filter(|(_, p)| ask_archive || p.fate == Fate::Known || p.refusal.is_some())
-        .filter_map(|(i, p)| Some((i, p.record.ref_key()?)))
-        .unzip();
-    if !refs.is_empty() {
-        let found = recovery::known_refs(&*b.log, &*b.archive, room, head, &refs, now_ms).await?;
-        for (place, seq) in places.into_iter().zip(found) {
-            known[place] = seq.map(Place::Known).or(known[place]);
-        }
-    }
-    let records: Vec<Record> = batch
-        .iter()
-        .zip(&known)
-        .filter(|(_, place)| place.is_none())
-        .map(|(p, _)| p.record.clone())
-        .collect();
-    let (new, newly_dirty) = if records.is_empty() {
-        if known.contains(&Some(Place::Nowhere)) {
-            // A log that was lost knows no ref either.
-            is_the_log(b, room, head, seen).await?;
-        }
-        (Vec::new(), false)
-    } else {
-        b.log
-            .append(Append {
-                room,
-                epoch: head.epoch,
-                seen,
-                role_version: head.role_version,
-                now_ms,
-                records: &records,
-            })
-            .await?
-    };
-    let mut new = new.into_iter();
-    let places = known
-        .into_iter()
-        .filter_map(|place| place.or_else(|| new.next().map(Place::from)))
-        .collect();
-    Ok((places, newly_dirty))
-}
-
-/// Was the same sent before within the batch, and may it be stored? Then the log tells the place of the first.
-fn follows(batch: &[Pending], at: usize) -> bool {
-    let key = batch[at].record.ref_key();
-    let before = batch[..at].iter().filter(|p| p.fate == Fate::Append);
-    let mut before = before.filter(|p| p.refusal.is_none());
-    key.is_some() && before.any(|p| p.record.ref_key() == key)
-}
-
-/// The log is still the one that this room knows.
-async fn is_the_log(b: &Backends, room: &RoomId, head: &LogHead, seen: Seq) -> Result<(), Refusal> {
-    match b.log.head(room).await? {
-        None => Err(Refusal::NotSeeded),
-        Some(now) if now.epoch != head.epoch => Err(Refusal::Epoch(now)),
-        Some(now) if now.seq < seen => Err(Refusal::Behind(now)),
-        Some(_) => Ok(()),
     }
 }

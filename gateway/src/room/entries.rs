@@ -30,15 +30,27 @@ impl Actor {
             self.hole_since.get_or_insert_with(Instant::now);
             return;
         }
-        self.apply(entry);
+        self.apply_and_acknowledge(entry);
         while let Some(next) = self.ahead.remove(&self.applied.next()) {
-            self.apply(next);
+            self.apply_and_acknowledge(next);
         }
         let applied = self.applied;
         self.ahead.retain(|seq, _| *seq > applied);
         if self.ahead.is_empty() {
             self.hole_since = None;
         }
+    }
+
+    /// With the entry those are told its place who sent it again and wait for it here: before what comes behind it.
+    fn apply_and_acknowledge(&mut self, entry: Entry) {
+        self.tried.applied(&entry.record);
+        if self.stored_ahead.is_empty() {
+            return self.apply(entry);
+        }
+        let (seq, by) = (entry.seq, entry.record.author.connection);
+        let message = entry.record.body.message_id();
+        self.apply(entry);
+        self.acknowledge_those_at(seq, by, message);
     }
 
     fn apply(&mut self, entry: Entry) {

@@ -300,6 +300,7 @@ impl Actor {
         self.ahead.clear();
         // Those who wait are told to reload, and say it again.
         self.stored_ahead.clear();
+        self.tried.forget();
         // What others wrote since it was loaded went by unheard.
         self.hole_since = Some(Instant::now());
         {

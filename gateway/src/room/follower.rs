@@ -201,6 +201,14 @@ impl Follower {
         if is_own && !own {
             return outgoing::ack_of(entry);
         }
+        let author = &entry.record.author.client_id;
+        if let Body::Draw(batch) = &entry.record.body
+            && batch.is_empty()
+            && *author != self.connection.client_id
+        {
+            // All of it has lost since. Its author learns that it is stored.
+            return None;
+        }
         past.shown(entry, &self.rooms.identity)
     }
 

@@ -19,6 +19,7 @@ use super::messages::Known;
 use super::pending::Queue;
 use super::registry::{Handle, Rooms, Shared};
 use super::ring::{Feed, LatestValues, Ring};
+use super::tried::Tried;
 use super::yjs::awareness::Awareness;
 
 impl Actor {
@@ -95,6 +96,7 @@ impl Actor {
             last_applied: None,
             forked: false,
             stored_ahead: Vec::new(),
+            tried: Tried::default(),
             looks: 0,
             boards_owed: BTreeSet::new(),
             next_boards: now,

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::actor::Actor;
+use super::connection::Start;
 use super::drawing::DRAW_FRAME_BYTES;
 use super::json::outgoing;
 use super::ring::Frame;
@@ -79,23 +80,31 @@ impl Actor {
         let owed = std::mem::take(&mut self.boards_owed);
         // The board has what is held.
         self.flush_draws();
-        let frames = match self.board_snapshot() {
-            Some(snapshot) => match snapshot.frames.get() {
-                Some(frames) => frames.clone(),
-                None => {
-                    let frames = outgoing::board(&snapshot.drawing.strokes(), snapshot.seq);
-                    // Somebody who joins may have been quicker.
-                    let _ = snapshot.frames.set(frames.clone());
-                    frames
-                }
-            },
-            None => vec![outgoing::empty_board(self.applied)],
+        let Some(board) = self.board_snapshot() else {
+            for to in owed {
+                self.push(Frame::to_origin(outgoing::empty_board(self.applied), to));
+            }
+            return;
         };
+        let feed = self.shared.feed.read();
         for to in owed {
-            if self.locals.contains_key(&to) {
-                for frame in &frames {
-                    self.push(Frame::to_origin(frame.clone(), to));
-                }
+            let Some(local) = self.locals.get(&to) else {
+                continue;
+            };
+            // It is put together and sent by the connection's own task, as for those who join.
+            let start = Start {
+                first: Vec::new(),
+                document: None,
+                board: Some(board.clone()),
+                replay: None,
+                last: Vec::new(),
+                cursor: feed.ring.end(),
+                latest_seen: feed.latest.version(),
+                delivered: self.applied,
+            };
+            if !local.connection.begin_in_turn(start, &feed) {
+                // It is still being told something else.
+                self.boards_owed.insert(to);
             }
         }
     }

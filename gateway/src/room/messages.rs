@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use atelier_shared::domain::entry::{Body, Entry};
-use atelier_shared::domain::ids::MessageId;
+use atelier_shared::domain::ids::{MessageId, UserId};
 use atelier_shared::domain::message::{EMOJI_MAX, Message, ReactionAction, Reactor};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::Role;
@@ -45,6 +45,12 @@ impl Known {
         {
             self.by_id.remove(&oldest);
         }
+    }
+
+    /// Is one of them this person's?
+    pub fn has_of(&self, person: UserId) -> bool {
+        let mut messages = self.by_id.values();
+        messages.any(|message| message.author() == person)
     }
 
     /// Folds in an entry that was just applied.

@@ -6,6 +6,7 @@
 mod actor;
 mod admission;
 mod again;
+mod appending;
 mod attachments;
 mod command;
 mod connection;
@@ -20,6 +21,7 @@ mod fanout;
 mod follower;
 #[cfg(test)]
 mod fuzz;
+mod ghosts;
 pub mod json;
 mod loading;
 mod lost;
@@ -43,8 +45,10 @@ pub mod standing;
 #[cfg(test)]
 mod step_tests;
 mod submit;
+mod tried;
 mod upkeep;
 mod visits;
+mod was_here;
 mod websocket;
 mod writing;
 pub mod yjs;

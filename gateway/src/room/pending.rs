@@ -65,11 +65,15 @@ pub enum Fate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     New(Seq),
-    /// It was stored before, or changes nothing.
+    /// It was stored before.
     Known(Seq),
+    /// It changes nothing: all of it is in.
+    Held,
     Full,
     /// It was refused, and not stored before.
     Nowhere,
+    /// A later copy of it was refused, here or on another pod.
+    Barred,
 }
 
 impl From<Appended> for Place {
@@ -77,6 +81,7 @@ impl From<Appended> for Place {
         match appended {
             Appended::New(seq) => Self::New(seq),
             Appended::Duplicate(seq) => Self::Known(seq),
+            Appended::Barred => Self::Barred,
         }
     }
 }
@@ -109,6 +114,11 @@ impl Pending {
             judged_in: Some(epoch),
             ..self
         }
+    }
+
+    /// Is it not to be stored?
+    pub fn is_refused(&self) -> bool {
+        self.refusal.is_some() || self.fate == Fate::Full
     }
 
     /// Does what was found out about it hold in this epoch?

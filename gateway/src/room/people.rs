@@ -14,6 +14,7 @@ use super::json::faces::{self, Connected, Users};
 use super::json::incoming::Join;
 use super::json::outgoing;
 use super::registry::Rooms;
+use super::was_here;
 
 /// Pauses between tries to leave while presence is away.
 const LEAVE_AGAIN: Duration = Duration::from_millis(500);
@@ -230,13 +231,17 @@ impl Actor {
             return;
         };
         self.let_go_of_name(&local);
+        let remembered = was_here::to_be_remembered(&local);
         let client_id = local.member.client_id;
         self.gone(&client_id, id, None);
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
         let noted = self.notes_visits();
-        self.rooms
-            .tasks
-            .spawn(leave_for_good(rooms, room, client_id, id, noted));
+        self.rooms.tasks.spawn(async move {
+            if let Some(person) = remembered {
+                rooms.remember(&room, person).await;
+            }
+            leave_for_good(rooms, room, client_id, id, noted).await;
+        });
     }
 
     fn forget_local(&mut self, id: ConnectionId) -> Option<Box<Local>> {

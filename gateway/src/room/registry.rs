@@ -9,7 +9,6 @@ use atelier_shared::domain::ids::{ConnectionId, Epoch, FamilyId, PodId, RoomId, 
 use atelier_shared::domain::names;
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::Room;
-use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::{PortError, Result, Revoked};
 use atelier_shared::recovery::ArchiveWakes;
 use atelier_shared::{Backends, Mode, visits};
@@ -34,7 +33,7 @@ use crate::metrics::Metrics;
 const MAILBOX: usize = 1024;
 /// A pod's members are alive for so long after its last renewal.
 pub const LEASE: Duration = Duration::from_secs(6);
-const RENEW_EVERY: Duration = Duration::from_secs(2);
+pub(super) const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// Members of dead pods that one beat hands out at most.
 const REAP_AT_ONCE: usize = 1_000;
 
@@ -323,6 +322,7 @@ impl Rooms {
         let presence = &self.backends.presence;
         if presence.renew(self.pod, LEASE).await?.is_zero() {
             self.tasks.spawn(self.clone().look_who_is_here());
+            self.spawn_until_stop(self.clone().take_out_ghosts());
         }
         for (room, member) in presence.reap(self.pod, REAP_AT_ONCE).await? {
             if names::is_made_up(&member.name) {
@@ -332,15 +332,10 @@ impl Rooms {
                     tracing::debug!(%error, "a made-up name is held until its time is over");
                 }
             }
-            if member.joined {
-                self.visits.end(&room, &member.client_id, Some("lost"));
+            if member.joined && !member.simulated {
+                self.remember(&room, member.user_id).await;
             }
-            let left = Signal::Left {
-                client_id: member.client_id,
-                connection: member.connection,
-                reason: Some("lost".into()),
-            };
-            self.backends.log.publish(&room, &left).await?;
+            self.tell_lost(&room, member).await?;
         }
         Ok(())
     }

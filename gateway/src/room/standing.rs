@@ -19,6 +19,7 @@ use super::json::incoming::StandingChange;
 use super::json::outgoing::ErrorFrame;
 use super::sent_out;
 use super::submit::{author, away};
+use super::was_here;
 
 /// Why a role was not changed.
 #[derive(Debug, Error)]
@@ -112,14 +113,16 @@ pub async fn tell(
     Ok(())
 }
 
-/// Is there this person: stored, with a role here, connected under whatever name on any pod, or sent out?
+/// Is there this person: stored, with a role here, connected under whatever name on any pod or until just now, or sent out?
 pub async fn exists(b: &Backends, room: &RoomId, person: UserId) -> Result<bool, PortError> {
     if b.records.user(person).await?.is_some() || b.records.role(room, person).await?.is_some() {
         return Ok(true);
     }
     let members = b.presence.members(room).await?;
+    // In this order: whoever leaves in between is remembered first.
     let is_here = members.iter().any(|member| member.user_id == person);
-    Ok(is_here || sent_out::is_sent_out(b, room, person).await?)
+    let is_known = is_here || was_here::was_here(b, room, person).await?;
+    Ok(is_known || sent_out::is_sent_out(b, room, person).await?)
 }
 
 impl Actor {

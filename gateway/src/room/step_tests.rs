@@ -1,6 +1,8 @@
 //! A room's task taken step by step: what only the order of its steps can break, without anybody's clock.
 
+mod copies;
 mod overtaken;
+mod people;
 
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use tokio::time::Instant;
 use super::actor::{Actor, Command, Done, Enter, PeopleWrite, Submission};
 use super::connection::{Connection, Speaks};
 use super::json::incoming::{self, Request};
+use super::json::outgoing::ErrorFrame;
 use super::outbound::Transport;
 use super::registry::{Handle, Rooms};
 use super::ring::Frame;
@@ -33,7 +36,9 @@ use crate::metrics::Metrics;
 /// A room over embedded stores whose task is not running: the test takes its steps.
 struct Stage {
     actor: Actor,
-    _folder: tempfile::TempDir,
+    handle: Handle,
+    /// `None`: another's.
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl std::ops::Deref for Stage {
@@ -78,22 +83,39 @@ impl Stage {
             None,
             Utc::now(),
         );
-        let (actor, _) = Actor::load(rooms, room, 16).await.unwrap();
+        let (actor, handle) = Actor::load(rooms, room, 16).await.unwrap();
         Self {
             actor,
-            _folder: folder,
+            handle,
+            _folder: Some(folder),
+        }
+    }
+
+    /// The same room on another pod.
+    async fn elsewhere(&self) -> Self {
+        let (rooms, room) = (self.rooms.clone(), self.room.clone());
+        let (actor, handle) = Actor::load(rooms, room, 16).await.unwrap();
+        Self {
+            actor,
+            handle,
+            _folder: None,
         }
     }
 
     async fn enters(&mut self, name: &str) -> Somebody {
+        self.enters_as(name, ClientId::generate(), UserId::generate())
+            .await
+    }
+
+    async fn enters_as(&mut self, name: &str, client_id: ClientId, user_id: UserId) -> Somebody {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let member = Member {
-            client_id: ClientId::generate(),
+            client_id,
             connection: ConnectionId::generate(),
             pod: self.rooms.pod,
-            user_id: UserId::generate(),
+            user_id,
             name: name.to_owned(),
             color: "#112233".to_owned(),
             avatar_url: None,
@@ -146,6 +168,21 @@ impl Stage {
         self.submit(who.connection.id, submission);
     }
 
+    async fn logs(&mut self, who: &Somebody, message: &Value) {
+        self.says(who, message);
+        self.start_append(Instant::now());
+        self.catch_up().await;
+    }
+
+    fn refuses(&mut self, who: &Somebody, message: &Value) {
+        let now_ms = Utc::now().timestamp_millis();
+        let Ok(Request::Durable(message)) = incoming::parse(&message.to_string(), now_ms) else {
+            panic!("it is a durable message");
+        };
+        let error = ErrorFrame::new("not_found", "to: there is no such person");
+        self.refuse(who.connection.id, message, error);
+    }
+
     /// Carries out what is under way.
     async fn catch_up(&mut self) {
         while let Some(done) = self.work.next().await {
@@ -167,6 +204,28 @@ impl Somebody {
         }
         String::from_utf8_lossy(&text).into_owned()
     }
+}
+
+/// The JSON in what somebody was told; what stands between is the frames' own.
+fn frames(told: &str) -> Vec<Value> {
+    let mut frames = Vec::new();
+    let mut at = 0;
+    while let Some(next) = told[at..].find('{') {
+        at += next;
+        let mut values = serde_json::Deserializer::from_str(&told[at..]).into_iter::<Value>();
+        if let Some(Ok(frame)) = values.next() {
+            at += values.byte_offset();
+            frames.push(frame);
+        } else {
+            // A byte of a frame's length.
+            at += 1;
+        }
+    }
+    frames
+}
+
+fn words(reference: &str) -> Value {
+    json!({"type": "chat_message", "content": "words", "ref": reference})
 }
 
 #[tokio::test]

@@ -215,7 +215,7 @@ impl Actor {
                 self.work.push(look.boxed());
             }
             Some(About::Person(person)) => {
-                if self.is_here(person) {
+                if self.is_here(person) || self.known.has_of(person) {
                     return self.queue(id, *message);
                 }
                 self.hold(id);

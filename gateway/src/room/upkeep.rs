@@ -230,6 +230,7 @@ impl Actor {
             } else if member.pod == pod
                 && !self.locals.contains_key(&member.connection)
                 && !self.simulated.contains_key(&member.connection)
+                && !self.rooms.sockets.contains_key(&member.connection)
             {
                 self.take_out(member);
             }
@@ -328,11 +329,7 @@ impl Actor {
     pub fn take_out(&mut self, member: Member) {
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
         let leave = async move {
-            let presence = &rooms.backends.presence;
-            let left = presence
-                .leave(&room, &member.client_id, member.connection)
-                .await;
-            if let Err(error) = left {
+            if let Err(error) = rooms.take_out(&room, member).await {
                 tracing::debug!(room = %room, %error, "a leave will be tried again");
             }
             Done::Nothing

@@ -126,9 +126,14 @@ pub struct DrawBatch {
 }
 
 impl DrawBatch {
+    /// Nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty() && self.erase.is_empty() && !self.clear
+    }
+
     /// Checks every limit of PROTOCOL.md; `now_ms` is the server's clock.
     pub fn check(&self, now_ms: i64) -> Result<(), Invalid> {
-        if self.paths.is_empty() && self.erase.is_empty() && !self.clear {
+        if self.is_empty() {
             return Err(Invalid::new("paths", "a draw needs paths, erase or clear"));
         }
         if self.paths.len() > PATHS_MAX || self.erase.len() > PATHS_MAX {

@@ -46,8 +46,8 @@ pub use records::{
 pub use removals::RemovalRecords;
 pub use roles::{MEMBERS_MAX, Membership, RoleRecords};
 pub use room_log::{
-    APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Delivery, LogHead, READ_MAX_BYTES, Refusal,
-    RoomLog, SUBSCRIPTION_CAPACITY, Subscription,
+    APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Bar, Delivery, LogHead, READ_MAX_BYTES,
+    Refusal, RoomLog, SUBSCRIPTION_CAPACITY, Subscription,
 };
 pub use vault::{
     ANSWER_MAX_BYTES, ANSWERS_MAX, CHANGES_REMEMBERED, CachedProfile, Changed,

@@ -68,6 +68,9 @@ pub trait Presence: Send + Sync {
     /// Everybody in the room whose pod has not been reaped, ordered by client id.
     async fn members(&self, room: &RoomId) -> Result<Vec<Member>>;
 
+    /// The members that came in by this pod, wherever, at most `limit`, in no order.
+    async fn members_of(&self, pod: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>>;
+
     /// How many members each room has that has any; at most `limit` rooms, ordered by room id after `after`.
     async fn occupied(&self, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomOccupancy>>;
 

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::{PortError, Result};
 use crate::domain::entry::{Entry, Record, RefKey};
-use crate::domain::ids::{Epoch, RoomId, Seq};
+use crate::domain::ids::{ConnectionId, Epoch, RoomId, Seq};
 use crate::domain::signal::Signal;
 
 /// Deliveries that wait for one subscriber before they collapse into a [`Delivery::Gap`].
@@ -60,14 +60,30 @@ pub enum Appended {
     New(Seq),
     /// Its ref was known: stored before, at this seq. Nothing was written or delivered.
     Duplicate(Seq),
+    /// A later copy of it was refused ([`RoomLog::bar`]). Nothing was written or delivered.
+    Barred,
 }
 
 impl Appended {
-    pub fn seq(self) -> Seq {
+    /// Where it is stored, if it is.
+    pub fn seq(self) -> Option<Seq> {
         match self {
-            Self::New(seq) | Self::Duplicate(seq) => seq,
+            Self::New(seq) | Self::Duplicate(seq) => Some(seq),
+            Self::Barred => None,
         }
     }
+}
+
+/// Refs whose messages are refused, each with the connection that was told so.
+#[derive(Debug)]
+pub struct Bar<'a> {
+    pub room: &'a RoomId,
+    /// As in an [`Append`].
+    pub epoch: Epoch,
+    /// As in an [`Append`].
+    pub seen: Seq,
+    pub now_ms: i64,
+    pub refs: &'a [(RefKey, ConnectionId)],
 }
 
 /// Why an append wrote nothing.
@@ -129,6 +145,8 @@ impl Subscription {
 /// Promises, kept by every adapter:
 /// - `append` is atomic and gives consecutive seqs after the head's; entries once acknowledged are read back unchanged
 ///   until trimmed; two appends of one ref, however far apart within 24 h, give one entry.
+/// - A ref that was barred is not stored for 24 h (or until the log is unloaded or seeded anew) by a connection older than
+///   the one it was barred for: what a client was told is refused is not stored by a copy that was on its way.
 /// - A subscriber gets every entry appended after `subscribe` returned, in order, or a `Gap` in the place of what is missing.
 /// - Signals are delivered to all subscribers, the publisher's pod included, at most once, possibly never.
 /// - Nothing is trimmed that `confirm_archived` has not covered.
@@ -173,6 +191,12 @@ pub trait RoomLog: Send + Sync {
 
     /// The seqs of refs that the log remembers, in the order asked.
     async fn seqs_of_refs(&self, room: &RoomId, refs: &[RefKey]) -> Result<Vec<Option<Seq>>>;
+
+    /// Bars refs that are not stored from being stored by older connections than these: a copy of the message may be on its
+    /// way through another pod. What the same connection or a later one says under the ref is taken as before. Answers as
+    /// [`Self::seqs_of_refs`] does: what is stored is not barred. Refused as an append of this epoch, and of one who has seen as
+    /// much, would be.
+    async fn bar(&self, bar: Bar<'_>) -> Result<Vec<Option<Seq>>, Refusal>;
 
     async fn subscribe(&self, room: &RoomId) -> Result<Subscription>;
 

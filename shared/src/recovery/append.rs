@@ -158,8 +158,12 @@ pub async fn append_all(
                     wake(log, queue, room).await;
                 }
                 let mut appended = appended.into_iter().map(crate::ports::Appended::seq);
-                let seqs = seqs.into_iter().map(|seq| seq.or_else(|| appended.next()));
-                return Ok(seqs.flatten().collect());
+                let seqs = seqs
+                    .into_iter()
+                    .map(|seq| seq.or_else(|| appended.next().flatten()));
+                let barred = || PortError::fatal("append to room", "its ref was refused since");
+                let seqs: Option<Vec<Seq>> = seqs.collect();
+                return seqs.ok_or_else(barred);
             }
             Err(Refusal::NotSeeded | Refusal::Epoch(_)) => {
                 head = activate(log, archive, room, None, 0, now_ms).await?;

@@ -44,6 +44,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
             a_member_leaves_once, a_replaced_connection_cannot_leave_or_update_for_its_successor,
             an_update_is_seen_by_all;
         rooms: members_come_in_the_order_of_their_client_ids, rooms_keep_their_members_apart,
+            a_pods_members_are_found_wherever_they_are,
             occupied_rooms_are_counted_and_paged, crowded_partitions_are_paged_in_order,
             an_empty_room_is_not_occupied;
         reports: a_report_stands_for_its_lease_and_totals_stay;

@@ -2,6 +2,7 @@
 
 mod append;
 mod archiving;
+mod bars;
 mod epochs;
 mod journal;
 mod live;
@@ -11,9 +12,9 @@ use std::time::Duration;
 
 use atelier_shared::Mode;
 use atelier_shared::domain::entry::{Author, Body, Entry, Record, RefKey};
-use atelier_shared::domain::ids::{Epoch, MessageId, RoomId, Seq, UserId};
+use atelier_shared::domain::ids::{ConnectionId, Epoch, MessageId, RoomId, Seq, UserId};
 use atelier_shared::ports::{
-    Append, Appended, Delivery, LogHead, PortError, Refusal, RoomLog, Subscription,
+    Append, Appended, Bar, Delivery, LogHead, PortError, Refusal, RoomLog, Subscription,
 };
 use libtest_mimic::Trial;
 
@@ -44,6 +45,8 @@ pub fn trials(trials: &mut Vec<Trial>) {
             a_newer_role_version_raises_the_fence, an_unknown_role_version_is_learned_from_the_writer,
             a_full_tail_refuses_until_the_archive_moves_on, too_many_records_at_once_are_refused,
             nothing_appended_is_nothing_written, fifty_appenders_make_one_gapless_log;
+        bars: a_barred_ref_is_stored_by_no_older_connection, what_is_stored_is_not_barred,
+            a_bar_is_refused_as_an_append_is, a_bar_is_over_after_a_day;
         live: a_subscriber_gets_every_entry_in_order, every_subscriber_of_a_room_gets_all,
             rooms_do_not_mix, a_duplicate_is_not_delivered, signals_reach_all_the_publisher_too,
             a_slow_subscriber_finds_one_gap_and_repairs_it_by_reading, a_room_is_followed_again_after_it_was_left,
@@ -149,7 +152,7 @@ async fn add(log: &dyn RoomLog, room: &RoomId, records: &[Record]) -> Result<Vec
         .into_iter()
         .map(|one| match one {
             Appended::New(seq) => seq,
-            Appended::Duplicate(seq) => panic!("a duplicate of {seq}"),
+            other => panic!("{other:?}"),
         })
         .collect())
 }

@@ -236,7 +236,8 @@ pub fn weight(batch: &DrawBatch) -> usize {
 }
 
 /// Joins the batches of one author, in order. What stood before a `clear` in the same frame is left out: the clear removes it;
-/// and so is what lost against another write that `board`, which has them all, knows.
+/// and so is what lost against another write that `board`, which has them all, knows. Where nothing is left there is nothing to
+/// tell: no bytes.
 pub fn draw<'a>(
     batches: &[(Seq, i64, &'a DrawBatch)],
     (seq, ts): (Seq, i64),
@@ -265,6 +266,9 @@ pub fn draw<'a>(
         let erase =
             erase.filter(|erase| !board.outdoes(*seq, usize::MAX, from, erase.ts, &erase.id));
         joined.erase.extend(erase);
+    }
+    if joined.paths.is_empty() && joined.erase.is_empty() && !joined.clear {
+        return Bytes::new();
     }
     frame(&joined)
 }

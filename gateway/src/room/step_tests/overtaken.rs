@@ -7,16 +7,9 @@ use atelier_shared::domain::signal::Signal;
 use super::*;
 use crate::room::actor::AheadOfUs;
 use crate::room::epoch::Looked;
-use crate::room::json::incoming::Durable;
-use crate::room::json::outgoing::ErrorFrame;
+use crate::room::follower::Follower;
 
 impl Stage {
-    async fn logs(&mut self, who: &Somebody, message: &Value) {
-        self.says(who, message);
-        self.start_append(Instant::now());
-        self.catch_up().await;
-    }
-
     fn looked(&self, number: u64, seen: u64, head: u64) -> Looked {
         Looked {
             number,
@@ -28,20 +21,6 @@ impl Stage {
             unbroken: true,
         }
     }
-
-    fn refuses(&mut self, who: &Somebody, message: &Value) {
-        let now_ms = Utc::now().timestamp_millis();
-        let Ok(Request::Durable(message)) = incoming::parse(&message.to_string(), now_ms) else {
-            panic!("it is a durable message");
-        };
-        let message: Durable = message;
-        let error = ErrorFrame::new("not_found", "to: there is no such person");
-        self.refuse(who.connection.id, message, error);
-    }
-}
-
-fn words(reference: &str) -> Value {
-    json!({"type": "chat_message", "content": "words", "ref": reference})
 }
 
 #[tokio::test]
@@ -210,6 +189,15 @@ async fn who_sends_a_draw_again_that_lost_is_shown_the_board_behind_the_acks() {
     stage.logs(&ana, &draw).await;
     stage.logs(&ana, &draw).await;
     stage.show_boards(Instant::now());
+    let start = ana.connection.take_start().expect("a board");
+    let board = start.board.clone().expect("a board");
+    assert!(board.frames.get().is_none(), "not made on the room's task");
+    let follower = Follower {
+        rooms: stage.rooms.clone(),
+        handle: stage.handle.clone(),
+        connection: ana.connection.clone(),
+    };
+    follower.begin(*start).await.unwrap();
     let told = ana.reads(&stage).await;
     assert!(
         !told.contains("\"type\":\"draw\""),

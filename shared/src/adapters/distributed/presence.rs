@@ -252,6 +252,12 @@ impl Presence for RedisPresence {
         Ok(members)
     }
 
+    async fn members_of(&self, pod: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>> {
+        let mut found = Vec::new();
+        self.list_pod(&pod.to_string(), limit, &mut found).await?;
+        Ok(found)
+    }
+
     async fn occupied(&self, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomOccupancy>> {
         self.occupied_page(after, limit).await
     }

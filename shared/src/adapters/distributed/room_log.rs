@@ -17,8 +17,8 @@ use crate::domain::entry::{Entry, RefKey};
 use crate::domain::ids::{Epoch, PARTITIONS, RoomId, Seq};
 use crate::domain::signal::Signal;
 use crate::ports::{
-    APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, LogHead, PortError, READ_MAX_BYTES, Refusal,
-    Result, RoomLog, Subscription,
+    APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Bar, LogHead, PortError, READ_MAX_BYTES,
+    Refusal, Result, RoomLog, Subscription,
 };
 
 /// How long a ref is remembered at least.
@@ -242,21 +242,43 @@ impl RoomLog for RedisRoomLog {
             async move {
                 self.redis
                     .pool
-                    .hmget::<Vec<Option<u64>>, _, _>(key, fields)
+                    .hmget::<Vec<Option<String>>, _, _>(key, fields)
                     .await
             }
         });
         let found = futures::future::try_join_all(buckets)
             .await
             .map_err(failed(DOING, room))?;
-        Ok((0..refs.len())
-            .map(|at| {
-                found
-                    .iter()
-                    .find_map(|bucket| bucket.get(at).copied().flatten())
-                    .map(Seq)
-            })
-            .collect())
+        let seq = |at: usize| {
+            let in_buckets = found.iter().filter_map(|bucket| bucket.get(at)?.as_ref());
+            // Else it is barred: see bar.lua.
+            let mut stored = in_buckets.filter(|text| !text.starts_with('!'));
+            stored.next().map(|text| text.parse().map(Seq)).transpose()
+        };
+        let seqs: std::result::Result<Vec<Option<Seq>>, _> = (0..refs.len()).map(seq).collect();
+        seqs.map_err(|e| PortError::fatal(DOING, format!("room {room}: malformed ref: {e}")))
+    }
+
+    async fn bar(&self, bar: Bar<'_>) -> Result<Vec<Option<Seq>>, Refusal> {
+        const DOING: &str = "bar refs of a room log";
+        let Bar { room, refs, .. } = bar;
+        let keys = self.keys(room);
+        let mut all = vec![keys.meta()];
+        all.extend(ref_days(bar.now_ms).into_iter().map(|day| keys.refs(day)));
+        let mut args = vec![
+            room.as_str().into(),
+            number(bar.epoch.0),
+            number(bar.seen.0),
+            ref_bucket_seconds(bar.now_ms).to_string().into(),
+        ];
+        for (key, connection) in refs {
+            args.push(wire::ref_field(key).into());
+            args.push(connection.to_string().into());
+        }
+        let reply = self.scripts.bar.call(&self.redis, all, args).await;
+        let reply = reply.map_err(failed(DOING, room))?;
+        wire::bar_reply(room, reply.into_array())
+            .map_err(|e| Refusal::Port(PortError::fatal(DOING, e)))?
     }
 
     async fn subscribe(&self, room: &RoomId) -> Result<Subscription> {

@@ -198,6 +198,18 @@ impl Presence for MemoryPresence {
             .unwrap_or_default())
     }
 
+    async fn members_of(&self, pod: PodId, limit: usize) -> Result<Vec<(RoomId, Member)>> {
+        let state = self.state.lock();
+        let all = state
+            .rooms
+            .iter()
+            .flat_map(|(room, members)| members.values().map(move |member| (room, member)));
+        let theirs = all.filter(|(_, member)| member.pod == pod).take(limit);
+        Ok(theirs
+            .map(|(room, member)| (room.clone(), Member::clone(member)))
+            .collect())
+    }
+
     async fn occupied(&self, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomOccupancy>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.state.lock();

@@ -27,8 +27,8 @@ use crate::domain::entry::{Entry, Record, RefKey};
 use crate::domain::ids::{Epoch, RoomId, Seq};
 use crate::domain::signal::Signal;
 use crate::ports::{
-    APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Delivery, LogHead, PortError, READ_MAX_BYTES,
-    Refusal, Result, RoomLog, Subscription,
+    APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Bar, Delivery, LogHead, PortError,
+    READ_MAX_BYTES, Refusal, Result, RoomLog, Subscription,
 };
 
 /// A single process has no second connection life.
@@ -145,8 +145,11 @@ fn encode(room: &RoomId, records: &[Record], doing: &'static str) -> Result<Vec<
     for record in records {
         let json = serde_json::to_vec(record).map_err(|e| too_large(e.to_string()))?;
         bytes += json.len();
-        let reference = record.ref_key();
-        writings.push(Writing { json, reference });
+        writings.push(Writing {
+            json,
+            reference: record.ref_key(),
+            connection: record.author.connection,
+        });
     }
     if bytes > APPEND_MAX_BYTES {
         return Err(too_large(format!(
@@ -278,6 +281,10 @@ impl RoomLog for JournalRoomLog {
     async fn seqs_of_refs(&self, room: &RoomId, refs: &[RefKey]) -> Result<Vec<Option<Seq>>> {
         let now_ms = chrono::Utc::now().timestamp_millis();
         self.state().await.seqs_of_refs(room, refs, now_ms)
+    }
+
+    async fn bar(&self, bar: Bar<'_>) -> Result<Vec<Option<Seq>>, Refusal> {
+        self.change(|state, _| state.bar(&bar)).await
     }
 
     async fn subscribe(&self, room: &RoomId) -> Result<Subscription> {

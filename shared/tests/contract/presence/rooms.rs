@@ -33,6 +33,30 @@ pub async fn rooms_keep_their_members_apart(mode: Mode) -> Outcome {
     DONE
 }
 
+pub async fn a_pods_members_are_found_wherever_they_are(mode: Mode) -> Outcome {
+    let [here, there] = presences(mode).await;
+    let (pod, other) = (PodId::generate(), PodId::generate());
+    let mut wanted = Vec::new();
+    for n in 0..20 {
+        let room = RoomId::generate();
+        here.enter(&room, &member("other", other), None).await?;
+        let ada = member(&format!("a{n}"), pod);
+        here.enter(&room, &ada, None).await?;
+        wanted.push((room, ada));
+    }
+    let by_room = |(a, _): &(RoomId, Member), (b, _): &(RoomId, Member)| a.cmp(b);
+    wanted.sort_by(by_room);
+    let mut found = there.members_of(pod, 100).await?;
+    found.sort_by(by_room);
+    assert_eq!(found, wanted);
+    assert_eq!(there.members_of(pod, 7).await?.len(), 7);
+    let (room, gone) = wanted.remove(0);
+    there.leave(&room, &gone.client_id, gone.connection).await?;
+    assert_eq!(here.members_of(pod, 100).await?.len(), 19);
+    assert_eq!(here.members_of(PodId::generate(), 100).await?, []);
+    DONE
+}
+
 pub async fn occupied_rooms_are_counted_and_paged(mode: Mode) -> Outcome {
     let [here, there] = presences(mode).await;
     assert_eq!(there.occupied(None, 10).await?, []);

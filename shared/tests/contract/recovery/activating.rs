@@ -229,7 +229,10 @@ pub async fn twenty_activations_of_an_emptied_log_agree_and_lose_nothing_that_wa
                 records: &[stage.writer.says("first")],
             };
             let (appended, _) = log.append(append).await?;
-            Ok::<_, atelier_shared::ports::Refusal>((head.epoch, appended[0].seq()))
+            Ok::<_, atelier_shared::ports::Refusal>((
+                head.epoch,
+                appended[0].seq().expect("stored"),
+            ))
         });
         let mut seqs = Vec::new();
         for pod in join_all(pods).await {

@@ -65,7 +65,8 @@ impl RedisPresence {
         Ok(found)
     }
 
-    async fn list_pod(
+    /// Adds members of this pod, up to `limit` in all.
+    pub(super) async fn list_pod(
         &self,
         pod: &str,
         limit: usize,

@@ -4,7 +4,7 @@
 -- KEYS: meta, log, dirty, bucket for new refs, other buckets to look refs up in ...
 -- ARGV: room, channel, epoch, seen, role_version, tail_max, seconds a bucket lives, then for each record its JSON and
 --       its ref ('' = none)
--- Returns {'ok', newly dirty 0/1, seq or, for a duplicate, -seq ...} | {'not_seeded'} | {'epoch', meta ...}
+-- Returns {'ok', newly dirty 0/1, seq or, for a duplicate, -seq or, barred (see bar.lua), 0 ...} | {'not_seeded'} | {'epoch', meta ...}
 --       | {'behind', meta ...} | {'role_version', version} | {'archive_behind'}
 local FIRST_RECORD = 8
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'archived', 'trimmed', 'role_version', 'seeded_at', 'seeded_seq')
@@ -25,16 +25,29 @@ if tonumber(ARGV[5]) < role_version then
   return {'role_version', meta[5]}
 end
 
+-- Was its ref barred for a later connection than the record's own?
+local function is_barred(json, bar)
+  local ok, record = pcall(cjson.decode, json)
+  local by = ok and type(record) == 'table' and type(record.by) == 'table' and record.by.x
+  return type(by) == 'string' and '!' .. by < bar
+end
+
 local answer, fresh, batch, last = {'ok', 0}, {}, {}, seq
 for at = FIRST_RECORD, #ARGV, 2 do
-  local ref, known = ARGV[at + 1], nil
+  local ref, known, bar = ARGV[at + 1], nil, nil
   if ref ~= '' then
     known = batch[ref]
     for bucket = 4, #KEYS do
       known = known or redis.call('HGET', KEYS[bucket], ref)
+      if known and string.sub(known, 1, 1) == '!' then
+        bar = (not bar or known > bar) and known or bar
+        known = nil
+      end
     end
   end
-  if known then
+  if not known and bar and is_barred(ARGV[at], bar) then
+    answer[#answer + 1] = 0
+  elseif known then
     known = tonumber(known)
     if not known then
       return redis.error_reply('MALFORMED ref of room ' .. ARGV[1])

@@ -4,6 +4,7 @@ use crate::adapters::distributed::script::Script;
 
 pub struct Scripts {
     pub append: Script,
+    pub bar: Script,
     pub seed: Script,
     pub confirm: Script,
     pub unload: Script,
@@ -16,6 +17,7 @@ impl Scripts {
     pub fn new() -> Self {
         Self {
             append: Script::new(include_str!("append.lua")),
+            bar: Script::new(include_str!("bar.lua")),
             seed: Script::new(include_str!("seed.lua")),
             confirm: Script::new(include_str!("confirm.lua")),
             unload: Script::new(include_str!("unload.lua")),

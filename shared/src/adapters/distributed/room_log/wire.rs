@@ -64,27 +64,55 @@ pub fn append_reply(
     reply: Vec<Value>,
 ) -> Result<Result<(Vec<Appended>, bool), Refusal>, Malformed> {
     let malformed = || format!("room {room}: malformed answer to an append");
+    let mut values = match taken(room, reply)? {
+        Ok(values) => values,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let newly_dirty = values
+        .next()
+        .and_then(|v| v.as_i64())
+        .ok_or_else(malformed)?
+        != 0;
+    let appended = values
+        .map(|value| match value.as_i64() {
+            Some(0) => Ok(Appended::Barred),
+            Some(seq) if seq > 0 => Ok(Appended::New(Seq(seq.unsigned_abs()))),
+            Some(seq) => Ok(Appended::Duplicate(Seq(seq.unsigned_abs()))),
+            None => Err(malformed()),
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Ok((appended, newly_dirty)))
+}
+
+/// What `bar.lua` answered.
+pub fn bar_reply(
+    room: &RoomId,
+    reply: Vec<Value>,
+) -> Result<Result<Vec<Option<Seq>>, Refusal>, Malformed> {
+    let values = match taken(room, reply)? {
+        Ok(values) => values,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let seqs = values.map(|value| match value.as_u64() {
+        Some(seq) => Ok((seq > 0).then_some(Seq(seq))),
+        None => Err(format!("room {room}: malformed answer to a bar")),
+    });
+    seqs.collect::<Result<_, _>>().map(Ok)
+}
+
+/// What follows the `ok` of a script that checks the writer, or why it refuses.
+fn taken(
+    room: &RoomId,
+    reply: Vec<Value>,
+) -> Result<Result<std::vec::IntoIter<Value>, Refusal>, Malformed> {
+    let malformed = || format!("room {room}: malformed answer to a writer");
     let mut values = reply.into_iter();
     let word = values
         .next()
         .and_then(Value::into_string)
         .ok_or_else(malformed)?;
     let refusal = match word.as_str() {
-        "ok" => {
-            let newly_dirty = values
-                .next()
-                .and_then(|v| v.as_i64())
-                .ok_or_else(malformed)?
-                != 0;
-            let appended = values
-                .map(|value| match value.as_i64() {
-                    Some(seq) if seq > 0 => Ok(Appended::New(Seq(seq.unsigned_abs()))),
-                    Some(seq) if seq < 0 => Ok(Appended::Duplicate(Seq(seq.unsigned_abs()))),
-                    _ => Err(malformed()),
-                })
-                .collect::<Result<_, _>>()?;
-            return Ok(Ok((appended, newly_dirty)));
-        }
+        "ok" => return Ok(Ok(values)),
         "not_seeded" => Refusal::NotSeeded,
         "epoch" => Refusal::Epoch(head(room, values.collect())?.ok_or_else(malformed)?),
         "behind" => Refusal::Behind(head(room, values.collect())?.ok_or_else(malformed)?),
@@ -170,7 +198,7 @@ mod tests {
         for bad in [
             vec![],
             vec!["ok".into()],
-            vec!["ok".into(), 1.into(), 0.into()],
+            vec!["ok".into(), 1.into(), "x".into()],
             vec!["x".into()],
         ] {
             assert!(append_reply(&room, bad).unwrap_err().contains("room here"));

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::frame::RoomKey;
 use super::run::Run;
 use crate::domain::entry::RefKey;
-use crate::domain::ids::Seq;
+use crate::domain::ids::{ConnectionId, Seq};
 
 pub const REF_BYTES: usize = 16;
 pub type RefHash = [u8; REF_BYTES];
@@ -61,6 +61,8 @@ pub struct Refs {
     runs: Vec<Run>,
     next_run: u64,
     sweep_due_ms: i64,
+    /// Refs that no older connection may store, until when. In memory alone: what may be on its way ends with the process.
+    barred: HashMap<RefHash, (ConnectionId, i64)>,
 }
 
 impl Refs {
@@ -74,6 +76,7 @@ impl Refs {
             next_run: runs.last().map_or(1, |run| run.number() + 1),
             runs,
             sweep_due_ms: 0,
+            barred: HashMap::new(),
         })
     }
 
@@ -96,6 +99,18 @@ impl Refs {
 
     pub fn insert(&mut self, hash: RefHash, known: Known) {
         self.recent.insert(hash, known);
+    }
+
+    pub fn bar(&mut self, hash: RefHash, connection: ConnectionId, until_ms: i64) {
+        let (latest, until) = self.barred.entry(hash).or_insert((connection, until_ms));
+        *latest = connection.max(*latest);
+        *until = until_ms.max(*until);
+    }
+
+    pub fn is_barred(&self, hash: &RefHash, by: Option<ConnectionId>, now_ms: i64) -> bool {
+        let barred = self.barred.get(hash);
+        let barred = barred.filter(|(_, until_ms)| *until_ms > now_ms);
+        barred.is_some_and(|(latest, _)| by.is_some_and(|by| by < *latest))
     }
 
     /// Those that are in no file.
@@ -145,6 +160,7 @@ impl Refs {
         }
         self.sweep_due_ms = now_ms + SWEEP_EVERY_MS;
         self.recent.retain(|_, known| known.until_ms > now_ms);
+        self.barred.retain(|_, (_, until_ms)| *until_ms > now_ms);
         if self.recent.capacity() > 4 * self.recent.len().max(1_024) {
             self.recent.shrink_to(2 * self.recent.len());
         }

@@ -9,8 +9,8 @@ use super::journal::Journal;
 use super::refs::{self, Known, RefHash, Refs, Sealing};
 use super::rooms::{Log, Replay, Rooms, Slot};
 use crate::domain::entry::RefKey;
-use crate::domain::ids::{Epoch, RoomId, Seq};
-use crate::ports::{Appended, LogHead, PortError, Refusal, Result};
+use crate::domain::ids::{ConnectionId, Epoch, RoomId, Seq};
+use crate::ports::{Appended, Bar, LogHead, PortError, Refusal, Result};
 
 /// How long refs are remembered.
 const REF_MEMORY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -27,6 +27,7 @@ const FRAME_BYTES: usize = 1 << 20;
 pub struct Writing {
     pub json: Vec<u8>,
     pub reference: Option<RefKey>,
+    pub connection: Option<ConnectionId>,
 }
 
 pub struct State {
@@ -155,6 +156,10 @@ impl State {
                     answers.push(Appended::Duplicate(seq));
                     continue;
                 }
+                if self.refs.is_barred(hash, record.connection, now_ms) {
+                    answers.push(Appended::Barred);
+                    continue;
+                }
             }
             last = last.next();
             answers.push(Appended::New(last));
@@ -197,6 +202,26 @@ impl State {
             new: new.into_iter().map(|(at, seq, _)| (at, seq)).collect(),
             newly_dirty,
         })
+    }
+
+    /// See [`Bar`].
+    pub fn bar(&mut self, bar: &Bar<'_>) -> Result<Vec<Option<Seq>>, Refusal> {
+        let log = self.rooms.get(bar.room).ok_or(Refusal::NotSeeded)?;
+        log.check(bar.epoch, bar.seen, log.head.role_version)?;
+        let key = log.key;
+        self.refs.sweep(bar.now_ms);
+        let mut seqs = Vec::with_capacity(bar.refs.len());
+        for (name, connection) in bar.refs {
+            let hash = refs::hash(key, name);
+            let seq = self.refs.get(&hash, bar.now_ms);
+            let seq = seq.map_err(failed("bar refs of a room log"))?;
+            if seq.is_none() {
+                let until_ms = bar.now_ms + REF_MEMORY_MS;
+                self.refs.bar(hash, *connection, until_ms);
+            }
+            seqs.push(seq);
+        }
+        Ok(seqs)
     }
 
     pub fn seqs_of_refs(

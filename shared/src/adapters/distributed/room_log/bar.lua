@@ -1,0 +1,44 @@
+#!lua flags=allow-oom
+-- Bars refs that are not stored: until their bucket expires append.lua stores them for no older connection. What is stored
+-- stays so. A bar lies where the ref's seq would, as '!' and the connection, and gives way to it.
+-- KEYS: meta, bucket for new refs, other buckets to look refs up in ...
+-- ARGV: room, epoch, seen, seconds a bucket lives, then for each ref its field and the connection
+-- Returns {'ok', seq or 0 ...} | {'not_seeded'} | {'epoch', meta ...} | {'behind', meta ...}
+local FIRST_REF = 5
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'archived', 'trimmed', 'role_version', 'seeded_at', 'seeded_seq')
+if not meta[1] then
+  return {'not_seeded'}
+end
+if meta[1] ~= ARGV[2] then
+  return {'epoch', unpack(meta)}
+end
+local seq = tonumber(meta[2])
+if not seq then
+  return redis.error_reply('MALFORMED head of room ' .. ARGV[1])
+end
+if seq < tonumber(ARGV[3]) then
+  return {'behind', unpack(meta)}
+end
+local answer, barred = {'ok'}, false
+for at = FIRST_REF, #ARGV, 2 do
+  local known, latest = nil, '!' .. ARGV[at + 1]
+  for bucket = 2, #KEYS do
+    local found = redis.call('HGET', KEYS[bucket], ARGV[at])
+    if found and string.sub(found, 1, 1) == '!' then
+      latest = found > latest and found or latest
+    else
+      known = known or found
+    end
+  end
+  if known then
+    answer[#answer + 1] = tonumber(known) or 0
+  else
+    redis.call('HSET', KEYS[2], ARGV[at], latest)
+    barred = true
+    answer[#answer + 1] = 0
+  end
+end
+if barred then
+  redis.call('EXPIRE', KEYS[2], ARGV[4], 'NX')
+end
+return answer
