@@ -14,7 +14,7 @@ use crate::domain::message::{Message, MessageCounts};
 use crate::domain::state::Checkpoint;
 
 /// How far a room is archived. A room never opened is `epoch 0, seq 0`: opening it raises the epoch to 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ArchiveHead {
     pub epoch: Epoch,
     pub seq: Seq,

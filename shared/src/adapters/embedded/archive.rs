@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::pool::PoolConnection;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite as Db, SqliteConnection};
 
 use self::append::Appends;
@@ -76,12 +77,15 @@ async fn head(connection: &mut SqliteConnection, room: &RoomId) -> Result<Archiv
         .fetch_optional(connection)
         .await
         .map_err(|e| port_error("read archive head", e))?;
-    let (epoch, seq, opened) =
-        row.map_or((0, 0, false), |row| (row.get(0), row.get(1), row.get(2)));
+    row.map_or_else(|| Ok(ArchiveHead::default()), |row| archive_head(&row, 0))
+}
+
+/// Epoch, seq and whether it was opened, from column `at` on.
+fn archive_head(row: &SqliteRow, at: usize) -> Result<ArchiveHead> {
     Ok(ArchiveHead {
-        epoch: Epoch(from_db(epoch)?),
-        seq: Seq(from_db(seq)?),
-        opened,
+        epoch: Epoch(from_db(row.get(at))?),
+        seq: Seq(from_db(row.get(at + 1))?),
+        opened: row.get(at + 2),
     })
 }
 

@@ -4,41 +4,53 @@ use async_trait::async_trait;
 use sqlx::{QueryBuilder, Row, Sqlite as Db, SqliteConnection};
 
 use super::SqliteArchive;
+use super::append::{ROWS_MAX, Write, pieces};
 use crate::adapters::archive::{from_db, newest_minutes, slots_in_bounds, to_db};
 use crate::adapters::embedded::sqlite::port_error;
 use crate::domain::activity::{ActivityCounts, by_minute};
-use crate::domain::entry::Entry;
 use crate::domain::ids::{RoomId, UserId};
 use crate::ports::{
     ACTIVITY_SLOTS_MAX, ACTIVITY_SUBJECTS_MAX, ActivityArchive, ActivityQuery, ActivitySlot,
     Result, RoomMinute,
 };
 
-pub async fn count(
-    connection: &mut SqliteConnection,
-    room: &RoomId,
-    entries: &[Entry],
-) -> Result<()> {
-    for ((user, minute), counts) in by_minute(entries) {
-        sqlx::query(
-            "INSERT INTO activity (user_id, minute, room, messages, comments, strokes, edits, runs)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-             ON CONFLICT (user_id, minute, room) DO UPDATE SET
+/// Adds what people did in these, where it counts.
+pub async fn count(connection: &mut SqliteConnection, writes: &[Write<'_>]) -> Result<()> {
+    let mut rows = Vec::new();
+    for write in writes.iter().filter(|write| write.counts) {
+        for ((user, minute), counts) in by_minute(write.entries) {
+            let counts = [
+                to_db(counts.messages)?,
+                to_db(counts.comments)?,
+                to_db(counts.strokes)?,
+                to_db(counts.edits)?,
+                to_db(counts.runs)?,
+            ];
+            rows.push((user, minute, write.room, counts));
+        }
+    }
+    for rows in pieces(&rows, ROWS_MAX) {
+        let mut sql = QueryBuilder::<Db>::new(
+            "INSERT INTO activity (user_id, minute, room, messages, comments, strokes, edits, runs) ",
+        );
+        sql.push_values(rows, |mut row, (user, minute, room, counts)| {
+            row.push_bind(user.0)
+                .push_bind(*minute)
+                .push_bind(room.to_string());
+            for count in counts {
+                row.push_bind(*count);
+            }
+        });
+        sql.push(
+            " ON CONFLICT (user_id, minute, room) DO UPDATE SET
                  messages = messages + excluded.messages, comments = comments + excluded.comments,
                  strokes = strokes + excluded.strokes, edits = edits + excluded.edits,
                  runs = runs + excluded.runs",
-        )
-        .bind(user.0)
-        .bind(minute)
-        .bind(room.as_str())
-        .bind(to_db(counts.messages)?)
-        .bind(to_db(counts.comments)?)
-        .bind(to_db(counts.strokes)?)
-        .bind(to_db(counts.edits)?)
-        .bind(to_db(counts.runs)?)
-        .execute(&mut *connection)
-        .await
-        .map_err(|e| port_error("count activity", e))?;
+        );
+        sql.build()
+            .execute(&mut *connection)
+            .await
+            .map_err(|e| port_error("count activity", e))?;
     }
     Ok(())
 }

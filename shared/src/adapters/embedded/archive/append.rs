@@ -1,13 +1,15 @@
-//! Entries into `archive.db`: appends that wait together share one transaction, and so one sync of the disk; rows go in by
-//! many to a statement.
+//! Entries into `archive.db`: appends that wait together share one transaction, and so one sync of the disk; rows of all of
+//! them go in by many to a statement, as each statement goes to SQLite's thread and back.
 
-use sqlx::{QueryBuilder, Sqlite as Db, SqliteConnection, SqlitePool};
+use std::collections::{HashMap, HashSet};
+
+use sqlx::{QueryBuilder, Row as _, Sqlite as Db, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{activity, head, messages, port_error};
+use super::{activity, archive_head, messages, port_error};
 use crate::adapters::archive::{Folded, encode, holds_words_of, to_db, unwritten};
 use crate::domain::entry::Entry;
-use crate::domain::ids::{Epoch, Ref, RoomId};
+use crate::domain::ids::{Epoch, Ref, RoomId, Seq};
 use crate::ports::{ArchiveHead, PortError, Result, StaleEpoch};
 
 /// Appends taken at a time, and entries of one transaction (one append may have more).
@@ -15,10 +17,8 @@ const GROUP_MAX: usize = 64;
 const GROUP_ENTRIES: usize = 1_000;
 /// Appends that wait for the writer; beyond it callers wait for a place.
 const WAITING: usize = 256;
-/// Entries of one statement; SQLite takes 32,766 variables.
-const ROWS_PER_STATEMENT: usize = 1_000;
-/// Statements of so few rows are kept prepared; of more there would be too many different ones.
-pub const ROWS_REMEMBERED: usize = 4;
+/// Rows of one statement; a power of two.
+pub const ROWS_MAX: usize = 64;
 
 const DOING: &str = "append to archive";
 
@@ -76,14 +76,30 @@ async fn run(pool: SqlitePool, mut waiting: mpsc::Receiver<Append>) {
     }
 }
 
-/// How many of the first make one transaction: others write to the file too, and must not wait for long.
+/// How many of the first make one transaction: others write to the file too, and must not wait for long. A room's second
+/// append builds on its first.
 fn together(appends: &[Append]) -> usize {
     let mut entries = 0;
-    let fits = |append: &&Append| {
+    let mut rooms = HashSet::new();
+    for (count, append) in appends.iter().enumerate() {
         entries += append.entries.len();
-        entries <= GROUP_ENTRIES
-    };
-    appends.iter().take_while(fits).count().max(1)
+        let fits = rooms.insert(&append.room) && entries <= GROUP_ENTRIES;
+        if !fits && count > 0 {
+            return count;
+        }
+    }
+    appends.len()
+}
+
+/// Rows in pieces of so many that statements of each size are worth to be kept prepared: the largest power of two that is
+/// left, `most` at most. (Parsing a statement of a dozen rows costs more than running it.)
+pub fn pieces<T>(mut rows: &[T], most: usize) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = rows.len().min(most).checked_ilog2()?;
+        let (piece, rest) = rows.split_at(1 << size);
+        rows = rest;
+        Some(piece)
+    })
 }
 
 async fn settle(pool: &SqlitePool, mut group: Vec<Append>) {
@@ -117,59 +133,103 @@ fn first(answers: Vec<Answer>) -> Answer {
         .unwrap_or_else(|| Err(PortError::fatal(DOING, "an append was not answered").into()))
 }
 
-/// All in one transaction; an answer for each, unless the transaction failed.
+/// What one append comes to.
+pub struct Write<'a> {
+    pub room: &'a RoomId,
+    pub entries: &'a [Entry],
+    pub folded: Folded,
+    /// As what people did.
+    pub counts: bool,
+    last: Seq,
+}
+
+/// All in one transaction, no two of one room; an answer for each, unless the transaction failed.
 async fn write(pool: &SqlitePool, appends: &[Append]) -> Result<Vec<Answer>> {
     let failed = |e| port_error(DOING, e);
     let begun = pool.begin_with("BEGIN IMMEDIATE").await;
     let mut transaction = begun.map_err(failed)?;
+    let heads = heads(&mut transaction, appends).await?;
     let mut answers = Vec::with_capacity(appends.len());
+    let mut writes = Vec::with_capacity(appends.len());
     for append in appends {
-        let answer = match write_one(&mut transaction, append).await {
-            Ok(head) => Ok(head),
+        let before = heads.get(append.room.as_str()).copied().unwrap_or_default();
+        let entries = match unwritten(before, append.epoch, &append.entries) {
+            Ok(entries) => entries,
             // Found before anything was written.
-            Err(StaleEpoch::Stale(head)) => Err(StaleEpoch::Stale(head)),
+            Err(StaleEpoch::Stale(head)) => {
+                answers.push(Err(StaleEpoch::Stale(head)));
+                continue;
+            }
             Err(StaleEpoch::Port(error)) => return Err(error),
         };
-        answers.push(answer);
+        let Some(Entry { seq: last, .. }) = entries.last() else {
+            answers.push(Ok(before));
+            continue;
+        };
+        let room = &append.room;
+        writes.push(Write {
+            room,
+            entries,
+            folded: messages::fold(&mut transaction, room, entries).await?,
+            counts: append.counts,
+            last: *last,
+        });
+        answers.push(Ok(ArchiveHead {
+            seq: *last,
+            ..before
+        }));
     }
+    insert(&mut transaction, &writes).await?;
+    messages::write(&mut transaction, &writes).await?;
+    activity::count(&mut transaction, &writes).await?;
+    move_heads(&mut transaction, &writes).await?;
     transaction.commit().await.map_err(failed)?;
     Ok(answers)
 }
 
-async fn write_one(connection: &mut SqliteConnection, append: &Append) -> Answer {
-    let Append {
-        room,
-        epoch,
-        entries,
-        ..
-    } = append;
-    let before = head(connection, room).await?;
-    let unwritten = unwritten(before, *epoch, entries)?;
-    let Some(last) = unwritten.last() else {
-        return Ok(before);
-    };
-    let folded = messages::fold(connection, room, unwritten).await?;
-    for entries in unwritten.chunks(ROWS_PER_STATEMENT) {
-        insert(connection, room, &folded, entries).await?;
+/// Where the archive is in each of the rooms that it knows.
+async fn heads(
+    connection: &mut SqliteConnection,
+    appends: &[Append],
+) -> Result<HashMap<String, ArchiveHead>> {
+    let rooms: Vec<&RoomId> = appends.iter().map(|append| &append.room).collect();
+    let rows = sqlx::query(
+        "SELECT room, epoch, seq, opened FROM room_heads WHERE room IN (SELECT value FROM json_each($1))",
+    )
+    .bind(json(&rooms)?)
+    .fetch_all(connection)
+    .await
+    .map_err(|e| port_error("read archive head", e))?;
+    rows.iter()
+        .map(|row| Ok((row.get(0), archive_head(row, 1)?)))
+        .collect()
+}
+
+async fn move_heads(connection: &mut SqliteConnection, writes: &[Write<'_>]) -> Result<()> {
+    if writes.is_empty() {
+        return Ok(());
     }
-    messages::write(connection, room, &folded).await?;
-    if append.counts {
-        activity::count(connection, room, unwritten).await?;
-    }
-    sqlx::query("UPDATE room_heads SET seq = $2, unbacked = 1 WHERE room = $1")
-        .bind(room.as_str())
-        .bind(to_db(last.seq.0)?)
-        .execute(connection)
-        .await
-        .map_err(|e| port_error(DOING, e))?;
-    Ok(ArchiveHead {
-        seq: last.seq,
-        ..before
-    })
+    let places = writes
+        .iter()
+        .map(|write| Ok((write.room, to_db(write.last.0)?)))
+        .collect::<Result<Vec<_>>>()?;
+    sqlx::query(
+        "UPDATE room_heads SET seq = value ->> 1, unbacked = 1 FROM json_each($1) WHERE room = value ->> 0",
+    )
+    .bind(json(&places)?)
+    .execute(connection)
+    .await
+    .map_err(|e| port_error(DOING, e))?;
+    Ok(())
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| PortError::fatal(DOING, e))
 }
 
 /// An entry as its row is.
 struct Row {
+    room: String,
     seq: i64,
     kind: &'static str,
     ts_ms: i64,
@@ -182,10 +242,11 @@ struct Row {
 }
 
 impl Row {
-    fn of(entry: &Entry) -> Result<Self> {
+    fn of(room: &RoomId, entry: &Entry) -> Result<Self> {
         let record = &entry.record;
         let audience = record.audience.as_ref().map(serde_json::to_string);
         Ok(Self {
+            room: room.to_string(),
             seq: to_db(entry.seq.0)?,
             kind: record.body.kind(),
             ts_ms: record.ts_ms,
@@ -203,49 +264,54 @@ impl Row {
 
 /// Inserts entries. One whose ref is stored already, under another seq, is kept without it, so that the log stays gapless
 /// and the ref unique.
-async fn insert(
-    connection: &mut SqliteConnection,
-    room: &RoomId,
-    folded: &Folded,
-    entries: &[Entry],
-) -> Result<()> {
-    let rows = |entries: &[Entry]| -> Result<Vec<Row>> {
-        let kept = entries.iter().map(|entry| folded.kept(entry));
-        kept.map(|entry| Row::of(&entry)).collect()
+async fn insert(connection: &mut SqliteConnection, writes: &[Write<'_>]) -> Result<()> {
+    let of = |write| {
+        let Write { entries, .. }: &Write<'_> = write;
+        entries.iter().map(move |entry| (write, entry))
     };
-    let written = insert_rows(connection, room, rows(entries)?).await?;
-    if written.len() == entries.len() {
-        return Ok(());
-    }
-    for entry in entries {
-        if written.contains(&to_db(entry.seq.0)?) {
+    let entries: Vec<(&Write<'_>, &Entry)> = writes.iter().flat_map(of).collect();
+    for piece in pieces(&entries, ROWS_MAX) {
+        let rows = piece
+            .iter()
+            .map(|(write, entry)| Row::of(write.room, &write.folded.kept(entry)))
+            .collect::<Result<Vec<_>>>()?;
+        if insert_rows(connection, rows).await? == piece.len() as u64 {
             continue;
         }
-        tracing::warn!(%room, seq = %entry.seq, "a ref was archived before under another seq; this entry loses it");
-        let mut without = folded.kept(entry).into_owned();
-        without.record.reference = None;
-        let written = insert_rows(connection, room, vec![Row::of(&without)?]).await?;
-        if written.is_empty() {
-            return Err(PortError::fatal(DOING, "an entry was not inserted"));
+        for (Write { room, folded, .. }, entry) in piece {
+            if is_there(connection, room, entry.seq).await? {
+                continue;
+            }
+            tracing::warn!(%room, seq = %entry.seq, "a ref was archived before under another seq; this entry loses it");
+            let mut without = folded.kept(entry).into_owned();
+            without.record.reference = None;
+            if insert_rows(connection, vec![Row::of(room, &without)?]).await? == 0 {
+                return Err(PortError::fatal(DOING, "an entry was not inserted"));
+            }
         }
     }
     Ok(())
 }
 
-/// The seqs of those that were inserted: all but such as bring a ref that is there.
-async fn insert_rows(
-    connection: &mut SqliteConnection,
-    room: &RoomId,
-    rows: Vec<Row>,
-) -> Result<Vec<i64>> {
-    let seqs: Vec<i64> = rows.iter().map(|row| row.seq).collect();
-    let few = rows.len() <= ROWS_REMEMBERED;
+async fn is_there(connection: &mut SqliteConnection, room: &RoomId, seq: Seq) -> Result<bool> {
+    let found = sqlx::query("SELECT 1 FROM entries WHERE room = $1 AND seq = $2")
+        .bind(room.as_str())
+        .bind(to_db(seq.0)?)
+        .fetch_optional(connection)
+        .await;
+    found
+        .map(|row| row.is_some())
+        .map_err(|e| port_error(DOING, e))
+}
+
+/// How many were inserted: all but such as bring a ref that is there.
+async fn insert_rows(connection: &mut SqliteConnection, rows: Vec<Row>) -> Result<u64> {
     let mut sql = QueryBuilder::<Db>::new(
         "INSERT INTO entries (room, seq, kind, ts_ms, user_id, client_id, ref, audience, record, message) ",
     );
     sql.push_values(rows, |mut place, row| {
         place
-            .push_bind(room.to_string())
+            .push_bind(row.room)
             .push_bind(row.seq)
             .push_bind(row.kind)
             .push_bind(row.ts_ms)
@@ -257,19 +323,21 @@ async fn insert_rows(
             .push_bind(row.message);
     });
     sql.push(" ON CONFLICT (room, user_id, client_id, ref) WHERE ref IS NOT NULL DO NOTHING");
-    let failed = |e| port_error(DOING, e);
-    let done = sql.build().persistent(few).execute(&mut *connection).await;
-    if done.map_err(failed)?.rows_affected() == seqs.len() as u64 {
-        return Ok(seqs);
+    let done = sql.build().execute(connection).await;
+    done.map(|done| done.rows_affected())
+        .map_err(|e| port_error(DOING, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pieces;
+
+    #[test]
+    fn pieces_are_powers_of_two_and_all_of_it() {
+        let rows: Vec<u32> = (0..203).collect();
+        let sizes: Vec<usize> = pieces(&rows, 64).map(<[u32]>::len).collect();
+        assert_eq!(sizes, [64, 64, 64, 8, 2, 1]);
+        assert_eq!(pieces(&rows, 64).collect::<Vec<_>>().concat(), rows);
+        assert_eq!(pieces::<u32>(&[], 64).count(), 0);
     }
-    let (Some(first), Some(last)) = (seqs.first(), seqs.last()) else {
-        return Ok(seqs);
-    };
-    sqlx::query_scalar("SELECT seq FROM entries WHERE room = $1 AND seq BETWEEN $2 AND $3")
-        .bind(room.as_str())
-        .bind(first)
-        .bind(last)
-        .fetch_all(connection)
-        .await
-        .map_err(failed)
 }

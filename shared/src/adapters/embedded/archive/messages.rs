@@ -3,7 +3,7 @@
 use futures::TryStreamExt;
 use sqlx::{QueryBuilder, Row, Sqlite as Db, SqliteConnection};
 
-use super::append::ROWS_REMEMBERED;
+use super::append::{ROWS_MAX, Write, pieces};
 use super::port_error;
 use crate::adapters::archive::{
     Change, Folded, decode_message, encode, encode_message, spoken_of, to_db,
@@ -16,9 +16,8 @@ use crate::ports::{MESSAGE_AUTHORS_MAX, MessagePage, MessageQuery, PortError, Re
 
 /// Ids looked up by one query.
 const IDS_PER_QUERY: usize = 500;
-/// Messages, and words, of one statement; SQLite takes 32,766 variables.
-const ROWS_PER_STATEMENT: usize = 500;
-const WORDS_PER_STATEMENT: usize = 5_000;
+/// Words of one statement; a power of two.
+const WORDS_MAX: usize = 256;
 
 /// What the batch comes to, with the archived messages it speaks about.
 pub async fn fold(
@@ -31,63 +30,22 @@ pub async fn fold(
     Ok(Folded::new(entries, known))
 }
 
-/// Writes the messages that the batch made or changed, and takes away the words of those it deleted. Rows go in by many.
-pub async fn write(
-    connection: &mut SqliteConnection,
-    room: &RoomId,
-    folded: &Folded,
-) -> Result<()> {
+/// Writes the messages that the batches made or changed, and takes away the words of those they deleted. Rows go in by
+/// many.
+pub async fn write(connection: &mut SqliteConnection, writes: &[Write<'_>]) -> Result<()> {
     let failed = |e| port_error("archive messages", e);
-    let mut words: Vec<(String, i64)> = Vec::new();
-    let changes: Vec<(&MessageId, &Change, MessageCounts)> = folded
-        .changes
-        .iter()
-        .filter_map(|(id, change)| Some((id, change, MessageCounts::of(&change.after)?)))
-        .collect();
-    for changes in changes.chunks(ROWS_PER_STATEMENT) {
-        let mut rows = Vec::with_capacity(changes.len());
-        for (id, change, counts) in changes {
-            let audience = change.after.record.audience.as_ref();
-            let audience = audience
-                .map(serde_json::to_string)
-                .transpose()
-                .map_err(|e| PortError::fatal("encode audience", e))?;
-            let (seq, json) = (to_db(change.after.seq.0)?, encode_message(&change.after)?);
-            rows.push((id, change, counts, audience, seq, json));
+    let mut rows = Vec::new();
+    for Write { room, folded, .. } in writes {
+        for (id, change) in &folded.changes {
+            if let Some(counts) = MessageCounts::of(&change.after) {
+                rows.push((*room, id, change, counts));
+            }
         }
-        let mut sql = QueryBuilder::<Db>::new(
-            "INSERT INTO messages (room, id, seq, kind, thread, user_id, name, audience, ts_ms, deleted, edited,
-                 reactions, message) ",
-        );
-        sql.push_values(
-            rows,
-            |mut row, (id, change, counts, audience, seq, json)| {
-                let after = &change.after;
-                row.push_bind(room.to_string())
-                    .push_bind(id.0)
-                    .push_bind(seq)
-                    .push_bind(counts.kind.as_str())
-                    .push_bind(after.thread().map(|thread| thread.0))
-                    .push_bind(counts.user_id.0)
-                    .push_bind(counts.name.clone())
-                    .push_bind(audience)
-                    .push_bind(after.record.ts_ms)
-                    .push_bind(counts.deleted)
-                    .push_bind(counts.edited)
-                    .push_bind(counts.reactions)
-                    .push_bind(json);
-            },
-        );
-        sql.push(
-            " ON CONFLICT (room, id) DO UPDATE SET deleted = excluded.deleted, edited = excluded.edited,
-                 reactions = excluded.reactions, message = excluded.message",
-        );
-        sql.build()
-            .persistent(changes.len() <= ROWS_REMEMBERED)
-            .execute(&mut *connection)
-            .await
-            .map_err(failed)?;
-        for (_, change, _) in changes {
+    }
+    let mut words: Vec<(&RoomId, String, i64)> = Vec::new();
+    for rows in pieces(&rows, ROWS_MAX) {
+        put(connection, rows).await?;
+        for (room, _, change, _) in rows {
             let seq = to_db(change.after.seq.0)?;
             let before = change.before.as_ref().map(Message::words);
             let (before, now) = (before.unwrap_or_default(), change.after.words());
@@ -103,32 +61,75 @@ pub async fn write(
             words.extend(
                 now.into_iter()
                     .filter(|word| !before.contains(word))
-                    .map(|word| (word, seq)),
+                    .map(|word| (*room, word, seq)),
             );
         }
     }
     // In the order of the index, so that neighbours meet the same pages.
     words.sort_unstable();
-    let mut words = words.into_iter().peekable();
-    while words.peek().is_some() {
-        let rows: Vec<(String, i64)> = words.by_ref().take(WORDS_PER_STATEMENT).collect();
-        let few = rows.len() <= ROWS_REMEMBERED;
+    for words in pieces(&words, WORDS_MAX) {
         let mut sql = QueryBuilder::<Db>::new("INSERT INTO message_words (room, word, seq) ");
-        sql.push_values(rows, |mut row, (word, seq)| {
+        sql.push_values(words, |mut row, (room, word, seq)| {
             row.push_bind(room.to_string())
-                .push_bind(word)
-                .push_bind(seq);
+                .push_bind(word.clone())
+                .push_bind(*seq);
         });
         sql.build()
-            .persistent(few)
             .execute(&mut *connection)
             .await
             .map_err(failed)?;
     }
-    for (id, deleted_ms) in &folded.deleted {
-        strike(connection, room, *id, *deleted_ms).await?;
+    for Write { room, folded, .. } in writes {
+        for (id, deleted_ms) in &folded.deleted {
+            strike(connection, room, *id, *deleted_ms).await?;
+        }
     }
     Ok(())
+}
+
+/// A message that was made or changed, in its room, and what it counts for.
+type Changed<'a> = (&'a RoomId, &'a MessageId, &'a Change, MessageCounts);
+
+async fn put(connection: &mut SqliteConnection, rows: &[Changed<'_>]) -> Result<()> {
+    let encoded = rows
+        .iter()
+        .map(|(_, _, Change { after, .. }, _)| {
+            let audience = after.record.audience.as_ref().map(serde_json::to_string);
+            let audience = audience
+                .transpose()
+                .map_err(|e| PortError::fatal("encode audience", e))?;
+            Ok((audience, to_db(after.seq.0)?, encode_message(after)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut sql = QueryBuilder::<Db>::new(
+        "INSERT INTO messages (room, id, seq, kind, thread, user_id, name, audience, ts_ms, deleted, edited,
+             reactions, message) ",
+    );
+    sql.push_values(
+        rows.iter().zip(encoded),
+        |mut row, ((room, id, Change { after, .. }, counts), (audience, seq, json))| {
+            row.push_bind(room.to_string())
+                .push_bind(id.0)
+                .push_bind(seq)
+                .push_bind(counts.kind.as_str())
+                .push_bind(after.thread().map(|thread| thread.0))
+                .push_bind(counts.user_id.0)
+                .push_bind(counts.name.clone())
+                .push_bind(audience)
+                .push_bind(after.record.ts_ms)
+                .push_bind(counts.deleted)
+                .push_bind(counts.edited)
+                .push_bind(counts.reactions)
+                .push_bind(json);
+        },
+    );
+    sql.push(
+        " ON CONFLICT (room, id) DO UPDATE SET deleted = excluded.deleted, edited = excluded.edited,
+             reactions = excluded.reactions, message = excluded.message",
+    );
+    let done = sql.build().execute(connection).await;
+    done.map(drop)
+        .map_err(|e| port_error("archive messages", e))
 }
 
 /// The entries that hold the message's words keep their places without them.
