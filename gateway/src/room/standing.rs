@@ -7,7 +7,7 @@ use atelier_shared::domain::ids::{ConnectionId, Ref, RoomId, UserId};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::{Access, Role};
 use atelier_shared::domain::signal::Signal;
-use atelier_shared::ports::PortError;
+use atelier_shared::ports::{PortError, RoleChange};
 use atelier_shared::recovery;
 use bytes::Bytes;
 use chrono::Utc;
@@ -47,16 +47,11 @@ pub struct Change {
 /// Commits the role, and tells of it. A room keeps at least one host.
 pub async fn change(b: &Backends, room: &RoomId, change: Change) -> Result<(), StandingError> {
     let Change { user_id, role, .. } = change;
-    if role != Some(Role::Host) {
-        let members = b.records.members(room).await?;
-        let mut hosts = members.iter().filter(|m| m.role == Role::Host);
-        if hosts.next().is_some_and(|m| m.user_id == user_id) && hosts.next().is_none() {
-            return Err(StandingError::LastHost);
-        }
+    match b.records.set_role(room, user_id, role).await? {
+        RoleChange::Done(version) => tell(b, room, version, change).await,
+        RoleChange::LastHost => Err(StandingError::LastHost),
+        RoleChange::Missing => Err(StandingError::NoRoom),
     }
-    let version = b.records.set_role(room, user_id, role).await?;
-    let version = version.ok_or(StandingError::NoRoom)?;
-    tell(b, room, version, change).await
 }
 
 /// Tells of a role that Records has under this version, and closes the sockets of one who lost their way in.

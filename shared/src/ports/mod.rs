@@ -44,7 +44,7 @@ pub use records::{
     RoomVisibility, UserDeletion, UserRecords,
 };
 pub use removals::RemovalRecords;
-pub use roles::{MEMBERS_MAX, Membership, RoleRecords};
+pub use roles::{MEMBERS_MAX, Membership, RoleChange, RoleRecords};
 pub use room_log::{
     APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Bar, Delivery, LogHead, READ_MAX_BYTES,
     Refusal, RoomLog, SUBSCRIPTION_CAPACITY, Subscription,

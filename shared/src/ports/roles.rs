@@ -18,7 +18,19 @@ pub struct Membership {
     pub name: Option<String>,
 }
 
-/// Promises: a role change and the room's `role_version` change together.
+/// What came of a wish to set somebody's role in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoleChange {
+    /// There is no such room.
+    Missing,
+    /// They are the room's only host, and would not be any more: nothing was changed.
+    LastHost,
+    /// It is done, and this is the room's role version now.
+    Done(u64),
+}
+
+/// Promises: a role change and the room's `role_version` change together; a room that has a host keeps one, also where
+/// several go or are made less at the same moment.
 #[async_trait]
 pub trait RoleRecords: Send + Sync {
     /// The greatest of the role given in the room and those that its project and its workspace give.
@@ -33,11 +45,7 @@ pub trait RoleRecords: Send + Sync {
     /// At most [`MEMBERS_MAX`], ordered by user id.
     async fn members(&self, room: &RoomId) -> Result<Vec<Membership>>;
 
-    /// Sets or (`None`) takes away a role; returns the room's new role version. `None`: no such room.
-    async fn set_role(
-        &self,
-        room: &RoomId,
-        user: UserId,
-        role: Option<Role>,
-    ) -> Result<Option<u64>>;
+    /// Sets or (`None`) takes away a role.
+    async fn set_role(&self, room: &RoomId, user: UserId, role: Option<Role>)
+    -> Result<RoleChange>;
 }

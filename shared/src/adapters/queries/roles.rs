@@ -166,7 +166,10 @@ macro_rules! role_records {
                 room: &crate::domain::ids::RoomId,
                 user: crate::domain::ids::UserId,
                 role: Option<crate::domain::room::Role>,
-            ) -> crate::ports::Result<Option<u64>> {
+            ) -> crate::ports::Result<crate::ports::RoleChange> {
+                use crate::domain::room::Role;
+                use crate::ports::RoleChange;
+
                 let set = async {
                     let mut tx = self.write().await?;
                     // First the room: its row lock puts the changes of one room's roles in order.
@@ -176,8 +179,27 @@ macro_rules! role_records {
                             .fetch_optional(&mut *tx)
                             .await?;
                     let Some((version,)) = raised else {
-                        return Ok(None);
+                        return Ok(RoleChange::Missing);
                     };
+                    if role != Some(Role::Host) {
+                        // Under the same lock: of two hosts who send each other away the second finds itself alone.
+                        let (is_last,): (bool,) = rows(
+                            "SELECT EXISTS (
+                                 SELECT 1 FROM room_members WHERE room_id = $1 AND user_id = $2 AND role = $3
+                             ) AND NOT EXISTS (
+                                 SELECT 1 FROM room_members WHERE room_id = $1 AND user_id <> $2 AND role = $3
+                             ) AS is_last",
+                        )
+                        .bind(room.as_str())
+                        .bind(user.0)
+                        .bind(Role::Host.as_str())
+                        .fetch_one(&mut *tx)
+                        .await?;
+                        if is_last {
+                            // What was raised is taken back with the rest.
+                            return Ok(RoleChange::LastHost);
+                        }
+                    }
                     match role {
                         Some(role) => {
                             statement(
@@ -199,7 +221,7 @@ macro_rules! role_records {
                         }
                     };
                     tx.commit().await?;
-                    crate::adapters::queries::rooms::version(version).map(Some)
+                    crate::adapters::queries::rooms::version(version).map(RoleChange::Done)
                 };
                 set.await.map_err(|e| failed("set a role", e))
             }

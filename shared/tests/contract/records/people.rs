@@ -2,9 +2,9 @@
 
 use atelier_shared::Mode;
 use atelier_shared::domain::ids::{RoomId, UserId};
-use atelier_shared::domain::room::{Room, RoomChoice};
+use atelier_shared::domain::room::{Role, Room, RoomChoice};
 use atelier_shared::domain::user::UserKind;
-use atelier_shared::ports::CreateUserError;
+use atelier_shared::ports::{CreateUserError, RoleChange};
 use chrono::DateTime;
 use libtest_mimic::Trial;
 
@@ -340,12 +340,10 @@ async fn idle_guests(mode: Mode) -> Outcome {
     assert!(records.user(idle.user.id).await?.is_none());
     // Nobody deleted their account: what they wrote keeps its name.
     assert_eq!(records.deleted_users(&[idle.user.id]).await?, []);
-    assert!(
-        records
-            .set_role(&room.id, member.user.id, None)
-            .await?
-            .is_some()
-    );
+    let host = records.set_role(&room.id, UserId::generate(), Some(Role::Host));
+    host.await?;
+    let change = records.set_role(&room.id, member.user.id, None).await?;
+    assert!(matches!(change, RoleChange::Done(_)), "{change:?}");
     assert!(records.forget_guest(member.user.id).await?);
     Ok(())
 }

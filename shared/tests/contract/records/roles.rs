@@ -3,7 +3,7 @@
 use atelier_shared::Mode;
 use atelier_shared::domain::ids::{RoomId, UserId};
 use atelier_shared::domain::room::{Role, Room, RoomChoice};
-use atelier_shared::ports::Membership;
+use atelier_shared::ports::{Membership, RoleChange};
 use libtest_mimic::Trial;
 
 use super::{account, at_once, now, unique};
@@ -21,6 +21,12 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "records",
         "a_role_is_set_changed_and_taken_away",
         set_and_taken,
+    );
+    both(
+        trials,
+        "records",
+        "of_two_hosts_who_send_each_other_away_at_once_one_stays",
+        last_host,
     );
     both(
         trials,
@@ -53,8 +59,11 @@ async fn concurrent_changes(mode: Mode) -> Outcome {
     })
     .await;
     let mut changes = Vec::new();
-    for (version, role) in answers {
-        changes.push((version?.expect("the room is there"), role));
+    for (change, role) in answers {
+        let RoleChange::Done(version) = change? else {
+            panic!("the room is there, and has no host");
+        };
+        changes.push((version, role));
     }
     changes.sort();
     let versions: Vec<u64> = changes.iter().map(|(version, _)| *version).collect();
@@ -72,17 +81,63 @@ async fn set_and_taken(mode: Mode) -> Outcome {
     let room = room();
     records.create_room(&room).await?;
     let (user, other) = (UserId::generate(), UserId::generate());
+    let keeper = UserId::generate();
+    let kept = records.set_role(&room.id, keeper, Some(Role::Host));
+    assert_eq!(kept.await?, RoleChange::Done(2));
     assert_eq!(records.role(&room.id, user).await?, None);
     for (expected, role) in [
-        (2, Some(Role::Viewer)),
-        (3, Some(Role::Host)),
-        (4, Some(Role::Editor)),
-        (5, None),
+        (3, Some(Role::Viewer)),
+        (4, Some(Role::Host)),
+        (5, Some(Role::Editor)),
+        (6, None),
     ] {
-        let version = records.set_role(&room.id, user, role).await?;
-        assert_eq!(version, Some(expected));
+        let change = records.set_role(&room.id, user, role).await?;
+        assert_eq!(change, RoleChange::Done(expected));
         assert_eq!(records.role(&room.id, user).await?, role);
         assert_eq!(records.role(&room.id, other).await?, None);
+    }
+    Ok(())
+}
+
+async fn last_host(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    for round in 0..5 {
+        let room = room();
+        records.create_room(&room).await?;
+        let hosts = [UserId::generate(), UserId::generate()];
+        for host in hosts {
+            records.set_role(&room.id, host, Some(Role::Host)).await?;
+        }
+        let less = [None, Some(Role::Editor)];
+        let changes = at_once(2, |index| {
+            let (records, id) = (records.clone(), room.id.clone());
+            async move { records.set_role(&id, hosts[1 - index], less[index]).await }
+        })
+        .await;
+        let changes: Vec<RoleChange> = changes.into_iter().collect::<Result<_, _>>()?;
+        assert!(
+            changes.contains(&RoleChange::Done(4)),
+            "{round}: {changes:?}"
+        );
+        assert!(
+            changes.contains(&RoleChange::LastHost),
+            "{round}: {changes:?}"
+        );
+        let roles = records.roles(&room.id, &hosts).await?;
+        let left: Vec<_> = roles
+            .iter()
+            .filter(|(_, role)| *role == Role::Host)
+            .collect();
+        assert_eq!(left.len(), 1, "{round}: {roles:?}");
+        let stored = records.room(&room.id).await?.expect("the room");
+        assert_eq!(stored.role_version, 4, "a change that was refused is none");
+        let (last, stays) = (left[0].0, Some(Role::Host));
+        let again = records.set_role(&room.id, last, stays).await?;
+        assert_eq!(
+            again,
+            RoleChange::Done(5),
+            "the last host is host as before"
+        );
     }
     Ok(())
 }
@@ -90,7 +145,8 @@ async fn set_and_taken(mode: Mode) -> Outcome {
 async fn gone_room(mode: Mode) -> Outcome {
     let records = fixture::records(mode).await;
     let (id, user) = (RoomId::generate(), UserId::generate());
-    assert_eq!(records.set_role(&id, user, Some(Role::Host)).await?, None);
+    let change = records.set_role(&id, user, Some(Role::Host)).await?;
+    assert_eq!(change, RoleChange::Missing);
     assert_eq!(records.role(&id, user).await?, None);
     Ok(())
 }
