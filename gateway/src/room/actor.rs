@@ -17,13 +17,14 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::admission::PUT_AWAY;
 pub use super::command::{Command, Enter};
 use super::connection::Connection;
 use super::dialect::Spoken;
 use super::document::DocumentCare;
 pub use super::done::{Done, People};
 use super::epoch::LastApplied;
-use super::json::incoming::{Durable, Run, StandingChange};
+use super::json::incoming::{Durable, Ephemeral, Run, StandingChange};
 use super::messages::Known;
 use super::pending::Queue;
 use super::registry::{Rooms, Shared};
@@ -142,6 +143,9 @@ pub struct Actor {
     pub signals: VecDeque<Signal>,
     pub publishing: bool,
     pub challenges: Vec<(ConnectionId, oneshot::Sender<()>)>,
+    /// Who waits for the name that it wants to join under, and the latest of each kind that it has shown meanwhile: others
+    /// see it behind the join.
+    pub joining: HashMap<ConnectionId, Vec<Ephemeral>>,
     /// The ring's end and the latest version at the last fan-out.
     pub told: (u64, u64),
     /// The ring's end behind the last frame that does not wait for company.
@@ -245,7 +249,9 @@ impl Actor {
         match command {
             Command::Enter(enter) => self.enter(*enter),
             Command::Leave { connection } => self.leave(connection),
-            Command::Join { connection, join } => self.join(connection, *join),
+            Command::Join { connection, join } => {
+                self.join(connection, *join);
+            }
             Command::Resume {
                 connection,
                 epoch,
@@ -400,7 +406,7 @@ impl Actor {
         });
     }
 
-    fn is_over(&mut self, now: Instant) -> bool {
+    pub fn is_over(&mut self, now: Instant) -> bool {
         let stopping = self.closed || self.rooms.stop.is_cancelled();
         if !self.locals.is_empty() || !(stopping || self.simulated.is_empty()) {
             self.empty_since = None;
@@ -410,7 +416,7 @@ impl Actor {
             self.touch();
         }
         let since = *self.empty_since.get_or_insert(now);
-        let lingers = now < since + LINGER && !stopping;
+        let lingers = !stopping && (now < since + LINGER || !self.shared.coming.is_empty());
         !lingers && self.pending.is_empty() && !self.appending
     }
 
@@ -421,9 +427,7 @@ impl Actor {
         self.rooms.ended(&self.room.id);
         while let Some(command) = self.mailbox.recv().await {
             if let Command::Enter(enter) = command {
-                enter
-                    .connection
-                    .close(4508, "come back: the room was just being put away");
+                enter.connection.close(1012, PUT_AWAY);
             }
         }
         self.rooms.metrics.rooms.dec();

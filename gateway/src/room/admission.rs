@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::actor::{Command, Enter};
+use super::coming::OnTheWay;
 use super::connection::{Connection, Speaks};
 use super::follower::Follower;
 use super::outbound::Transport;
@@ -31,6 +32,9 @@ pub const CHALLENGE: Duration = Duration::from_secs(2);
 /// Looks at who else bears a name, and the pause between them.
 pub const NAME_LOOKS: usize = 10;
 pub const NAME_PAUSE: Duration = Duration::from_millis(50);
+
+/// To whoever comes in the moment when a room's task ends.
+pub const PUT_AWAY: &str = "come back: the room was just being put away";
 
 /// Colours for people who bring none.
 const PALETTE: [&str; 10] = [
@@ -80,6 +84,9 @@ pub struct Admission {
     room: Room,
     resume: Option<(Epoch, Seq)>,
     speaks: Speaks,
+    /// Whose place in presence it took.
+    replaces: Option<ConnectionId>,
+    on_the_way: OnTheWay,
 }
 
 impl std::fmt::Debug for Rooms {
@@ -105,20 +112,22 @@ impl Rooms {
             ..
         } = &newcomer;
         let handle = self.open(room).await?;
+        let mut member = self.member_of(&newcomer, *role);
+        let on_the_way = OnTheWay::new(handle.shared.clone(), member.connection);
         if newcomer.claims_name
             && let Some(name) = &newcomer.name
         {
             self.claim_name(&handle, name, &newcomer).await?;
         }
-        let mut member = self.member_of(&newcomer, *role);
         let mut placed = self.claim(&handle, room, &mut member).await;
-        if placed.is_ok() && newcomer.claims_name {
-            placed = self.settle_name(room, &member).await;
+        if let (Ok(replaces), true) = (&placed, newcomer.claims_name) {
+            let replaces = *replaces;
+            placed = self.settle_name(room, &member).await.map(|()| replaces);
         }
         if let (Err(_), true) = (&placed, newcomer.claims_name) {
             self.release_name(&member).await;
         }
-        placed?;
+        let replaces = placed?;
         Ok(Admission {
             rooms: self.clone(),
             handle,
@@ -127,6 +136,8 @@ impl Rooms {
             resume: *resume,
             room: newcomer.room,
             speaks: newcomer.speaks,
+            replaces,
+            on_the_way,
         })
     }
 
@@ -158,19 +169,20 @@ impl Rooms {
         }
     }
 
+    /// Takes the place in presence; whose it was, if somebody made way.
     async fn claim(
         &self,
         handle: &Handle,
         room: &Room,
         member: &mut Member,
-    ) -> Result<(), AdmissionError> {
+    ) -> Result<Option<ConnectionId>, AdmissionError> {
         let presence = &self.backends.presence;
         let mut take_over = None;
         loop {
             let claim = presence.enter(&room.id, member, take_over).await?;
             self.people_changed();
             match claim {
-                Claim::Entered => return Ok(()),
+                Claim::Entered => return Ok(None),
                 Claim::Replaced(old) => {
                     if old.user_id == member.user_id && old.joined && !member.joined {
                         // The same person again: others need not see it leave and come.
@@ -185,7 +197,12 @@ impl Rooms {
                     let connection = old.connection;
                     let replaced = Signal::Replaced { connection };
                     self.backends.log.publish(&room.id, &replaced).await?;
-                    return Ok(());
+                    if old.user_id != member.user_id && old.joined && !member.joined {
+                        // Who comes has nothing to tell the others yet: they must hear that the other is gone.
+                        self.tell_left(&room.id, &member.client_id, connection, Some("replaced"))
+                            .await?;
+                    }
+                    return Ok(Some(connection));
                 }
                 Claim::Held(holder) => {
                     let held = take_over == Some(holder.connection);
@@ -270,19 +287,29 @@ impl Rooms {
         let (presence, log) = (&self.backends.presence, &self.backends.log);
         if presence.leave(room, &member.client_id, connection).await? {
             self.people_changed();
-            if member.joined {
-                self.visits.end(room, &member.client_id, Some("replaced"));
-            }
             log.publish(room, &Signal::Replaced { connection }).await?;
-            let left = Signal::Left {
-                client_id: member.client_id.clone(),
-                connection,
-                reason: Some("replaced".into()),
-            };
-            log.publish(room, &left).await?;
+            self.tell_left(room, &member.client_id, connection, Some("replaced"))
+                .await?;
         }
         self.release_name(member).await;
         Ok(())
+    }
+
+    /// Presence has let go of this connection: its visit ends, if there is one, and every pod hears of it.
+    pub async fn tell_left(
+        &self,
+        room: &RoomId,
+        client_id: &ClientId,
+        connection: ConnectionId,
+        reason: Option<&str>,
+    ) -> Result<(), PortError> {
+        self.visits.end(room, client_id, reason);
+        let left = Signal::Left {
+            client_id: client_id.clone(),
+            connection,
+            reason: reason.map(str::to_owned),
+        };
+        self.backends.log.publish(room, &left).await
     }
 }
 
@@ -318,8 +345,10 @@ impl Admission {
             room,
             resume,
             speaks,
+            replaces,
+            on_the_way,
         } = self;
-        let now_ms = Utc::now().timestamp_millis();
+        let (now_ms, family) = (Utc::now().timestamp_millis(), principal.family);
         let connection = Connection::new(
             member.connection,
             member.client_id.clone(),
@@ -331,7 +360,7 @@ impl Admission {
         let socket = OpenSocket {
             connection: connection.clone(),
             user_id: member.user_id,
-            family: principal.family,
+            family,
         };
         rooms.sockets.insert(connection.id, socket);
         rooms.metrics.connections.inc();
@@ -345,10 +374,17 @@ impl Admission {
             principal,
             room,
             resume,
+            replaces,
+            on_the_way,
         }));
         if handle.mailbox.send(enter).await.is_err() {
             // The room's task ended between admission and upgrade.
-            connection.close(1012, "come back: the room was just being put away");
+            connection.close(1012, PUT_AWAY);
+        }
+        if let Some(family) = family {
+            // It may have ended between its look at the door and here, where no news of it would have found this socket.
+            let tasks = rooms.tasks.clone();
+            tasks.spawn(async move { rooms.end_login_if_revoked(family).await });
         }
         connection
     }
@@ -357,6 +393,12 @@ impl Admission {
     pub async fn abandon(self) {
         let (client_id, connection) = (&self.member.client_id, self.member.connection);
         leave_presence(&self.rooms, &self.handle, client_id, connection).await;
+        if let Some(before) = self.replaces {
+            // The others know the client by the connection that made way for this one.
+            let room = &self.handle.shared.id;
+            let told = self.rooms.tell_left(room, client_id, before, None).await;
+            untold(room, told);
+        }
         self.rooms.release_name(&self.member).await;
     }
 }
@@ -371,8 +413,19 @@ pub async fn leave_presence(
     let room = &handle.shared.id;
     let left = rooms.backends.presence.leave(room, client_id, connection);
     match left.await {
-        Ok(_) => rooms.people_changed(),
+        Ok(true) => {
+            rooms.people_changed();
+            let told = rooms.tell_left(room, client_id, connection, None).await;
+            untold(room, told);
+        }
+        Ok(false) => {}
         Err(error) => tracing::debug!(%room, %error, "a leave is left to the lease"),
+    }
+}
+
+fn untold(room: &RoomId, told: Result<(), PortError>) {
+    if let Err(error) = told {
+        tracing::debug!(%room, %error, "a leave was not told; presence repairs it");
     }
 }
 

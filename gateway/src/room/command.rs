@@ -10,6 +10,7 @@ use atelier_shared::domain::room::Room;
 use atelier_shared::ports::Result;
 use tokio::sync::oneshot;
 
+use super::coming::OnTheWay;
 use super::connection::Connection;
 use super::document::DocumentSnapshot;
 use super::json::incoming::{Durable, Ephemeral, Join, Run, StandingChange};
@@ -125,4 +126,7 @@ pub struct Enter {
     pub principal: Principal,
     pub room: Room,
     pub resume: Option<(Epoch, Seq)>,
+    /// Whose place in presence it took.
+    pub replaces: Option<ConnectionId>,
+    pub on_the_way: OnTheWay,
 }

@@ -6,7 +6,7 @@ use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::{PortError, Result};
 
-use super::registry::{RENEW_EVERY, Rooms};
+use super::registry::{Handle, RENEW_EVERY, Rooms};
 
 /// Looked for at once; what is beyond is left to the cleanup.
 const GHOSTS_MAX: usize = 10_000;
@@ -42,9 +42,11 @@ impl Rooms {
     }
 
     fn is_ghost(&self, room: &RoomId, member: &Member) -> bool {
-        // A live room knows its simulated people, and takes out who is none of them.
-        let is_simulated = member.simulated && self.find(room).is_some();
-        !is_simulated && !self.sockets.contains_key(&member.connection)
+        // A live room knows its simulated people and who is on the way in, and takes out who is neither.
+        let live = self.find(room);
+        let is_coming = |handle: &Handle| handle.shared.coming.contains(member.connection);
+        let is_known = live.is_some_and(|handle| member.simulated || is_coming(&handle));
+        !is_known && !self.sockets.contains_key(&member.connection)
     }
 
     /// Somebody who is not here leaves, and the others hear of it once.

@@ -84,6 +84,7 @@ impl Actor {
             signals: VecDeque::new(),
             publishing: false,
             challenges: Vec::new(),
+            joining: HashMap::new(),
             told: (0, 0),
             urgent_end: 0,
             next_fan_out: now,

@@ -8,6 +8,7 @@ mod admission;
 mod again;
 mod appending;
 mod attachments;
+mod coming;
 mod command;
 mod connection;
 mod dialect;

@@ -30,6 +30,8 @@ pub struct NameAsked {
     pub asked: Asked,
     /// It is, and stays, somebody else's.
     pub kept: bool,
+    /// What else the connection sends waits for the answer.
+    pub holds: bool,
 }
 
 /// Who was asked for it.
@@ -37,12 +39,7 @@ pub enum Asked {
     /// Somebody in this room who bears it, for a sign of life.
     Bearer(Box<Member>),
     /// Everywhere: it is claimed for this person now, if nobody keeps it.
-    Everywhere {
-        name: String,
-        person: UserId,
-        /// What else the connection sends waits for the answer.
-        holds: bool,
-    },
+    Everywhere { name: String, person: UserId },
 }
 
 impl Actor {
@@ -132,10 +129,27 @@ impl Actor {
         self.members.values().map(|m| &**m).find(others).cloned()
     }
 
+    /// Who was dropped for silence has let go of its name, and comes back under it: it may be somebody else's by now.
+    pub fn name_to_take_back(&self, id: ConnectionId) -> Option<String> {
+        let local = self.locals.get(&id)?;
+        let takes_back = local.dropped && local.member.name_is_exclusive;
+        takes_back.then(|| local.member.name.clone())
+    }
+
+    /// From here on what the connection sends waits for the answer about its name. False: it waits for something else
+    /// already.
+    fn hold_for_name(&mut self, id: ConnectionId) -> bool {
+        self.joining.entry(id).or_default();
+        let holds = self.locals.get(&id).is_some_and(|local| !local.busy);
+        self.hold(id);
+        holds
+    }
+
     /// A join under somebody's name: theirs, if they show a sign of life within 2 s.
     pub fn ask_bearer(&mut self, connection: ConnectionId, join: Join, bearer: Member) {
         let (reply, answer) = oneshot::channel();
         self.challenge(bearer.connection, reply);
+        let holds = self.hold_for_name(connection);
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
         let ask = async move {
             let kept = matches!(tokio::time::timeout(CHALLENGE, answer).await, Ok(Ok(())));
@@ -147,6 +161,7 @@ impl Actor {
                 join,
                 asked: Asked::Bearer(Box::new(bearer)),
                 kept,
+                holds,
             }))
         };
         self.work.push(ask.boxed());
@@ -166,10 +181,8 @@ impl Actor {
         let Some(local) = self.locals.get(&connection) else {
             return;
         };
-        let (person, holds) = (local.member.user_id, !local.busy);
-        if holds {
-            self.hold(connection);
-        }
+        let person = local.member.user_id;
+        let holds = self.hold_for_name(connection);
         let rooms = self.rooms.clone();
         let ask = async move {
             let claimed = rooms.claim_name_everywhere(&name, person).await;
@@ -180,12 +193,9 @@ impl Actor {
             Done::NameAsked(Box::new(NameAsked {
                 connection,
                 join,
-                asked: Asked::Everywhere {
-                    name,
-                    person,
-                    holds,
-                },
+                asked: Asked::Everywhere { name, person },
                 kept,
+                holds,
             }))
         };
         self.work.push(ask.boxed());
@@ -197,22 +207,23 @@ impl Actor {
             join,
             asked,
             kept,
+            holds,
         } = asked;
         if kept {
-            let error = ErrorFrame::new("conflict", "name: this name is somebody else's");
-            self.tell_error(connection, &error.field("name"));
+            self.refuse_name(connection);
         }
         match asked {
             Asked::Bearer(_) if kept => {}
             Asked::Bearer(bearer) => {
                 self.gone(&bearer.client_id, bearer.connection, Some("replaced"));
-                self.join(connection, join);
+                if holds && let Some(local) = self.locals.get_mut(&connection) {
+                    local.busy = false;
+                }
+                if !self.join(connection, join) {
+                    return;
+                }
             }
-            Asked::Everywhere {
-                name,
-                person,
-                holds,
-            } => {
+            Asked::Everywhere { name, person } => {
                 if self.locals.contains_key(&connection) {
                     if !kept {
                         self.joins(connection, join);
@@ -223,10 +234,23 @@ impl Actor {
                         tell(&rooms, &claim_key(&name), person, Duration::ZERO).await;
                     });
                 }
-                if holds {
-                    self.submitted(connection, None);
-                }
             }
+        }
+        for shown in self.joining.remove(&connection).unwrap_or_default() {
+            self.ephemeral(connection, shown);
+        }
+        if holds {
+            self.submitted(connection, None);
+        }
+    }
+
+    fn refuse_name(&self, id: ConnectionId) {
+        let error = ErrorFrame::new("conflict", "name: this name is somebody else's");
+        self.tell_error(id, &error.field("name"));
+        if let Some(local) = self.locals.get(&id) {
+            // Out of sight still: what it says next asks again.
+            let dropped = &local.connection.dropped;
+            dropped.store(local.dropped, Ordering::Relaxed);
         }
     }
 }

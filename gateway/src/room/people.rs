@@ -1,24 +1,30 @@
 //! Who is in the room: entering, joining, resuming, leaving, and what others are told of it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, RoomId, Seq, UserId};
 use atelier_shared::domain::presence::{Member, Status};
+use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
+use futures::FutureExt;
 
-use super::actor::{Actor, AheadOfUs, Enter, Local};
-use super::connection::Start;
+use super::actor::{Actor, AheadOfUs, Done, Enter, Local};
+use super::connection::{Connection, Start};
 use super::dialect::Dialect;
 use super::json::faces::{self, Connected, Users};
 use super::json::incoming::Join;
 use super::json::outgoing;
 use super::registry::Rooms;
+use super::sent_out;
 use super::was_here;
 
 /// Pauses between tries to leave while presence is away.
 const LEAVE_AGAIN: Duration = Duration::from_millis(500);
 const LEAVE_AGAIN_MAX: Duration = Duration::from_secs(15);
+/// To the earlier of two connections of one client.
+const REPLACED: &str = "replaced by a newer connection of the same client";
 
 impl Actor {
     pub fn enter(&mut self, enter: Enter) {
@@ -28,13 +34,17 @@ impl Actor {
             principal,
             room,
             resume,
+            replaces,
+            on_the_way,
         } = enter;
-        // Somebody else's right may have gone with the version that this newcomer was let in by.
-        let newer = room.role_version > self.room.role_version;
-        self.room_changed(room);
-        if newer {
-            self.read_roles();
+        let heard = on_the_way.arrives();
+        if let Some(earlier) = replaces {
+            self.replaced(earlier);
         }
+        if heard.replaced {
+            return connection.close(4409, REPLACED);
+        }
+        self.compare_room(room, &connection);
         // One note for a crowd: while somebody is here the room is safe anyway.
         if self.locals.is_empty() {
             self.touch();
@@ -42,7 +52,8 @@ impl Actor {
         // Held strokes are in the board that the newcomer gets; they must not come a second time.
         self.flush_draws();
         if let Some(before) = self.members.get(&member.client_id) {
-            if !member.joined && before.user_id == member.user_id {
+            let (earlier, same_person) = (before.connection, before.user_id == member.user_id);
+            if !member.joined && same_person {
                 member = Member {
                     connection: member.connection,
                     pod: member.pod,
@@ -50,9 +61,10 @@ impl Actor {
                     ..(**before).clone()
                 };
             }
-            let same_socket_here = self.locals.get(&before.connection).map(|l| l.connection.id);
-            if let Some(old) = same_socket_here {
-                self.replaced(old);
+            // Presence knew nothing of it, where it has lost its memory.
+            self.replaced(earlier);
+            if !member.joined && !same_person {
+                self.gone(&member.client_id, earlier, Some("replaced"));
             }
         }
         let id = connection.id;
@@ -85,6 +97,25 @@ impl Actor {
         } else {
             let start = self.binary_start(id);
             connection.begin(start);
+        }
+        if heard.challenged {
+            self.challenged(id);
+        }
+    }
+
+    /// The row that a newcomer was let in by. Where it is not the one that the room goes by, somebody's rights may have
+    /// changed meanwhile: theirs, or others'.
+    fn compare_room(&mut self, room: Room, newcomer: &Arc<Connection>) {
+        let rights = |room: &Room| (room.role_version, room.access, room.allows.clone());
+        let differs = rights(&room) != rights(&self.room);
+        self.room_changed(room);
+        if differs {
+            self.read_roles();
+        }
+        if differs || self.reading_roles {
+            let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
+            let look = close_if_sent_out(rooms, room, newcomer.clone());
+            self.work.push(look.boxed());
         }
     }
 
@@ -231,6 +262,7 @@ impl Actor {
             return;
         };
         self.let_go_of_name(&local);
+        self.drop_challenges(id);
         let remembered = was_here::to_be_remembered(&local);
         let client_id = local.member.client_id;
         self.gone(&client_id, id, None);
@@ -248,30 +280,39 @@ impl Actor {
         let local = self.locals.remove(&id)?;
         self.ahead_of_us.retain(|waiting| waiting.connection != id);
         self.sockets.retain(|socket| socket.id != id);
+        self.joining.remove(&id);
         self.spoken.remove(local.connection.dialect);
         Some(local)
     }
 
     /// Its own principal came again: the old socket goes, the person stays.
     pub fn replaced(&mut self, id: ConnectionId) {
-        if let Some(local) = self.forget_local(id) {
-            local
-                .connection
-                .close(4409, "replaced by a newer connection of the same client");
-            self.awareness_of_gone(id);
+        self.drop_challenges(id);
+        match self.forget_local(id) {
+            Some(local) => {
+                local.connection.close(4409, REPLACED);
+                self.awareness_of_gone(id);
+            }
+            // Perhaps it is still on its way in.
+            None => self.shared.coming.replaced(id),
         }
     }
 
-    pub fn join(&mut self, id: ConnectionId, join: Join) {
-        if let Some(name) = join.name.clone() {
+    /// False: others are asked about the name first.
+    pub fn join(&mut self, id: ConnectionId, join: Join) -> bool {
+        let name = join.name.clone().or_else(|| self.name_to_take_back(id));
+        if let Some(name) = name {
             if let Some(bearer) = self.bearer(id, &name) {
-                return self.ask_bearer(id, join, bearer);
+                self.ask_bearer(id, join, bearer);
+                return false;
             }
             if self.must_claim(id, &name) {
-                return self.ask_everywhere(id, join, name);
+                self.ask_everywhere(id, join, name);
+                return false;
             }
         }
         self.joins(id, join);
+        true
     }
 
     /// The name, if there is one in it, is theirs to bear.
@@ -404,12 +445,22 @@ impl Actor {
     }
 
     /// The room's row as the edge or the records have it now: roles and what is allowed take effect at once.
-    pub fn room_changed(&mut self, room: atelier_shared::domain::room::Room) {
+    pub fn room_changed(&mut self, room: Room) {
         if room.role_version >= self.room.role_version {
             self.head.role_version = self.head.role_version.max(room.role_version);
             self.room = room;
         }
     }
+}
+
+/// They may have been sent out between their look at the door and here; their role alone does not say so in an open room.
+async fn close_if_sent_out(rooms: Rooms, room: RoomId, newcomer: Arc<Connection>) -> Done {
+    match sent_out::is_sent_out(&rooms.backends, &room, newcomer.user_id).await {
+        Ok(true) => newcomer.close(4403, "a host sent you out"),
+        Ok(false) => {}
+        Err(error) => tracing::debug!(%room, %error, "who was just sent out may stay"),
+    }
+    Done::Nothing
 }
 
 /// Presence decides who tells the others, so that nobody is told twice. While it is away this is tried again: the lease of

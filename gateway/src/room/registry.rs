@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::actor::{Actor, Command};
+use super::coming::Coming;
 use super::connection::Connection;
 use super::document::DocumentSnapshot;
 use super::json::outgoing;
@@ -42,6 +43,7 @@ const REAP_AT_ONCE: usize = 1_000;
 pub struct Shared {
     pub id: RoomId,
     pub feed: RwLock<Feed>,
+    pub coming: Coming,
     /// Of the room's document, as it is kept here.
     pub document_bytes: AtomicUsize,
     /// At most so many types lie in one another in it.
@@ -54,6 +56,7 @@ impl Shared {
         Self {
             id,
             feed: RwLock::new(feed),
+            coming: Coming::default(),
             document_bytes: AtomicUsize::new(0),
             document_levels: AtomicUsize::new(0),
             epoch: AtomicU64::new(epoch.0),
@@ -369,18 +372,21 @@ impl Rooms {
     async fn end_missed(&self) {
         let families: HashSet<FamilyId> = self.sockets.iter().filter_map(|s| s.family).collect();
         for family in families {
-            loop {
-                match self.identity.is_revoked(family).await {
-                    Ok(true) => self.end_login(family),
-                    Ok(false) => {}
-                    // Away again: not in a tight circle, and not given up.
-                    Err(error) => {
-                        tracing::debug!(%error, "whether a login was ended is asked again");
-                        tokio::time::sleep(RENEW_EVERY).await;
-                        continue;
-                    }
+            self.end_login_if_revoked(family).await;
+        }
+    }
+
+    /// Asks whether a login with an open socket was ended, in case that went by unheard.
+    pub(super) async fn end_login_if_revoked(&self, family: FamilyId) {
+        loop {
+            match self.identity.is_revoked(family).await {
+                Ok(true) => return self.end_login(family),
+                Ok(false) => return,
+                // Away again: not in a tight circle, and not given up.
+                Err(error) => {
+                    tracing::debug!(%error, "whether a login was ended is asked again");
+                    tokio::time::sleep(RENEW_EVERY).await;
                 }
-                break;
             }
         }
     }

@@ -304,8 +304,12 @@ impl Session {
     async fn text(&mut self, text: &str) -> Result<(), Gone> {
         let now_ms = Utc::now().timestamp_millis();
         let connection = self.connection.id;
-        self.spoke().await?;
-        let request = match incoming::parse(text, now_ms) {
+        let parsed = incoming::parse(text, now_ms);
+        // A join says itself how it comes back.
+        if self.stirs() && !matches!(parsed, Ok(Request::Join(_))) {
+            self.comes_back().await?;
+        }
+        let request = match parsed {
             Ok(request) => request,
             Err(error) => {
                 self.refuse(&error);

@@ -24,6 +24,10 @@ const CHALLENGES_MAX: usize = 256;
 impl Actor {
     /// The latest value of one kind: shown here at once, and to the other pods.
     pub fn ephemeral(&mut self, id: ConnectionId, value: Ephemeral) {
+        if let Some(waiting) = self.joining.get_mut(&id) {
+            waiting.retain(|earlier| earlier.kind() != value.kind());
+            return waiting.push(value);
+        }
         let Some(local) = self.locals.get_mut(&id) else {
             return;
         };
@@ -101,7 +105,12 @@ impl Actor {
                 client_id,
                 connection,
                 reason,
-            } => self.gone(&client_id, connection, reason.as_deref()),
+            } => {
+                if reason.as_deref() != Some("stale") {
+                    self.drop_challenges(connection);
+                }
+                self.gone(&client_id, connection, reason.as_deref());
+            }
             Signal::Awareness { pod, .. }
             | Signal::AwarenessQuery { pod }
             | Signal::Stateless { pod, .. }
@@ -129,12 +138,7 @@ impl Actor {
                 }
             }
             Signal::Replaced { connection } => self.replaced(connection),
-            Signal::Challenge { connection } => {
-                if let Some(local) = self.locals.get(&connection) {
-                    local.connection.challenged.store(true, Ordering::Relaxed);
-                    local.connection.send_raw(websocket::ping(b"there?"));
-                }
-            }
+            Signal::Challenge { connection } => self.challenged(connection),
             Signal::Alive { connection } => {
                 let (answered, waiting) = std::mem::take(&mut self.challenges)
                     .into_iter()
@@ -179,7 +183,27 @@ impl Actor {
         if self.challenges.len() < CHALLENGES_MAX {
             self.challenges.push((connection, reply));
             self.signal_others(Signal::Challenge { connection });
+        } else {
+            // Whoever opens so many doors at once pushes nobody out: the holder counts as alive.
+            let _ = reply.send(());
         }
+    }
+
+    /// Somebody wants to know whether this connection is alive.
+    pub fn challenged(&mut self, connection: ConnectionId) {
+        match self.locals.get(&connection) {
+            Some(local) => {
+                local.connection.challenged.store(true, Ordering::Relaxed);
+                local.connection.send_raw(websocket::ping(b"there?"));
+            }
+            // Perhaps it is still on its way in.
+            None => self.shared.coming.challenged(connection),
+        }
+    }
+
+    /// It is gone: who waits for its sign of life need not.
+    pub fn drop_challenges(&mut self, connection: ConnectionId) {
+        self.challenges.retain(|(asked, _)| *asked != connection);
     }
 
     pub fn signal_others(&mut self, signal: Signal) {

@@ -1,5 +1,6 @@
 //! A room's task taken step by step: what only the order of its steps can break, without anybody's clock.
 
+mod arrivals;
 mod copies;
 mod overtaken;
 mod people;
@@ -22,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::actor::{Actor, Command, Done, Enter, PeopleWrite, Submission};
+use super::coming::OnTheWay;
 use super::connection::{Connection, Speaks};
 use super::json::incoming::{self, Request};
 use super::json::outgoing::ErrorFrame;
@@ -102,20 +104,12 @@ impl Stage {
         }
     }
 
-    async fn enters(&mut self, name: &str) -> Somebody {
-        self.enters_as(name, ClientId::generate(), UserId::generate())
-            .await
-    }
-
-    async fn enters_as(&mut self, name: &str, client_id: ClientId, user_id: UserId) -> Somebody {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let member = Member {
-            client_id,
+    fn member(&self, name: &str) -> Member {
+        Member {
+            client_id: ClientId::generate(),
             connection: ConnectionId::generate(),
             pod: self.rooms.pod,
-            user_id,
+            user_id: UserId::generate(),
             name: name.to_owned(),
             color: "#112233".to_owned(),
             avatar_url: None,
@@ -127,9 +121,16 @@ impl Stage {
             selection: None,
             viewing: None,
             name_is_exclusive: false,
-        };
+        }
+    }
+
+    /// On the way in, and in presence already.
+    async fn comes(&self, member: Member, replaces: Option<ConnectionId>) -> (Enter, Somebody) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let presence = self.rooms.backends.presence.clone();
-        let entered = presence.enter(&self.room.id, &member, None).await;
+        let entered = presence.enter(&self.room.id, &member, replaces).await;
         entered.unwrap();
         let transport = Transport::Own(accepted.unwrap().0);
         let (id, client_id) = (member.connection, member.client_id.clone());
@@ -141,22 +142,42 @@ impl Stage {
             transport,
             Utc::now().timestamp_millis(),
         );
-        let room = self.room.clone();
-        self.enter(Enter {
+        let enter = Enter {
             connection: connection.clone(),
             principal: Principal::anonymous(member.user_id),
             member,
-            room,
+            room: self.room.clone(),
             resume: None,
-        });
+            replaces,
+            on_the_way: OnTheWay::new(self.shared.clone(), id),
+        };
+        let peer = peer.unwrap();
+        (enter, Somebody { connection, peer })
+    }
+
+    async fn enters(&mut self, name: &str) -> Somebody {
+        self.enters_as(name, ClientId::generate(), UserId::generate())
+            .await
+    }
+
+    async fn enters_as(&mut self, name: &str, client_id: ClientId, user_id: UserId) -> Somebody {
+        let member = Member {
+            client_id,
+            user_id,
+            ..self.member(name)
+        };
+        let (enter, somebody) = self.comes(member, None).await;
+        self.lets_in(enter);
+        somebody
+    }
+
+    fn lets_in(&mut self, enter: Enter) {
+        let connection = enter.connection.clone();
+        self.enter(enter);
         // From here on it reads the ring, from where that ends.
         drop(connection.take_start());
         let cursor = self.shared.feed.read().ring.end();
         connection.follow(cursor, None, Seq(0));
-        Somebody {
-            connection,
-            peer: peer.unwrap(),
-        }
     }
 
     fn says(&mut self, who: &Somebody, message: &Value) {

@@ -208,7 +208,7 @@ impl Actor {
             );
             self.members
                 .values()
-                .filter(|m| m.pod != pod)
+                .filter(|m| m.pod != pod || !self.has_here(m.connection))
                 .filter(|m| !open.contains(&m.connection) && !back.contains(&m.client_id))
                 .map(|m| (m.client_id.clone(), m.connection))
                 .collect()
@@ -227,16 +227,19 @@ impl Actor {
                 if !ours.any(|ours| ours.connection > member.connection) {
                     self.present(member, None);
                 }
-            } else if member.pod == pod
-                && !self.locals.contains_key(&member.connection)
-                && !self.simulated.contains_key(&member.connection)
-                && !self.rooms.sockets.contains_key(&member.connection)
-            {
+            } else if member.pod == pod && !self.has_here(member.connection) {
                 self.take_out(member);
             }
         }
         self.put_back_ours();
         self.correct(&outdated);
+    }
+
+    /// Is this connection of this pod here, or on its way in (presence knows it before the room does)?
+    fn has_here(&self, connection: ConnectionId) -> bool {
+        self.locals.contains_key(&connection)
+            || self.simulated.contains_key(&connection)
+            || self.shared.coming.contains(connection)
     }
 
     /// People of this pod of whom presence has an older word than ours: its store was rolled back to a moment before they had
@@ -334,9 +337,6 @@ impl Actor {
             }
             Done::Nothing
         };
-        // One that is just being admitted is in presence before its socket is here: give it time.
-        if self.beats.is_multiple_of(2) {
-            self.work.push(leave.boxed());
-        }
+        self.work.push(leave.boxed());
     }
 }

@@ -60,15 +60,24 @@ impl Follower {
 
     /// Any application message keeps its person present, and brings back who was dropped for silence.
     pub async fn spoke(&self) -> Result<(), Gone> {
+        if self.stirs() {
+            self.comes_back().await?;
+        }
+        Ok(())
+    }
+
+    /// Its person is present. True: they had been dropped for silence.
+    pub fn stirs(&self) -> bool {
         let connection = &self.connection;
         let now_ms = Utc::now().timestamp_millis();
         connection.spoke_ms.store(now_ms, Ordering::Relaxed);
-        if connection.dropped.load(Ordering::Relaxed) {
-            let join = Box::default();
-            let connection = connection.id;
-            self.tell(Command::Join { connection, join }).await?;
-        }
-        Ok(())
+        let dropped = &connection.dropped;
+        dropped.load(Ordering::Relaxed) && dropped.swap(false, Ordering::Relaxed)
+    }
+
+    pub async fn comes_back(&self) -> Result<(), Gone> {
+        let (connection, join) = (self.connection.id, Box::default());
+        self.tell(Command::Join { connection, join }).await
     }
 
     /// Sends what the client lacks: always an answer, also an empty one, or it would never be synced.
