@@ -12,6 +12,8 @@ pub fn stories(all: &mut Stories) {
     all.both(a_ref_belongs_to_its_client);
     all.both(resuming_brings_exactly_what_was_missed_own_messages_included);
     all.both(an_open_socket_may_resume_again);
+    all.both(who_shows_only_by_resume_who_they_were_is_that_person);
+    all.both(what_is_said_right_before_a_close_is_heard);
     all.both(a_slow_reader_stalls_nobody_and_catches_up);
     all.both(a_reader_that_was_too_slow_is_told_so_when_it_reads_on);
     all.both(messages_over_the_rate_are_told_when_to_come_again);
@@ -150,6 +152,84 @@ async fn an_open_socket_may_resume_again(story: Story) -> Told {
         .await?;
     let reload = ana.expect("reload").await?;
     ensure!(reload["epoch"] == epoch && reload["seq"] == 5, "{reload}");
+    Ok(())
+}
+
+async fn who_shows_only_by_resume_who_they_were_is_that_person(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let door = cluster.door(Address::Plain, &fresh("room"));
+    let ben = door.enter().await?;
+    let client_id = fresh("ana");
+    let ana = door.clone().client_id(&client_id).enter().await?;
+    ana.join("Ana").await?;
+    let (epoch, before) = ana.position();
+    let id = ana.connected["user"]["user_id"].clone();
+    ben.log(json!({"type": "direct_message", "to": id, "content": "psst"}))
+        .await?;
+    ana.send(said("first", "once")).await?;
+    let first = ana.acknowledged("first").await?;
+    let token = ana.resume_token.clone();
+    ana.close().await?;
+    // As the reference page comes back: with nothing but its client id.
+    let there = door.clone().at(cluster.there().address());
+    let again = there.client_id(&client_id).enter().await?;
+    again.join("Ana again").await?;
+    ensure!(again.connected["user"]["user_id"] != id, "nobody yet");
+    let resume = |token: &str| json!({"type": "resume", "epoch": epoch, "seq": before, "resume_token": token});
+    again.send(resume("nonsense")).await?;
+    let error = again.expect("error").await?;
+    ensure!(error["field"] == "resume_token", "{error}");
+    again.send(resume(&token)).await?;
+    let connected = again.expect("connected").await?;
+    ensure!(connected["user"]["user_id"] == id, "{connected}");
+    again.expect("resumed").await?;
+    let psst = again.expect("direct_message").await?;
+    ensure!(psst["content"] == "psst", "{psst}");
+    again.send(said("first", "once")).await?;
+    ensure!(
+        again.acknowledged("first").await? == first,
+        "the refs are theirs"
+    );
+    ben.expect_where("user_joined", |m| {
+        m["name"] == "Ana again" && m["user"]["user_id"] == id
+    })
+    .await?;
+    // Whoever came with a token stays who they are.
+    let zoe = cluster.rest().guest("Zoe").await?;
+    let zoe = door.person(&zoe).enter().await?;
+    zoe.send(resume(&token)).await?;
+    let connected = zoe.expect("connected").await?;
+    ensure!(connected["user"]["name"] == "Zoe", "{connected}");
+    zoe.expect("resumed").await.map(|_| ())
+}
+
+async fn what_is_said_right_before_a_close_is_heard(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let door = cluster.door(Address::Named, &fresh("board"));
+    let ben = door.enter().await?;
+    for server in [cluster.here(), cluster.there()] {
+        let (name, ana) = (fresh("Ana"), door.clone().at(server.address()));
+        let ana = ana.enter().await?;
+        let stroke = json!({"id": name, "width": 1, "color": "teal", "points": [1, 2], "ts": 1});
+        // A name is asked for everywhere, and what is sent behind it waits.
+        ana.send_all([
+            json!({"type": "join", "name": name}),
+            json!({"type": "draw", "paths": [stroke]}),
+            json!({"type": "chat_message", "content": format!("goodbye of {name}")}),
+        ])
+        .await?;
+        ana.close().await?;
+        ben.expect_where("user_joined", |m| m["name"] == name.as_str())
+            .await?;
+        ben.expect("draw").await?;
+        let goodbye = ben.expect("chat_message").await?;
+        ensure!(
+            goodbye["content"] == format!("goodbye of {name}")
+                && goodbye["user"]["name"] == name.as_str(),
+            "{goodbye}"
+        );
+        ben.expect("user_left").await?;
+    }
     Ok(())
 }
 

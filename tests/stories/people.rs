@@ -118,6 +118,17 @@ async fn a_changed_profile_is_seen_on_every_pod(story: Story) -> Told {
         })
         .await?;
     }
+    // And in rooms, also where a form's empty field comes with the name.
+    let door = cluster.door(Address::Plain, &fresh("room")).person(&ana);
+    let room = door.at(cluster.there().address()).enter().await?;
+    room.send(json!({"type": "join", "name": "Ana", "avatar_url": ""}))
+        .await?;
+    room.expect("users_list").await?;
+    let user = &room.connected["user"];
+    ensure!(
+        user["avatar_url"] == "https://example.com/ana.png",
+        "{user}"
+    );
     let cleared = json!({"avatar_url": null});
     let me = anas.patch("/api/v1/users/me", cleared).await?.expect(200)?;
     ensure!(me["avatar_url"].is_null() && me["name"] == "Ana 4", "{me}");

@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{ADDRESSES, Address, Client, Cluster, Stories, Story, Told, fresh};
+use crate::harness::{ADDRESSES, Address, Client, Cluster, PATIENCE, Stories, Story, Told, fresh};
 
 pub fn stories(all: &mut Stories) {
     all.both(bad_messages_are_told_by_field_and_the_connection_stays);
@@ -12,6 +12,7 @@ pub fn stories(all: &mut Stories) {
     all.both(a_wrong_token_is_401_before_the_upgrade);
     all.both(an_unknown_or_malformed_room_is_refused_before_the_upgrade);
     all.both(twenty_refused_messages_close_4429);
+    all.both(what_only_the_room_refuses_closes_4429_too);
     all.both(a_stranger_origin_is_refused);
     all.both(what_is_no_websocket_is_told_so);
     all.both(limits_within_a_frame_are_errors_not_closes);
@@ -215,6 +216,29 @@ async fn twenty_refused_messages_close_4429(story: Story) -> Told {
             "each is told: {}",
             client.count("error")
         );
+    }
+    Ok(())
+}
+
+async fn what_only_the_room_refuses_closes_4429_too(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    for (address, client) in everywhere(&cluster).await? {
+        let edits = (0..20).map(|n| {
+            let nothing = uuid::Uuid::now_v7();
+            json!({"type": "chat_edit", "message_id": nothing, "content": "x", "ref": n.to_string()})
+        });
+        client.send_all(edits).await?;
+        client
+            .until("each is told", PATIENCE, |frames| {
+                frames.iter().filter(|m| m["code"] == "not_found").count() == 20
+            })
+            .await?;
+        ensure!(!client.is_closed(), "{address:?}: twenty are borne");
+        client.send(json!({"type": "dance"})).await?;
+        client
+            .closed_with(4429)
+            .await
+            .with_context(|| format!("{address:?}"))?;
     }
     Ok(())
 }

@@ -233,7 +233,13 @@ async fn a_host_changes_roles_in_the_room_and_it_counts_on_every_pod(story: Stor
         told["seq"] == seq && told["user_id"] == ben.id && told["role"] == "viewer",
         "{told}"
     );
+    // Without a ref the host hears nothing of it.
+    host.send(set(&ben.id, "editor")).await?;
+    client
+        .expect_where("role_changed", |m| m["role"] == "editor")
+        .await?;
     host.log(set(&ben.id, "host")).await?;
+    host.saw_no("role_changed")?;
     client
         .expect_where("role_changed", |m| m["role"] == "host")
         .await?;

@@ -60,6 +60,17 @@ pub struct Local {
     /// One of its messages is being looked into; those behind it wait, so that their order stays.
     pub busy: bool,
     pub held: VecDeque<Submission>,
+    /// It has gone while it was busy: it leaves when those that wait are through.
+    pub parting: Option<Parting>,
+}
+
+/// How somebody goes whose last messages are still to be carried out.
+#[derive(Debug, Clone, Copy)]
+pub struct Parting {
+    /// Its own principal came again and has its place.
+    pub replaced: bool,
+    /// Beats that it has been waited for.
+    pub beats: u8,
 }
 
 /// A durable message as it waits for its turn.
@@ -256,7 +267,12 @@ impl Actor {
                 connection,
                 epoch,
                 seq,
-            } => self.resume(connection, epoch, seq),
+                shown,
+            } => {
+                if self.is_shown_to_be(connection, shown) {
+                    self.resume(connection, epoch, seq);
+                }
+            }
             Command::Renewed {
                 connection,
                 principal,
@@ -311,7 +327,7 @@ impl Actor {
         }
     }
 
-    fn delivery(&mut self, delivery: Delivery) {
+    pub fn delivery(&mut self, delivery: Delivery) {
         match delivery {
             Delivery::Entries { epoch, entries } if epoch == self.head.epoch => {
                 for entry in entries {
@@ -327,6 +343,8 @@ impl Actor {
             Delivery::Gap => {
                 self.rooms.metrics.gaps.inc();
                 self.look_at_last();
+                // What the log has beyond us is not on its way: it went by unheard.
+                self.head_behind = true;
                 self.verify();
                 self.refresh_people();
                 self.ask_for_awareness();

@@ -113,6 +113,9 @@ impl Rooms {
         } = &newcomer;
         let handle = self.open(room).await?;
         let mut member = self.member_of(&newcomer, *role);
+        if member.avatar_url.is_none() {
+            member.avatar_url = self.own_avatar(principal).await;
+        }
         let on_the_way = OnTheWay::new(handle.shared.clone(), member.connection);
         if newcomer.claims_name
             && let Some(name) = &newcomer.name
@@ -139,6 +142,12 @@ impl Rooms {
             replaces,
             on_the_way,
         })
+    }
+
+    /// The picture of an account or guest; a store that is away keeps nobody out for it.
+    async fn own_avatar(&self, principal: &Principal) -> Option<String> {
+        let profile = self.profiles.get(principal.row()?).await.ok()??;
+        profile.avatar_url.clone()
     }
 
     fn member_of(&self, newcomer: &Newcomer, role: Role) -> Member {

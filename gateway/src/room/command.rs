@@ -15,7 +15,8 @@ use super::connection::Connection;
 use super::document::DocumentSnapshot;
 use super::json::incoming::{Durable, Ephemeral, Join, Run, StandingChange};
 use super::lost::Replayed;
-use super::yjs::awareness::Entry as Shown;
+use super::returning::Shown;
+use super::yjs::awareness::Entry as Editor;
 use crate::identity::Principal;
 
 /// What connections and the edge ask of a room. Small: a mailbox has places for some even where nobody asks.
@@ -33,6 +34,8 @@ pub enum Command {
         connection: ConnectionId,
         epoch: Epoch,
         seq: Seq,
+        /// Somebody anonymous has shown who they are.
+        shown: Option<Box<Shown>>,
     },
     Renewed {
         connection: ConnectionId,
@@ -78,7 +81,7 @@ pub enum Command {
     /// What an editor shows of itself (binary dialects).
     Awareness {
         connection: ConnectionId,
-        shown: Vec<Shown>,
+        shown: Vec<Editor>,
     },
     /// Asked for what everybody shows.
     QueryAwareness {

@@ -36,7 +36,6 @@ const UNREAD_ANSWERS_MAX: usize = 1024 * 1024;
 pub struct Connection {
     pub id: ConnectionId,
     pub client_id: ClientId,
-    pub user_id: UserId,
     pub dialect: Dialect,
     /// Hocuspocus: the key under which it knows the room, and whether that is another than the room's id.
     key: Option<(Box<str>, bool)>,
@@ -123,14 +122,13 @@ impl Connection {
         Arc::new(Self {
             id,
             client_id,
-            user_id,
             dialect: speaks.dialect(),
             key: match speaks {
                 Speaks::Json | Speaks::Yjs => None,
                 Speaks::Hocuspocus { key, readdressed } => Some((key, readdressed)),
             },
             transport,
-            out: Mutex::new(Outbound::loading()),
+            out: Mutex::new(Outbound::loading(user_id)),
             start: Mutex::new(None),
             wake: Notify::new(),
             challenged: AtomicBool::new(false),
@@ -155,13 +153,27 @@ impl Connection {
         }
     }
 
-    pub fn reader(&self) -> Reader<'_> {
+    fn reader(&self, person: UserId) -> Reader<'_> {
         Reader {
             connection: self.id,
-            person: self.user_id,
+            person,
             dialect: self.dialect,
-            key: self.key.as_ref().filter(|key| key.1).map(|key| &*key.0),
+            key: self.own_key(),
         }
+    }
+
+    /// Hocuspocus: the key of its frames, where that is another than everybody's.
+    pub fn own_key(&self) -> Option<&str> {
+        self.key.as_ref().filter(|key| key.1).map(|key| &*key.0)
+    }
+
+    pub fn person(&self) -> UserId {
+        self.out.lock().person
+    }
+
+    /// It has shown to be this person's.
+    pub fn is_of(&self, person: UserId) {
+        self.out.lock().person = person;
     }
 
     /// A message of y-websocket's as a frame in this connection's dialect.
@@ -200,7 +212,8 @@ impl Connection {
     pub fn begin_in_turn(&self, start: Start, feed: &Feed) -> bool {
         {
             let mut out = self.out.lock();
-            if out.phase != Phase::Live || !out.pull(feed, &self.reader(), usize::MAX) {
+            let reader = self.reader(out.person);
+            if out.phase != Phase::Live || !out.pull(feed, &reader, usize::MAX) {
                 return false;
             }
         }
@@ -231,6 +244,13 @@ impl Connection {
         }
     }
 
+    /// What only the ring would have told it, where it is to go on at `to` without having read so far.
+    pub fn passes_over(&self, feed: &Feed, to: u64) -> Vec<Bytes> {
+        let out = self.out.lock();
+        feed.ring
+            .passed_over(&self.reader(out.person), out.cursor, to)
+    }
+
     /// The entries up to here were replayed.
     pub fn replayed(&self, delivered: Seq) {
         self.out.lock().delivered = delivered;
@@ -243,15 +263,29 @@ impl Connection {
         }
     }
 
-    /// Tells the client that what it wanted to be logged was not.
+    /// Tells the client that something it said is not taken. What it may say again later is a mistake in pace, not in kind,
+    /// and does not count. (Nor does an editor's typing: stock providers know no reason not to come back.)
     pub fn refuse(&self, error: &ErrorFrame) {
         match self.dialect {
-            Dialect::Json => self.send(error.bytes()),
+            Dialect::Json => {
+                self.send(error.bytes());
+                if error.retry_in_ms.is_none() {
+                    self.count_refusal();
+                }
+            }
             // These clients do not send an edit again, except by coming back and comparing: at another time it can be taken.
             Dialect::Yjs | Dialect::Hocuspocus if error.retry_in_ms.is_some() => {
                 self.close(1013, &error.message);
             }
             Dialect::Yjs | Dialect::Hocuspocus => self.not_applied(&error.message),
+        }
+    }
+
+    /// One more of its messages was refused: after too many in too short a time it is closed.
+    pub fn count_refusal(&self) {
+        let too_many = self.out.lock().refusals.add();
+        if too_many {
+            self.close(4429, "too many refused messages");
         }
     }
 
@@ -281,10 +315,8 @@ impl Connection {
         }
         {
             let mut out = self.out.lock();
-            if out.phase == Phase::Live
-                && !out.blocked
-                && !out.pull(feed, &self.reader(), usize::MAX)
-            {
+            let reader = self.reader(out.person);
+            if out.phase == Phase::Live && !out.blocked && !out.pull(feed, &reader, usize::MAX) {
                 out.phase = Phase::Behind;
                 out.block();
                 self.wake.notify_one();
@@ -363,7 +395,7 @@ impl Connection {
         let in_step = out.cursor == tick.from
             && out.latest_seen == tick.latest_from
             && out.unsent.is_empty()
-            && self.reader().key.is_none()
+            && self.own_key().is_none()
             && !tick.origins.contains(&self.id);
         let joined = tick.joined[self.dialect as usize].as_ref();
         if let (true, Some(joined)) = (in_step, joined) {
@@ -382,12 +414,15 @@ impl Connection {
                 return Written::All;
             }
             out.owe(joined.slice(written..));
-        } else if !out.pull(feed, &self.reader(), usize::MAX) {
-            out.phase = Phase::Behind;
-            out.block();
-            drop(out);
-            self.wake.notify_one();
-            return Written::Blocked;
+        } else {
+            let reader = self.reader(out.person);
+            if !out.pull(feed, &reader, usize::MAX) {
+                out.phase = Phase::Behind;
+                out.block();
+                drop(out);
+                self.wake.notify_one();
+                return Written::Blocked;
+            }
         }
         if out.unsent.is_empty() {
             return Written::Nothing;
@@ -407,8 +442,8 @@ impl Connection {
         let mut out = self.out.lock();
         loop {
             if out.unsent.is_empty() && out.phase == Phase::Live {
-                let feed = feed.read();
-                if !out.pull(&feed, &self.reader(), DRAIN_BYTES) {
+                let (feed, reader) = (feed.read(), self.reader(out.person));
+                if !out.pull(&feed, &reader, DRAIN_BYTES) {
                     out.phase = Phase::Behind;
                 }
             }

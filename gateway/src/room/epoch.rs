@@ -61,6 +61,7 @@ impl Actor {
     pub fn keep_house(&mut self, _now: Instant) {
         self.beats += 1;
         self.look_after_sockets();
+        self.part_with_those_who_waited();
         self.look_after_editors();
         self.write_changed();
         self.look_after_document();

@@ -84,6 +84,7 @@ impl Follower {
             return Ok(());
         }
         self.connection.push(start.last);
+        self.pass_over_up_to(start.cursor);
         self.connection
             .follow(start.cursor, Some(start.latest_seen), start.delivered);
         Ok(())
@@ -101,6 +102,7 @@ impl Follower {
                 // What was not in the log (who came and went) was missed: the room tells it whole.
                 let connection = self.connection.id;
                 self.tell(Command::Users { connection }).await?;
+                self.pass_over_up_to(cursor);
                 self.connection.follow(cursor, None, delivered);
                 return Ok(());
             }
@@ -109,6 +111,15 @@ impl Follower {
                 return Ok(());
             }
         }
+    }
+
+    /// What it alone was told in between, and the log does not tell again, comes now.
+    fn pass_over_up_to(&self, cursor: u64) {
+        let frames = {
+            let feed = self.handle.shared.feed.read();
+            self.connection.passes_over(&feed, cursor)
+        };
+        self.connection.push(frames);
     }
 
     /// Entries after `after` up to `to`, from log or archive, page by page. `own`: also those this very socket wrote, as
@@ -185,7 +196,7 @@ impl Follower {
     }
 
     fn shown(&self, entry: &Entry, past: &Past, own: bool) -> Option<Bytes> {
-        if !entry.visible_to(self.connection.user_id) {
+        if !entry.visible_to(self.connection.person()) {
             return None;
         }
         let is_own = entry.record.author.connection == Some(self.connection.id);

@@ -194,7 +194,7 @@ fn parts(batch: DrawBatch) -> Vec<DrawBatch> {
 
 #[cfg(test)]
 mod tests {
-    use atelier_shared::domain::board::Erase;
+    use atelier_shared::domain::board::{Erase, Stroke};
 
     use super::*;
 
@@ -216,6 +216,29 @@ mod tests {
             let at = (Seq(1), 1);
             let frame = outgoing::draw(&[(at.0, at.1, part)], at, &by, &Board::default());
             assert!(frame.len() < 1 << 20);
+        }
+    }
+
+    #[test]
+    fn numbers_of_many_digits_count_as_long_as_they_are() {
+        let path = |n: usize| {
+            std::sync::Arc::new(Stroke {
+                id: format!("{n:064}"),
+                width: 1.0,
+                color: "#112233".into(),
+                points: vec![-0.123_456_789_012_345_68; 100],
+                ts: 1,
+            })
+        };
+        let batch = DrawBatch {
+            paths: (0..600).map(path).collect(),
+            ..DrawBatch::default()
+        };
+        let by: ClientId = "c".parse().unwrap();
+        for part in &parts(batch) {
+            let at = (Seq(1), 1);
+            let frame = outgoing::draw(&[(at.0, at.1, part)], at, &by, &Board::default());
+            assert!(frame.len() < 1 << 20, "{}", frame.len());
         }
     }
 

@@ -19,6 +19,8 @@ use super::json::outgoing::ErrorFrame;
 
 /// Messages known without asking; each may hold 16 KiB.
 const KNOWN_MAX: usize = 512;
+/// What is said about one message while it is being looked up.
+const SAID_MAX: usize = 256;
 
 /// Messages of late, folded as the log is.
 #[derive(Debug, Default)]
@@ -26,8 +28,18 @@ pub struct Known {
     by_id: HashMap<MessageId, Message>,
     /// In the order they became known.
     order: VecDeque<MessageId>,
+    /// Those that are being looked up.
+    awaited: HashMap<MessageId, Awaited>,
     /// When those who reacted were last looked up, as [`crate::identity::Profiles::unheard`] counts; 0: not yet.
     pub looked: Arc<AtomicU64>,
+}
+
+/// A message that is being looked up: what is read of it may be older than what is applied here by the time it comes.
+#[derive(Debug, Default)]
+struct Awaited {
+    looks: usize,
+    /// What was said about it since the first of them began; [`SAID_MAX`]: perhaps not all.
+    said: Vec<Entry>,
 }
 
 impl Known {
@@ -57,17 +69,55 @@ impl Known {
     pub fn apply(&mut self, entry: &Entry) {
         if let Some(message) = Message::new(entry) {
             self.insert(message);
-        } else if let Some(id) = entry.record.body.target()
-            && let Some(message) = self.by_id.get_mut(&id)
-        {
-            message.apply(entry);
+        } else if let Some(id) = entry.record.body.target() {
+            if let Some(message) = self.by_id.get_mut(&id) {
+                message.apply(entry);
+            }
+            if let Some(awaited) = self.awaited.get_mut(&id)
+                && awaited.said.len() < SAID_MAX
+            {
+                awaited.said.push(entry.clone());
+            }
         }
+    }
+
+    /// A message is being looked up.
+    pub fn look(&mut self, id: MessageId) {
+        self.awaited.entry(id).or_default().looks += 1;
+    }
+
+    /// What a look-up in this log found, or `None`; as the message is now.
+    pub fn looked(&mut self, id: MessageId, found: Option<Box<Message>>) -> Option<Box<Message>> {
+        let Some(awaited) = self.awaited.get_mut(&id) else {
+            return found;
+        };
+        awaited.looks -= 1;
+        let found = found.map(|mut message| {
+            awaited.said.iter().for_each(|entry| message.apply(entry));
+            message
+        });
+        let all_said = awaited.said.len() < SAID_MAX;
+        if awaited.looks == 0 {
+            self.awaited.remove(&id);
+        }
+        if let Some(known) = self.by_id.get(&id)
+            && found
+                .as_ref()
+                .is_none_or(|found| found.changed < known.changed)
+        {
+            return Some(Box::new(known.clone()));
+        }
+        if let Some(message) = found.as_deref().filter(|_| all_said) {
+            self.insert(message.clone());
+        }
+        found
     }
 
     /// The log is another one now.
     pub fn forget(&mut self) {
         self.by_id.clear();
         self.order.clear();
+        self.awaited.clear();
         self.looked.store(0, Ordering::Relaxed);
     }
 }
@@ -133,12 +183,4 @@ pub fn settle(
     }
     durable.audience.clone_from(&found.record.audience);
     Ok(())
-}
-
-impl Extend<Box<Message>> for Known {
-    fn extend<T: IntoIterator<Item = Box<Message>>>(&mut self, messages: T) {
-        for message in messages {
-            self.insert(*message);
-        }
-    }
 }

@@ -34,6 +34,7 @@ mod past;
 mod pending;
 mod people;
 mod registry;
+mod returning;
 mod ring;
 mod roles;
 mod run;

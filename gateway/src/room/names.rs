@@ -118,6 +118,17 @@ impl Actor {
         }
     }
 
+    /// Goes by the same name as another person: what the one had claimed is the other's.
+    pub fn renamed_to_another(&self, before: Member, id: ConnectionId) {
+        let rooms = self.rooms.clone();
+        self.rooms
+            .tasks
+            .spawn(async move { rooms.release_name(&before).await });
+        if let Some(local) = self.locals.get(&id) {
+            self.hold_name_of(local);
+        }
+    }
+
     /// Where a name is one person's at a time: somebody else who bears it.
     pub fn bearer(&self, id: ConnectionId, name: &str) -> Option<Member> {
         let local = self.locals.get(&id)?;
@@ -224,7 +235,9 @@ impl Actor {
                 }
             }
             Asked::Everywhere { name, person } => {
-                if self.locals.contains_key(&connection) {
+                let local = self.locals.get(&connection);
+                let is_here = local.is_some_and(|local| local.parting.is_none_or(|p| !p.replaced));
+                if is_here {
                     if !kept {
                         self.joins(connection, join);
                     }

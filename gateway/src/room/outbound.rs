@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use atelier_shared::domain::ids::Seq;
+use atelier_shared::domain::ids::{Seq, UserId};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use super::dialect::Reader;
+use super::pace::Refusals;
 use super::ring::{Feed, Frame};
 use super::shared_socket::SharedSocket;
 use super::writing::{Written, write_from};
@@ -42,6 +43,10 @@ pub struct Outbound {
     pub delivered: Seq,
     /// When the socket last took something, milliseconds since 1970; 0 while nothing waits.
     pub stuck_since_ms: i64,
+    /// Whose connection it is.
+    pub person: UserId,
+    /// What it said that could not be taken.
+    pub refusals: Refusals,
 }
 
 /// Where a connection's bytes go.
@@ -53,17 +58,20 @@ pub enum Transport {
 
 impl Outbound {
     /// Of a connection whose first frames are still to be put together.
-    pub fn loading() -> Self {
+    pub fn loading(person: UserId) -> Self {
         Self {
             unsent: VecDeque::new(),
             unsent_bytes: 0,
             owed_bytes: 0,
             phase: Phase::Loading,
             blocked: true,
-            cursor: 0,
+            // Nowhere yet.
+            cursor: u64::MAX,
             latest_seen: 0,
             delivered: Seq(0),
             stuck_since_ms: 0,
+            person,
+            refusals: Refusals::default(),
         }
     }
 

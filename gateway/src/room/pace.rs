@@ -1,5 +1,6 @@
 //! How fast a client may speak, and how often it may be refused.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,7 +8,7 @@ use tokio::time::Instant;
 use crate::config::GatewayConfig;
 
 /// Refused messages in `REFUSAL_WINDOW` before the connection is closed 4429.
-const REFUSALS_MAX: u32 = 20;
+const REFUSALS_MAX: usize = 20;
 const REFUSAL_WINDOW: Duration = Duration::from_secs(10);
 
 /// Messages of one connection, by a token bucket: `MESSAGE_RATE` a second, `MESSAGE_BURST` at once.
@@ -47,31 +48,41 @@ impl Rate {
     }
 }
 
-/// Refusals of the present window.
-#[derive(Debug)]
-pub struct Refusals {
-    count: u32,
-    since: Instant,
-}
-
-impl Default for Refusals {
-    fn default() -> Self {
-        Self {
-            count: 0,
-            since: Instant::now(),
-        }
-    }
-}
+/// When messages were refused, the last of them. Whoever was never refused anything pays a pointer for it.
+#[derive(Debug, Default)]
+pub struct Refusals(Option<Box<VecDeque<Instant>>>);
 
 impl Refusals {
     /// One more; true: too many.
     pub fn add(&mut self) -> bool {
-        let now = Instant::now();
-        if now >= self.since + REFUSAL_WINDOW {
-            self.count = 0;
-            self.since = now;
+        self.add_at(Instant::now())
+    }
+
+    fn add_at(&mut self, now: Instant) -> bool {
+        let at = self.0.get_or_insert_default();
+        at.push_back(now);
+        if at.len() <= REFUSALS_MAX {
+            return false;
         }
-        self.count += 1;
-        self.count > REFUSALS_MAX
+        let first = at.pop_front();
+        first.is_some_and(|first| now < first + REFUSAL_WINDOW)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_over_any_ten_seconds() {
+        let mut refusals = Refusals::default();
+        let start = Instant::now();
+        let mut at = |ms| refusals.add_at(start + Duration::from_millis(ms));
+        assert!(!at(0), "whatever this one begins does not end with it");
+        assert!((0..19).all(|_| !at(9_900)), "twenty are borne");
+        assert!(!at(10_000), "the first is long ago by now");
+        assert!(at(10_001), "and these are twenty-one");
+        assert!((0..20).all(|n| !at(30_000 + n * 500)));
+        assert!(!at(40_000), "as slow as this for ever");
     }
 }

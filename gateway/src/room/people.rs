@@ -10,7 +10,7 @@ use atelier_shared::domain::room::Room;
 use atelier_shared::domain::signal::Signal;
 use futures::FutureExt;
 
-use super::actor::{Actor, AheadOfUs, Done, Enter, Local};
+use super::actor::{Actor, AheadOfUs, Done, Enter, Local, Parting};
 use super::connection::{Connection, Start};
 use super::dialect::Dialect;
 use super::json::faces::{self, Connected, Users};
@@ -25,6 +25,8 @@ const LEAVE_AGAIN: Duration = Duration::from_millis(500);
 const LEAVE_AGAIN_MAX: Duration = Duration::from_secs(15);
 /// To the earlier of two connections of one client.
 const REPLACED: &str = "replaced by a newer connection of the same client";
+/// Beats that somebody who has gone stays for what they said last.
+const PARTING_BEATS: u8 = 2;
 
 impl Actor {
     pub fn enter(&mut self, enter: Enter) {
@@ -79,6 +81,7 @@ impl Actor {
             pinged_ms: 0,
             busy: false,
             held: std::collections::VecDeque::new(),
+            parting: None,
             seen: Default::default(),
         });
         self.hold_name_of(&local);
@@ -257,7 +260,49 @@ impl Actor {
         outgoing::reload(reason, self.head.epoch, self.applied, self.head.archived)
     }
 
+    /// Its socket is over. What it had said before counts: while that is being looked into, it stays.
     pub fn leave(&mut self, id: ConnectionId) {
+        if !self.parts_later(id, false) {
+            self.leave_now(id);
+        }
+    }
+
+    fn parts_later(&mut self, id: ConnectionId, replaced: bool) -> bool {
+        let Some(local) = self.locals.get_mut(&id).filter(|local| local.busy) else {
+            return false;
+        };
+        let parting = Parting { replaced, beats: 0 };
+        local.parting.get_or_insert(parting).replaced |= replaced;
+        true
+    }
+
+    /// Those of its messages that waited are through, or can't be waited for any longer.
+    pub fn part(&mut self, id: ConnectionId, parting: Parting) {
+        if !parting.replaced {
+            return self.leave_now(id);
+        }
+        if self.forget_local(id).is_some() {
+            self.awareness_of_gone(id);
+        }
+    }
+
+    /// A store that is away keeps nobody here who has gone.
+    pub fn part_with_those_who_waited(&mut self) {
+        let mut overdue = Vec::new();
+        for (id, local) in &mut self.locals {
+            if let Some(parting) = &mut local.parting {
+                parting.beats += 1;
+                if parting.beats > PARTING_BEATS {
+                    overdue.push((*id, *parting));
+                }
+            }
+        }
+        for (id, parting) in overdue {
+            self.part(id, parting);
+        }
+    }
+
+    fn leave_now(&mut self, id: ConnectionId) {
         let Some(local) = self.forget_local(id) else {
             return;
         };
@@ -288,13 +333,17 @@ impl Actor {
     /// Its own principal came again: the old socket goes, the person stays.
     pub fn replaced(&mut self, id: ConnectionId) {
         self.drop_challenges(id);
-        match self.forget_local(id) {
-            Some(local) => {
-                local.connection.close(4409, REPLACED);
-                self.awareness_of_gone(id);
-            }
+        let Some(local) = self.locals.get(&id) else {
             // Perhaps it is still on its way in.
-            None => self.shared.coming.replaced(id),
+            return self.shared.coming.replaced(id);
+        };
+        local.connection.close(4409, REPLACED);
+        if !self.parts_later(id, true) {
+            let replaced = Parting {
+                replaced: true,
+                beats: 0,
+            };
+            self.part(id, replaced);
         }
     }
 
@@ -455,7 +504,7 @@ impl Actor {
 
 /// They may have been sent out between their look at the door and here; their role alone does not say so in an open room.
 async fn close_if_sent_out(rooms: Rooms, room: RoomId, newcomer: Arc<Connection>) -> Done {
-    match sent_out::is_sent_out(&rooms.backends, &room, newcomer.user_id).await {
+    match sent_out::is_sent_out(&rooms.backends, &room, newcomer.person()).await {
         Ok(true) => newcomer.close(4403, "a host sent you out"),
         Ok(false) => {}
         Err(error) => tracing::debug!(%room, %error, "who was just sent out may stay"),

@@ -87,6 +87,14 @@ impl Frame {
         }
     }
 
+    /// Short, for its origin alone, and nothing that a replay of the log brings: an ack of what was logged before.
+    fn is_of_the_ring_alone(&self) -> bool {
+        let short = |bytes: &Bytes| bytes.len() <= KEPT_BYTES_MAX;
+        matches!(self.audience, Audience::Origin)
+            && self.seq.or(self.part_of).is_none()
+            && self.instead.as_ref().is_some_and(short)
+    }
+
     /// About the bytes that it holds in memory.
     fn size(&self) -> usize {
         let binary = self.binary.as_ref();
@@ -102,12 +110,17 @@ impl Frame {
 const BEATS: usize = 5;
 /// Places for frames that may be spare.
 const MANY_SPARE: usize = 16;
+/// Frames that stay for whoever fell off, as nothing else brings them; beyond it the oldest go. And their bytes, each.
+const KEPT_MAX: usize = 1_024;
+const KEPT_BYTES_MAX: usize = 1_024;
 
 /// Frames by a running index. `start..end` is what is held.
 #[derive(Debug)]
 pub struct Ring {
     frames: VecDeque<Frame>,
     start: u64,
+    /// Of the frames before `start`: those that a replay of the log does not bring, with their places.
+    kept: VecDeque<(u64, Frame)>,
     /// Where the ring ended at the last beats.
     ends: [u64; BEATS],
     bytes: usize,
@@ -123,6 +136,7 @@ impl Ring {
         Self {
             frames: VecDeque::new(),
             start: 0,
+            kept: VecDeque::new(),
             ends: [0; BEATS],
             bytes: 0,
             limit,
@@ -146,7 +160,15 @@ impl Ring {
         self.bytes += frame.size();
         self.frames.push_back(frame);
         while self.bytes > self.limit && self.frames.len() > 1 {
-            self.drop_first();
+            let at = self.start;
+            if let Some(frame) = self.drop_first()
+                && frame.is_of_the_ring_alone()
+            {
+                if self.kept.len() == KEPT_MAX {
+                    self.kept.pop_front();
+                }
+                self.kept.push_back((at, frame));
+            }
         }
     }
 
@@ -155,7 +177,7 @@ impl Ring {
         let old = self.ends[0];
         self.ends.rotate_left(1);
         self.ends[BEATS - 1] = self.end();
-        (old > self.start).then_some(old)
+        (old > self.start || !self.kept.is_empty()).then_some(old)
     }
 
     /// Lets go of the frames before `index`, and of the room that they took.
@@ -163,26 +185,28 @@ impl Ring {
         while self.start < index && !self.frames.is_empty() {
             self.drop_first();
         }
+        while self.kept.pop_front_if(|(at, _)| *at < index).is_some() {}
         if self.frames.capacity() > 4 * self.frames.len().max(MANY_SPARE) {
             self.frames.shrink_to(2 * self.frames.len());
         }
     }
 
-    fn drop_first(&mut self) {
-        if let Some(frame) = self.frames.pop_front() {
-            self.start += 1;
-            self.bytes -= frame.size();
-            // Whoever lacks a part lacks the whole, also where its last frame is still held.
-            if let Some(seq) = frame.seq.or(frame.part_of) {
-                self.before = seq;
-            }
+    fn drop_first(&mut self) -> Option<Frame> {
+        let frame = self.frames.pop_front()?;
+        self.start += 1;
+        self.bytes -= frame.size();
+        // Whoever lacks a part lacks the whole, also where its last frame is still held.
+        if let Some(seq) = frame.seq.or(frame.part_of) {
+            self.before = seq;
         }
+        Some(frame)
     }
 
     /// Starts over at `seq` (a new epoch): indexes go on rising, so cursors stay comparable.
     pub fn reset(&mut self, seq: Seq) {
         self.start = self.end();
         self.frames.clear();
+        self.kept.clear();
         self.bytes = 0;
         self.before = seq;
         self.last = seq;
@@ -192,6 +216,20 @@ impl Ring {
     pub fn from(&self, index: u64) -> Option<impl Iterator<Item = &Frame>> {
         let skip = usize::try_from(index.checked_sub(self.start)?).ok()?;
         Some(self.frames.iter().skip(skip))
+    }
+
+    /// What this reader goes past, and no replay brings it, if it goes on at `to` instead of at `from`.
+    pub fn passed_over(&self, reader: &Reader<'_>, from: u64, to: u64) -> Vec<Bytes> {
+        let first = from.clamp(self.start, self.end());
+        let skip = usize::try_from(first - self.start).unwrap_or(usize::MAX);
+        let held = (first..).zip(self.frames.iter().skip(skip));
+        let kept = self.kept.iter().map(|(at, frame)| (*at, frame));
+        kept.filter(|(at, _)| *at >= from)
+            .chain(held)
+            .take_while(|(at, _)| *at < to)
+            .filter(|(_, frame)| frame.is_of_the_ring_alone())
+            .filter_map(|(_, frame)| frame.for_reader(reader, false))
+            .collect()
     }
 
     /// Where a reader that has all entries up to `seq` goes on; `None` if it has fallen off.
@@ -346,6 +384,37 @@ mod tests {
         assert_eq!(ring.position_after(Seq(8)), Some(3));
         assert_eq!(ring.position_after(Seq(10)), Some(5));
         assert_eq!(ring.from(3).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_only_the_ring_tells_somebody_is_kept_for_who_fell_off() {
+        let (ana, person) = (ConnectionId::generate(), UserId::generate());
+        let reader = |connection| Reader {
+            connection,
+            person,
+            dialect: Dialect::Json,
+            key: None,
+        };
+        let ack = |text: &'static str| Frame::to_origin(Bytes::from_static(text.as_bytes()), ana);
+        let mut ring = Ring::new(100 + 2 * size_of::<Frame>(), Seq(0));
+        ring.push(ack("had"));
+        ring.push(ack("first"));
+        ring.push(entry(1, 90));
+        ring.push(entry(2, 90));
+        ring.push(ack("second"));
+        ring.push(entry(3, 40));
+        assert!(ring.from(1).is_none(), "it fell off");
+        let to = ring.position_after(Seq(2)).unwrap();
+        assert_eq!(ring.passed_over(&reader(ana), 1, to), ["first", "second"]);
+        let ben = ConnectionId::generate();
+        assert!(ring.passed_over(&reader(ben), 0, to).is_empty());
+        ring.let_go(2);
+        assert_eq!(ring.passed_over(&reader(ana), 0, to), ["second"]);
+        assert!(ring.kept.is_empty(), "everybody has had it");
+        for _ in 0..2 * KEPT_MAX {
+            ring.push(ack("many"));
+        }
+        assert_eq!(ring.kept.len(), KEPT_MAX);
     }
 
     #[test]

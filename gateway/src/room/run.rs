@@ -109,10 +109,6 @@ impl Actor {
         ) {
             return;
         }
-        let reference = entry.record.reference.as_ref();
-        if reference.is_some_and(Ref::is_of_server) {
-            return;
-        }
         let (Some(ack), by) = (outgoing::ack_of(entry), &entry.record.author) else {
             return;
         };

@@ -21,13 +21,15 @@ use super::actor::Command;
 use super::connection::{Connection, Start};
 use super::dialect::Dialect;
 use super::follower::{Follower, Gone};
-use super::json::incoming::{self, Request};
+use super::json::incoming::{self, Request, Resume};
 use super::json::outgoing::{self, ErrorFrame};
 use super::outbound::Phase;
-use super::pace::{Rate, Refusals};
+use super::pace::Rate;
 use super::registry::{Handle, Rooms};
+use super::submit::away;
 use super::websocket::{Message, Reader, Violation};
 use super::yjs::{Heard, message};
+use crate::identity::AuthenticationError;
 
 /// What one read takes at most; one buffer for each thread, not for each connection.
 const READ_BYTES: usize = 64 * 1024;
@@ -62,7 +64,6 @@ pub struct Session {
     /// The room goes on without it already.
     left: bool,
     rate: Rate,
-    refusals: Refusals,
 }
 
 /// What a connection's task goes on for.
@@ -117,7 +118,6 @@ impl Session {
             peer_closed: false,
             violated: false,
             left: false,
-            refusals: Refusals::default(),
         }
     }
 
@@ -327,14 +327,7 @@ impl Session {
                 let join = Box::new(join);
                 self.tell(Command::Join { connection, join }).await
             }
-            Request::Resume { epoch, seq } => {
-                let resume = Command::Resume {
-                    connection,
-                    epoch,
-                    seq,
-                };
-                self.tell(resume).await
-            }
+            Request::Resume(resume) => Box::pin(self.resume(resume)).await,
             Request::SyncRequest => Box::pin(self.sync()).await,
             Request::Ephemeral(value) => {
                 let value = Box::new(value);
@@ -363,7 +356,7 @@ impl Session {
                     self.refuse(&error.reference(message.reference));
                     return Ok(());
                 }
-                let (room, person) = (self.handle.shared.id.clone(), self.connection.user_id);
+                let (room, person) = (self.handle.shared.id.clone(), self.connection.person());
                 // Boxed: rare, where the task's size is paid by every idle connection.
                 let attached = Box::pin(self.rooms.attach(&room, person, &mut message.body)).await;
                 if let Err(error) = attached {
@@ -409,30 +402,53 @@ impl Session {
         true
     }
 
-    fn refuse(&mut self, error: &ErrorFrame) {
+    fn refuse(&self, error: &ErrorFrame) {
         self.event("error", error.code);
         self.connection.send(error.bytes());
-        self.count_refusal();
+        if error.retry_in_ms.is_none() {
+            self.count_refusal();
+        }
     }
 
-    fn count_refusal(&mut self) {
+    fn count_refusal(&self) {
         self.rooms.metrics.messages_refused.inc();
         self.rooms.metrics.traffic.error();
-        if self.refusals.add() {
-            self.connection.close(4429, "too many refused messages");
-        }
+        self.connection.count_refusal();
+    }
+
+    /// What it missed, and first who it is, if it shows that only now.
+    async fn resume(&self, resume: Resume) -> Result<(), Gone> {
+        let token = resume.resume_token.as_deref();
+        let shown = match self.who_is_shown(token).await {
+            Ok(shown) => shown,
+            Err(error) => {
+                self.refuse(&error);
+                return Ok(());
+            }
+        };
+        self.tell(Command::Resume {
+            connection: self.connection.id,
+            epoch: resume.epoch,
+            seq: resume.seq,
+            shown,
+        })
+        .await
     }
 
     /// A new token for the same person.
     async fn renew(&mut self, token: &str) -> Result<(), Gone> {
         let principal = match self.rooms.identity.authenticate(token).await {
             Ok(principal) => principal,
-            Err(error) => {
+            Err(AuthenticationError::Port(error)) => {
+                self.refuse(&away(&error));
+                return Ok(());
+            }
+            Err(AuthenticationError::Token(error)) => {
                 self.refuse(&ErrorFrame::new("token", error.to_string()).field("token"));
                 return Ok(());
             }
         };
-        if principal.user_id != self.connection.user_id {
+        if principal.user_id != self.connection.person() {
             self.refuse(&ErrorFrame::new("token", "this token is somebody else's").field("token"));
             return Ok(());
         }

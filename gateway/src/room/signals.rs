@@ -33,8 +33,7 @@ impl Actor {
         };
         if local.member.role < value.role() {
             let refusal = ErrorFrame::new("forbidden", outgoing::needs(value.role()));
-            local.connection.send(refusal.field("type").bytes());
-            return;
+            return self.tell_error(id, &refusal.field("type"));
         }
         let kind = value.kind();
         let before = local.member.viewing.as_ref().map(|v| v.file.clone());
@@ -223,10 +222,15 @@ impl Actor {
             }
             _ => false,
         };
-        if matches!(signal, Signal::Ephemeral { .. } | Signal::Awareness { .. }) {
+        let is_latest =
+            |signal: &Signal| matches!(signal, Signal::Ephemeral { .. } | Signal::Awareness { .. });
+        if is_latest(&signal) {
             self.signals.retain(|waiting| !overwrites(waiting));
             if self.signals.len() >= SIGNALS_MAX {
-                return;
+                let mut waiting = self.signals.iter();
+                if let Some(oldest) = waiting.position(is_latest) {
+                    self.signals.remove(oldest);
+                }
             }
         }
         self.signals.push_back(signal);

@@ -126,11 +126,7 @@ impl Actor {
         let Some(local) = self.locals.get(&id) else {
             return;
         };
-        let mut by = author(&local.member);
-        if asked.reference.is_none() {
-            // Nothing to acknowledge: the host sees it as everybody does.
-            by.connection = None;
-        }
+        let by = author(&local.member);
         let present = self.is_here(asked.user_id);
         let (rooms, room, head) = (self.rooms.clone(), self.room.id.clone(), self.head);
         self.hold(id);

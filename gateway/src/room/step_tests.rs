@@ -2,7 +2,9 @@
 
 mod arrivals;
 mod copies;
+mod missed;
 mod overtaken;
+mod parting;
 mod people;
 
 use std::sync::Arc;

@@ -194,6 +194,7 @@ impl Actor {
                     return self.settle(id, *message, Ok(Some(Box::new(found))));
                 }
                 self.hold(id);
+                self.known.look(about);
                 let look = async move {
                     let b = &rooms.backends;
                     let ids = [about];
@@ -250,10 +251,14 @@ impl Actor {
 
     pub fn found(&mut self, found: Found) {
         let of_this_log = found.epoch == self.head.epoch;
-        let there = if of_this_log {
-            found.found
-        } else {
-            Err(log_lost())
+        let there = match (found.found, found.message.about) {
+            _ if !of_this_log => Err(log_lost()),
+            (Ok(found), Some(About::Message { id, .. })) => Ok(self.known.looked(id, found)),
+            (Err(error), Some(About::Message { id, .. })) => {
+                self.known.looked(id, None);
+                Err(error)
+            }
+            (found, _) => found,
         };
         self.settle(found.connection, *found.message, there);
         self.submitted(found.connection, None);
@@ -269,11 +274,7 @@ impl Actor {
         let Some(local) = self.locals.get(&id) else {
             return;
         };
-        let settled = found.and_then(|found| {
-            let settled = settle(&mut message, found.as_deref(), &local.member);
-            self.known.extend(found);
-            settled
-        });
+        let settled = found.and_then(|found| settle(&mut message, found.as_deref(), &local.member));
         if let Err(error) = settled {
             return self.refuse(id, message, error);
         }
@@ -312,7 +313,8 @@ impl Actor {
         self.submitted(id, answer);
     }
 
-    /// A submission is through: its answer, if it has one, and then those that waited behind it.
+    /// A submission is through: its answer, if it has one, and then those that waited behind it. Whoever has gone meanwhile
+    /// leaves behind the last of them.
     pub fn submitted(&mut self, id: ConnectionId, answer: Option<Bytes>) {
         if let Some(answer) = answer {
             self.answer(id, answer);
@@ -325,6 +327,10 @@ impl Actor {
             && let Some(next) = local.held.pop_front()
         {
             self.proceed(id, next);
+        }
+        let parting = self.locals.get(&id).filter(|local| !local.busy);
+        if let Some(parting) = parting.and_then(|local| local.parting) {
+            self.part(id, parting);
         }
     }
 

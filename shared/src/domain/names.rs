@@ -95,9 +95,9 @@ pub fn web_url(field: &'static str, text: &str) -> Result<(), Invalid> {
     ))
 }
 
-/// The text of a message: 1–16,384 bytes, not only white space.
+/// The text of a message: 1–16,384 bytes.
 pub fn content(field: &'static str, text: &str) -> Result<(), Invalid> {
-    if text.trim().is_empty() {
+    if text.is_empty() {
         return Err(Invalid::new(field, "must not be empty"));
     }
     if text.len() > CONTENT_MAX_BYTES {

@@ -200,6 +200,7 @@ pub trait RoomLog: Send + Sync {
 
     async fn subscribe(&self, room: &RoomId) -> Result<Subscription>;
 
+    /// Of calls that are begun one after another, without waiting for each other, the signals arrive in that order.
     async fn publish(&self, room: &RoomId, signal: &Signal) -> Result<()>;
 
     /// Raises the role version that appends are fenced by; never lowers it. Nothing happens where no log is loaded.

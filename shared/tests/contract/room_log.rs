@@ -49,6 +49,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
             a_bar_is_refused_as_an_append_is, a_bar_is_over_after_a_day;
         live: a_subscriber_gets_every_entry_in_order, every_subscriber_of_a_room_gets_all,
             rooms_do_not_mix, a_duplicate_is_not_delivered, signals_reach_all_the_publisher_too,
+            signals_that_are_published_together_come_in_order,
             a_slow_subscriber_finds_one_gap_and_repairs_it_by_reading, a_room_is_followed_again_after_it_was_left,
             coming_and_going_loses_nothing_for_those_who_stay;
         epochs: a_seeded_log_starts_where_it_was_told, an_unknown_room_has_no_log,

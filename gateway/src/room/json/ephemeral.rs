@@ -109,12 +109,26 @@ pub fn ephemeral(kind: &str, text: &str) -> Result<Ephemeral, ErrorFrame> {
     }
 }
 
-/// `data` with all keys of one of the shapes.
+/// What is a number wherever it stands beside the keys of a shape.
+const NUMBERS: [&str; 7] = ["line", "column", "start_line", "end_line", "x", "y", "zoom"];
+
+/// `data` with all keys of one of the shapes, each of its type.
 fn data(text: &str, shapes: &[&[&'static str]]) -> Result<Value, ErrorFrame> {
     let m: DataFields<Map<String, Value>> = fields(text)?;
     bounded("data", &m.data)?;
     let fits = |shape: &&[&str]| shape.iter().all(|key| m.data.contains_key(*key));
-    if shapes.iter().any(fits) {
+    if let Some(shape) = shapes.iter().find(|shape| fits(shape)) {
+        for (key, value) in &m.data {
+            let key = key.as_str();
+            // `column` may be left out of what names a file, also by null.
+            let counts = shape.contains(&key) || (key == "column" && !value.is_null());
+            if counts && NUMBERS.contains(&key) && !value.is_number() {
+                return Err(Invalid::new(format!("data.{key}"), "must be a number").into());
+            }
+            if counts && key == "file" && !value.is_string() {
+                return Err(Invalid::new("data.file", "must be a string").into());
+            }
+        }
         return Ok(Value::Object(m.data));
     }
     let wanted: Vec<String> = shapes
@@ -122,4 +136,48 @@ fn data(text: &str, shapes: &[&[&'static str]]) -> Result<Value, ErrorFrame> {
         .map(|s| format!("{{{}}}", s.join(", ")))
         .collect();
     Err(Invalid::new("data", format!("must have {}", wanted.join(" or "))).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_data_has_its_type() {
+        let refused = |kind, data: &str| {
+            let refusal = ephemeral(kind, &format!(r#"{{"data":{data}}}"#));
+            refusal.err().and_then(|error| error.field)
+        };
+        for (kind, data, field) in [
+            ("cursor_update", r#"{"file":5,"line":1}"#, "data.file"),
+            ("cursor_update", r#"{"file":"a","line":"x"}"#, "data.line"),
+            (
+                "cursor_update",
+                r#"{"file":"a","line":1,"column":"x"}"#,
+                "data.column",
+            ),
+            ("cursor_update", r#"{"x":null,"y":1}"#, "data.x"),
+            ("cursor_update", r#"{"x":1,"y":[]}"#, "data.y"),
+            (
+                "viewport_update",
+                r#"{"file":"a","start_line":1,"end_line":{}}"#,
+                "data.end_line",
+            ),
+            (
+                "viewport_update",
+                r#"{"x":1,"y":2,"zoom":true}"#,
+                "data.zoom",
+            ),
+        ] {
+            assert_eq!(refused(kind, data).as_deref(), Some(field), "{data}");
+        }
+        for (kind, data) in [
+            ("cursor_update", r#"{"file":"a","line":1}"#),
+            ("cursor_update", r#"{"file":"a","line":1,"column":null}"#),
+            ("cursor_update", r#"{"x":-1.5,"y":2e3,"tool":["pen"]}"#),
+            ("viewport_update", r#"{"x":1,"y":2,"zoom":0.5}"#),
+        ] {
+            assert_eq!(refused(kind, data), None, "{data}");
+        }
+    }
 }

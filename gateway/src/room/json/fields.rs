@@ -25,6 +25,7 @@ pub struct JoinFields {
 pub struct ResumeFields {
     pub epoch: Epoch,
     pub seq: Seq,
+    pub resume_token: Option<String>,
 }
 
 #[derive(Deserialize)]

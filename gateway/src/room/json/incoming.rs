@@ -57,7 +57,7 @@ const TYPES: [&str; 25] = [
 #[derive(Debug)]
 pub enum Request {
     Join(Join),
-    Resume { epoch: Epoch, seq: Seq },
+    Resume(Resume),
     Ping { timestamp: Option<Value> },
     Auth { token: String },
     SyncRequest,
@@ -72,7 +72,7 @@ impl Request {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Join(_) => "join",
-            Self::Resume { .. } => "resume",
+            Self::Resume(_) => "resume",
             Self::Ping { .. } => "ping",
             Self::Auth { .. } => "auth",
             Self::SyncRequest => "sync_request",
@@ -83,6 +83,15 @@ impl Request {
             Self::Run(_) => "run",
         }
     }
+}
+
+/// From where on it wants what it missed.
+#[derive(Debug)]
+pub struct Resume {
+    pub epoch: Epoch,
+    pub seq: Seq,
+    /// Who it was, where it came without a token.
+    pub resume_token: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -238,10 +247,11 @@ fn body(kind: &str, text: &str, envelope: Envelope, now_ms: i64) -> Result<Reque
         "join" => Ok(Request::Join(join(fields(text)?)?)),
         "resume" => {
             let m: ResumeFields = fields(text)?;
-            Ok(Request::Resume {
+            Ok(Request::Resume(Resume {
                 epoch: m.epoch,
                 seq: m.seq,
-            })
+                resume_token: m.resume_token,
+            }))
         }
         "ping" | "heartbeat" => {
             let m: PingFields = fields(text)?;
@@ -389,7 +399,9 @@ fn message(kind: &str, text: &str, envelope: Envelope) -> Result<Request, ErrorF
     Ok(request)
 }
 
-fn join(m: JoinFields) -> Result<Join, Invalid> {
+fn join(mut m: JoinFields) -> Result<Join, Invalid> {
+    // A form whose field was left empty.
+    m.avatar_url = m.avatar_url.filter(|url| !url.is_empty());
     if let Some(color) = &m.color {
         names::color("color", color)?;
     }
@@ -474,7 +486,7 @@ mod tests {
             pair("invalid", "content")
         );
         assert_eq!(
-            refusal(r#"{"type":"chat_message","content":" "}"#),
+            refusal(r#"{"type":"chat_message","content":""}"#),
             pair("invalid", "content")
         );
         assert_eq!(

@@ -60,9 +60,10 @@ pub fn ack_of_message(reference: &Ref, seq: Seq, id: MessageId) -> Bytes {
     }))
 }
 
-/// The ack that an entry's author is owed, if it has a ref.
+/// The ack that an entry's author is owed, if it has a ref of theirs.
 pub fn ack_of(entry: &Entry) -> Option<Bytes> {
-    let reference = entry.record.reference.as_ref()?;
+    let reference = entry.record.reference.as_ref();
+    let reference = reference.filter(|reference| !reference.is_of_server())?;
     Some(match entry.record.body.message_id() {
         Some(id) => ack_of_message(reference, entry.seq, id),
         None => ack(reference, entry.seq),
@@ -230,7 +231,12 @@ pub struct DrawFrame<'a> {
 
 /// About how many bytes of JSON a batch comes to; never much less.
 pub fn weight(batch: &DrawBatch) -> usize {
-    let path = |path: &Arc<Stroke>| path.id.len() + path.points.len() * 12 + 100;
+    let number = |number: &f64| {
+        let is_short = number.fract() == 0.0 && number.abs() < 1e8;
+        if is_short { 12 } else { 20 }
+    };
+    let path =
+        |path: &Arc<Stroke>| path.id.len() + path.points.iter().map(number).sum::<usize>() + 100;
     let erase = |erase: &Erase| erase.id.len() + 40;
     batch.paths.iter().map(path).sum::<usize>() + batch.erase.iter().map(erase).sum::<usize>()
 }

@@ -46,7 +46,7 @@ async fn what_one_pod_refused_is_not_stored_by_a_copy_on_another() {
     let mut ana = slow.enters("Ana").await;
     let mut quick = slow.elsewhere().await;
     slow.says(&ana, &words("r"));
-    let (client, person) = (ana.connection.client_id.clone(), ana.connection.user_id);
+    let (client, person) = (ana.connection.client_id.clone(), ana.connection.person());
     let mut back = quick.enters_as("Ana", client, person).await;
     quick.refuses(&back, &words("r"));
     quick.appends().await;
@@ -70,7 +70,7 @@ async fn whoever_lost_the_right_meanwhile_is_told_what_was_stored_before() {
     let mut stage = Stage::build().await;
     let mut ana = stage.enters("Ana").await;
     let mut other = stage.elsewhere().await;
-    let (client, person) = (ana.connection.client_id.clone(), ana.connection.user_id);
+    let (client, person) = (ana.connection.client_id.clone(), ana.connection.person());
     let before = other.enters_as("Ana", client, person).await;
     other.logs(&before, &words("stored")).await;
     stage.says(&ana, &words("stored"));
@@ -127,7 +127,7 @@ async fn whoever_sent_again_by_another_connection_hears_of_it_before_what_came_a
     let ana = stage.enters("Ana").await;
     let mut other = stage.elsewhere().await;
     other.logs(&ana, &words("nobody's")).await;
-    let (client, person) = (ana.connection.client_id.clone(), ana.connection.user_id);
+    let (client, person) = (ana.connection.client_id.clone(), ana.connection.person());
     let before = other.enters_as("Ana", client.clone(), person).await;
     other.logs(&before, &words("first")).await;
     let mut back = stage.enters_as("Ana", client, person).await;

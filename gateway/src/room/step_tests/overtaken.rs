@@ -3,6 +3,7 @@
 use atelier_shared::domain::entry::{Body, Entry};
 use atelier_shared::domain::ids::Epoch;
 use atelier_shared::domain::signal::Signal;
+use atelier_shared::ports::{Append, Delivery};
 
 use super::*;
 use crate::room::actor::AheadOfUs;
@@ -214,4 +215,69 @@ async fn who_sends_a_draw_again_that_lost_is_shown_the_board_behind_the_acks() {
         "{told}"
     );
     assert_eq!(told.matches("\"type\":\"board\"").count(), 1);
+}
+
+impl Stage {
+    /// Logged by another pod: what was told of it is on its way, or lost.
+    async fn logged_elsewhere(&self, who: &Somebody, message: &Value) -> Entry {
+        let now_ms = Utc::now().timestamp_millis();
+        let Ok(Request::Durable(message)) = incoming::parse(&message.to_string(), now_ms) else {
+            panic!("it is a durable message");
+        };
+        let record = atelier_shared::domain::entry::Record {
+            ts_ms: now_ms,
+            author: crate::room::submit::author(&self.locals[&who.connection.id].member),
+            reference: message.reference,
+            audience: None,
+            body: message.body,
+        };
+        let append = Append {
+            room: &self.room.id,
+            epoch: self.head.epoch,
+            seen: self.applied,
+            role_version: self.head.role_version,
+            now_ms,
+            records: std::slice::from_ref(&record),
+        };
+        self.rooms.backends.log.append(append).await.unwrap();
+        let seq = self.applied.next();
+        Entry { seq, record }
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_was_looked_up_is_known_as_it_is_and_not_as_it_was_read() {
+    let mut stage = Stage::build().await;
+    let mut ana = stage.enters("Ana").await;
+    stage.logs(&ana, &words("first")).await;
+    let told = ana.reads(&stage).await;
+    let id = told.split("\"id\":\"").last().unwrap();
+    let id = id.split('"').next().unwrap().to_owned();
+    let about = |kind: &str, reference: &str| json!({"type": kind, "message_id": id, "content": "other words", "ref": reference});
+    stage.known.forget();
+    stage.says(&ana, &about("chat_edit", "overtaken"));
+    let found = stage.work.next().await.unwrap();
+    let deletion = about("chat_delete", "theirs");
+    let deletion = stage.logged_elsewhere(&ana, &deletion).await;
+    stage.receive(deletion);
+    stage.finish(found);
+    stage.says(&ana, &about("chat_edit", "late"));
+    stage.start_append(Instant::now());
+    stage.catch_up().await;
+    let told = ana.reads(&stage).await;
+    assert_eq!(told.matches("not_found").count(), 2, "{told}");
+    assert_eq!(stage.applied, Seq(2));
+}
+
+#[tokio::test]
+async fn behind_a_gap_what_the_log_has_beyond_us_is_read_at_once() {
+    let mut stage = Stage::build().await;
+    let ana = stage.enters("Ana").await;
+    stage.logs(&ana, &words("first")).await;
+    stage.logged_elsewhere(&ana, &words("second")).await;
+    stage.delivery(Delivery::Gap);
+    stage.catch_up().await;
+    stage.repair_holes(Instant::now() + crate::room::epoch::HOLE_PATIENCE);
+    stage.catch_up().await;
+    assert_eq!(stage.applied, Seq(2));
 }

@@ -44,7 +44,7 @@ async fn whoever_has_just_left_can_be_written_to() {
     }
     let to = |person: UserId, name: &str| json!({"type": "direct_message", "to": person.to_string(), "content": "psst", "ref": name});
     for (person, name) in [
-        (ben.connection.user_id, "known"),
+        (ben.connection.person(), "known"),
         (UserId::generate(), "not"),
     ] {
         stage.says(&ana, &to(person, name));
@@ -68,7 +68,7 @@ async fn whoever_has_just_left_can_be_written_to() {
         .log
         .read(&stage.room.id, stage.head.epoch, Seq(0), 10);
     let logged = read.await.unwrap().unwrap();
-    assert!(logged.len() == 1 && logged[0].visible_to(ben.connection.user_id));
+    assert!(logged.len() == 1 && logged[0].visible_to(ben.connection.person()));
 }
 
 #[tokio::test]

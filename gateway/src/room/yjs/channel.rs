@@ -14,7 +14,7 @@ use crate::identity::Principal;
 use crate::room::actor::Command;
 use crate::room::follower::{Follower, Gone};
 use crate::room::outbound::Phase;
-use crate::room::pace::{Rate, Refusals};
+use crate::room::pace::Rate;
 use crate::room::registry::Rooms;
 use crate::room::shared_socket::SharedSocket;
 
@@ -62,7 +62,6 @@ impl Channel {
             denied = false;
             let mut guest = Guest {
                 rate: Rate::new(&self.rooms.config),
-                refusals: Refusals::default(),
                 has_token: !token.is_empty(),
                 follower,
             };
@@ -125,7 +124,6 @@ impl Channel {
 struct Guest {
     follower: Follower,
     rate: Rate,
-    refusals: Refusals,
     has_token: bool,
 }
 
@@ -210,10 +208,7 @@ impl Guest {
         if let Heard::Refused(reason) = heard {
             tracing::debug!(%reason, "a message was refused");
             self.follower.rooms.metrics.messages_refused.inc();
-            if self.refusals.add() {
-                let connection = &self.follower.connection;
-                connection.close(4429, "too many refused messages");
-            }
+            self.follower.connection.count_refusal();
         }
         Ok(None)
     }
@@ -240,7 +235,7 @@ impl Guest {
             let Ok(principal) = self.follower.rooms.identity.authenticate(token).await else {
                 return Ok(Heard::Refused("this token does not count".into()));
             };
-            if principal.user_id != connection.user_id {
+            if principal.user_id != connection.person() {
                 connection.close(4403, "this token is somebody else's");
                 return Ok(Heard::Taken);
             }

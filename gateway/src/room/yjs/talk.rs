@@ -181,7 +181,7 @@ impl Connection {
 impl DocumentSnapshot {
     /// All of it as a step 2, in the connection's dialect: encoded once however many ask for it.
     pub async fn whole(&self, connection: &Connection) -> Bytes {
-        let encoded = match (connection.dialect, connection.reader().key) {
+        let encoded = match (connection.dialect, connection.own_key()) {
             (Dialect::Yjs, _) => &self.in_yjs,
             (_, None) => &self.in_hocuspocus,
             // Under a name of its own.

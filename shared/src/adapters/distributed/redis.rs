@@ -1,5 +1,6 @@
 //! Connections to Redis: every timeout and bound that fred leaves off by default is set here.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +118,15 @@ impl Redis {
             )
             .await
             .map_err(|e| port_error("ask Redis what it is", e))
+    }
+
+    /// The connection of the pool that all go by who name the same: what is sent over it together arrives in order.
+    pub fn client_for(&self, name: &str) -> &Client {
+        let clients = self.pool.clients();
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let place = hasher.finish() % (clients.len().max(1) as u64);
+        &clients[usize::try_from(place).unwrap_or(0)]
     }
 
     /// A connection of its own for subscriptions, sharded or not. It speaks RESP3, in which it can be pinged, and so watched, like

@@ -289,8 +289,7 @@ impl RoomLog for RedisRoomLog {
         const DOING: &str = "publish to a room";
         let text = wire::signal_text(signal).map_err(|e| PortError::fatal(DOING, e))?;
         self.redis
-            .pool
-            .next()
+            .client_for(room.as_str())
             .spublish(self.keys(room).channel(), text)
             .await
             .map_err(failed(DOING, room))

@@ -116,6 +116,21 @@ pub async fn signals_reach_all_the_publisher_too(mode: Mode) -> Outcome {
     DONE
 }
 
+pub async fn signals_that_are_published_together_come_in_order(mode: Mode) -> Outcome {
+    let (logs, room) = opened(mode).await?;
+    let mut there = logs.there.subscribe(&room).await?;
+    let signals: Vec<Signal> = (0..200).map(signal).collect();
+    let calls = signals.iter().map(|one| logs.here.publish(&room, one));
+    futures::future::try_join_all(calls).await?;
+    for signal in signals {
+        match next(&mut there).await {
+            Delivery::Signal(received) => assert_eq!(*received, signal),
+            other => panic!("{other:?}"),
+        }
+    }
+    DONE
+}
+
 pub async fn a_slow_subscriber_finds_one_gap_and_repairs_it_by_reading(mode: Mode) -> Outcome {
     let (logs, room) = opened(mode).await?;
     let mut slow = logs.there.subscribe(&room).await?;
