@@ -223,6 +223,9 @@ impl Actor {
         if kept {
             self.refuse_name(connection);
         }
+        // Replaced meanwhile by the same client's newer connection, it joins no more.
+        let local = self.locals.get(&connection);
+        let is_here = local.is_some_and(|local| local.parting.is_none_or(|p| !p.replaced));
         match asked {
             Asked::Bearer(_) if kept => {}
             Asked::Bearer(bearer) => {
@@ -230,13 +233,11 @@ impl Actor {
                 if holds && let Some(local) = self.locals.get_mut(&connection) {
                     local.busy = false;
                 }
-                if !self.join(connection, join) {
+                if is_here && !self.join(connection, join) {
                     return;
                 }
             }
             Asked::Everywhere { name, person } => {
-                let local = self.locals.get(&connection);
-                let is_here = local.is_some_and(|local| local.parting.is_none_or(|p| !p.replaced));
                 if is_here {
                     if !kept {
                         self.joins(connection, join);

@@ -11,7 +11,7 @@ use atelier_shared::ports::Claim;
 use chrono::Utc;
 use futures::FutureExt;
 
-use super::actor::{Actor, Done, Local, People, PeopleWrite};
+use super::actor::{Actor, Done, People, PeopleWrite};
 use super::json::outgoing;
 use super::registry::LEASE;
 use super::websocket;
@@ -272,12 +272,10 @@ impl Actor {
 
     /// People of this pod who were reported gone by what a store had forgotten are here all the same.
     fn put_back_ours(&mut self) {
-        let missing = |local: &&Box<Local>| {
-            let known = self.members.get(&local.member.client_id);
-            local.member.joined && known.is_none()
-        };
-        let missing = self.locals.values().filter(missing);
-        let missing: Vec<Member> = missing.map(|local| local.member.clone()).collect();
+        let ours = self.locals.values().map(|local| &local.member);
+        let missing =
+            |member: &&Member| member.joined && !self.members.contains_key(&member.client_id);
+        let missing: Vec<Member> = ours.filter(missing).cloned().collect();
         for member in missing {
             self.present(member, None);
         }

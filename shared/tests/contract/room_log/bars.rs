@@ -62,7 +62,7 @@ pub async fn a_barred_ref_is_stored_by_no_older_connection(mode: Mode) -> Outcom
 pub async fn what_is_stored_is_not_barred(mode: Mode) -> Outcome {
     let (logs, room) = opened(mode).await?;
     let [first, again, _] = copies();
-    add(&*logs.here, &room, &[first.clone()]).await?;
+    add(&*logs.here, &room, std::slice::from_ref(&first)).await?;
     let unknown = RefKey {
         reference: "other".parse()?,
         ..key(&again)
