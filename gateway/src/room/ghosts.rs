@@ -3,8 +3,7 @@
 
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::domain::presence::Member;
-use atelier_shared::domain::signal::Signal;
-use atelier_shared::ports::{PortError, Result};
+use atelier_shared::ports::Result;
 
 use super::registry::{Handle, RENEW_EVERY, Rooms};
 
@@ -57,21 +56,9 @@ impl Rooms {
             .await?;
         if left {
             self.people_changed();
-            self.tell_lost(room, member).await?;
+            self.tell_left(room, &member.client_id, member.connection, Some("lost"))
+                .await?;
         }
         Ok(())
-    }
-
-    /// Presence let go of a member whom nobody else can say goodbye for.
-    pub(super) async fn tell_lost(&self, room: &RoomId, member: Member) -> Result<(), PortError> {
-        if member.joined {
-            self.visits.end(room, &member.client_id, Some("lost"));
-        }
-        let left = Signal::Left {
-            client_id: member.client_id,
-            connection: member.connection,
-            reason: Some("lost".into()),
-        };
-        self.backends.log.publish(room, &left).await
     }
 }

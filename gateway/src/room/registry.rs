@@ -338,7 +338,8 @@ impl Rooms {
             if member.joined && !member.simulated {
                 self.remember(&room, member.user_id).await;
             }
-            self.tell_lost(&room, member).await?;
+            self.tell_left(&room, &member.client_id, member.connection, Some("lost"))
+                .await?;
         }
         Ok(())
     }

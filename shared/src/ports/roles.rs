@@ -29,8 +29,8 @@ pub enum RoleChange {
     Done(u64),
 }
 
-/// Promises: a role change and the room's `role_version` change together; a room that has a host keeps one, also where
-/// several go or are made less at the same moment.
+/// Promises: a role change and the room's `role_version` change together; `set_role` leaves a room that has a host with
+/// one, also where several go or are made less at the same moment.
 #[async_trait]
 pub trait RoleRecords: Send + Sync {
     /// The greatest of the role given in the room and those that its project and its workspace give.

@@ -43,6 +43,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
         entries::a_hole_within_a_batch_writes_nothing,
         entries::twenty_writers_of_one_log_leave_it_gapless,
         entries::a_batch_is_written_whole,
+        refs::rooms_that_are_archived_together_are_each_answered_for_themselves,
         entries::a_large_answer_is_cut_and_reading_on_gets_all,
         refs::a_ref_is_stored_once_and_the_later_entry_loses_it,
         refs::a_ref_twice_in_one_batch_stays_with_the_first,

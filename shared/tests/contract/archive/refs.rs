@@ -1,7 +1,10 @@
 //! A ref is stored once per room, user and client.
 
 use atelier_shared::Mode;
+use atelier_shared::domain::entry::Entry;
 use atelier_shared::domain::ids::{Epoch, Seq};
+use atelier_shared::ports::StaleEpoch;
+use futures::future::join_all;
 
 use super::{Writer, entries, opened, read_all};
 use crate::fixture::{self, Outcome};
@@ -49,6 +52,50 @@ pub async fn a_ref_twice_in_one_batch_stays_with_the_first(mode: Mode) -> Outcom
     batch[1].record.reference = None;
     batch[2].record.reference = None;
     assert_eq!(read_all(&*archives.here, &room, 100).await, batch);
+    Ok(())
+}
+
+/// As a pass over many rooms does: one has brought a ref before, one is in another epoch, one comes twice.
+pub async fn rooms_that_are_archived_together_are_each_answered_for_themselves(
+    mode: Mode,
+) -> Outcome {
+    let archives = fixture::archive(mode).await;
+    let archive = &*archives.here;
+    let writer = Writer::new();
+    let mut rooms = Vec::new();
+    for _ in 0..8 {
+        let room = opened(archive).await;
+        let first = entries(1, [writer.says_as("a", "one")]);
+        archive.append(&room, Epoch(1), &first).await?;
+        rooms.push((room, first));
+    }
+    archive.raise_epoch(&rooms[3].0, Epoch(1)).await?;
+    let second = entries(2, [writer.says("two"), writer.says_as("a", "one again")]);
+    let third = entries(4, (0..9).map(|n| writer.says(&n.to_string())));
+    let add = async |entries: &[Entry]| {
+        let appends = rooms
+            .iter()
+            .map(|(room, _)| archive.append(room, Epoch(1), entries));
+        join_all(appends).await
+    };
+    let (seconds, thirds) = futures::join!(add(&second), add(&third));
+    for (at, (answers, (room, first))) in seconds.iter().zip(thirds).zip(&rooms).enumerate() {
+        let mut kept = first.clone();
+        if at == 3 {
+            let refused = |answer: &_| matches!(answer, Err(StaleEpoch::Stale(_)));
+            assert!(refused(answers.0) && refused(&answers.1), "room {at}");
+        } else {
+            assert_eq!(answers.0.as_ref().unwrap().seq, Seq(3), "room {at}");
+            kept.extend(second.clone());
+            kept[2].record.reference = None;
+            // It may have come before what it follows.
+            if let Ok(head) = answers.1 {
+                assert_eq!(head.seq, Seq(12), "room {at}");
+                kept.extend(third.clone());
+            }
+        }
+        assert_eq!(read_all(archive, room, 100).await, kept, "room {at}");
+    }
     Ok(())
 }
 
