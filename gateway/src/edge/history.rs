@@ -22,7 +22,7 @@ use super::page::{PageParams, cursor, limit};
 use super::problem::Problem;
 use super::refusals::{BadQuery, Failures, Missing, NeedsRight};
 use super::state::App;
-use crate::room::json::outgoing::entry_value;
+use crate::room::json::shown::entry_value;
 
 /// Entries read at a time.
 pub(super) const CHUNK: usize = 256;

@@ -22,7 +22,8 @@ use super::problem::Problem;
 use super::refusals::{BadQuery, Failures, Missing, NeedsRight};
 use super::state::App;
 use crate::identity::Principal;
-use crate::room::json::outgoing::{message_value, rfc3339};
+use crate::room::json::outgoing::rfc3339;
+use crate::room::json::shown::message_value;
 
 /// Longest search text, in bytes.
 const SEARCH_MAX_BYTES: usize = 256;

@@ -71,7 +71,7 @@ impl Actor {
             return;
         };
         if record.body.message_id().is_none() {
-            self.push(Frame::to_origin(outgoing::ack(&reference, seq), id));
+            self.push(Frame::to_origin(outgoing::ack(&reference, seq, None), id));
             return;
         }
         let (rooms, room, epoch) = (self.rooms.clone(), self.room.id.clone(), self.head.epoch);
@@ -84,10 +84,7 @@ impl Actor {
                 .flatten()
                 .and_then(|entries| entries.into_iter().next());
             let message = first.and_then(|entry| entry.record.body.message_id());
-            let ack = match message {
-                Some(message) => outgoing::ack_of_message(&reference, seq, message),
-                None => outgoing::ack(&reference, seq),
-            };
+            let ack = outgoing::ack(&reference, seq, message);
             Done::Again {
                 connection: id,
                 epoch,
@@ -120,8 +117,8 @@ impl Actor {
                 continue;
             }
             match (id, &record.reference, message) {
-                (Some(id), Some(reference), Some(message)) => {
-                    let ack = outgoing::ack_of_message(reference, seq, message);
+                (Some(id), Some(reference), Some(_)) => {
+                    let ack = outgoing::ack(reference, seq, message);
                     self.push(Frame::to_origin(ack, id));
                 }
                 _ => self.acknowledge_again(record, seq),

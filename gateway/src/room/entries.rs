@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::actor::{Actor, Done};
 use super::dialect::{Binary, Dialect};
 use super::epoch::LastApplied;
-use super::json::outgoing;
+use super::json::{outgoing, shown};
 use super::ring::{Audience, Frame, Latest, LatestKey};
 use super::yjs::message;
 
@@ -103,9 +103,9 @@ impl Actor {
             } => {
                 let users = self.state.chat.users_of(*message_id, emoji);
                 let users = profiles.nameless_reactors(users.unwrap_or_default());
-                outgoing::reaction_update(&entry, &users, links)
+                shown::reaction_update(&entry, &users, links)
             }
-            _ => outgoing::entry(&profiles.nameless(&entry), links),
+            _ => shown::entry(&profiles.nameless(&entry), links),
         };
         let frame = Frame {
             bytes,

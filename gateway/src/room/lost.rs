@@ -62,7 +62,7 @@ impl Actor {
     /// can tell them what it lost against since: they are shown the board.
     pub fn acknowledge_draw_again(&mut self, record: &Record, seq: Seq, to: ConnectionId) {
         if let Some(reference) = &record.reference {
-            self.push(Frame::to_origin(outgoing::ack(reference, seq), to));
+            self.push(Frame::to_origin(outgoing::ack(reference, seq, None), to));
         }
         if let Body::Draw(batch) = &record.body
             && !won(&self.state.board, record, seq, batch, true).is_empty()
@@ -132,7 +132,10 @@ fn receipt(board: &Board, record: &Record, seq: Seq) -> Option<Bytes> {
     let Body::Draw(batch) = &record.body else {
         return None;
     };
-    let ack = record.reference.as_ref().map(|r| outgoing::ack(r, seq));
+    let ack = record
+        .reference
+        .as_ref()
+        .map(|r| outgoing::ack(r, seq, None));
     let Some((by, won)) = joined(
         won(board, record, seq, batch, false),
         &record.author.client_id,

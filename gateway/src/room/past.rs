@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::actor::Command;
-use super::json::outgoing;
+use super::json::shown;
 use super::registry::{Handle, Rooms};
 use crate::identity::Identity;
 
@@ -85,9 +85,9 @@ impl Past {
                 let users = self.chat.users_of(*message_id, emoji);
                 let archived = || self.messages.get(message_id).map(|m| m.users_of(emoji));
                 let users = users.or_else(archived).unwrap_or_default();
-                Some(outgoing::reaction_update(entry, users, links))
+                Some(shown::reaction_update(entry, users, links))
             }
-            Body::Deleted { .. } => Some(outgoing::entry(entry, links)),
+            Body::Deleted { .. } => Some(shown::entry(entry, links)),
             _ => {
                 let deleted = self.chat.deleted_ms(entry.seq);
                 match deleted.filter(|_| body.message_id().is_some()) {
@@ -95,9 +95,9 @@ impl Past {
                     Some(deleted_ms) => {
                         let mut struck = entry.clone();
                         struck.record.body = body.struck(deleted_ms);
-                        Some(outgoing::entry(&struck, links))
+                        Some(shown::entry(&struck, links))
                     }
-                    None => Some(outgoing::entry(entry, links)),
+                    None => Some(shown::entry(entry, links)),
                 }
             }
         }

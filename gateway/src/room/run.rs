@@ -38,7 +38,7 @@ pub async fn known(
     let now_ms = Utc::now().timestamp_millis();
     let seqs = recovery::known_refs(&*b.log, &*b.archive, room, head, &[key], now_ms).await?;
     let seq = seqs.first().copied().flatten();
-    Ok(seq.map(|seq| outgoing::ack(reference, seq)))
+    Ok(seq.map(|seq| outgoing::ack(reference, seq, None)))
 }
 
 impl Actor {

@@ -14,6 +14,8 @@ use atelier_shared::domain::entry::Body;
 use atelier_shared::domain::ids::Ref;
 use bytes::Bytes;
 use chrono::Utc;
+use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -47,9 +49,24 @@ pub fn read_some<T>(
     stream: &TcpStream,
     take: impl FnOnce(&[u8]) -> T,
 ) -> std::io::Result<Option<T>> {
-    READ_BUFFER.with_borrow_mut(|buffer| match stream.try_read(buffer)? {
-        0 => Ok(None),
-        n => Ok(Some(take(&buffer[..n]))),
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        let mut read = None;
+        let tried = stream.try_io(Interest::READABLE, || {
+            let (_, n) = recv(stream, buffer.as_mut_slice(), RecvFlags::DONTWAIT)?;
+            read = Some(n);
+            // Less than there was place for is all there was: the runtime learns it here, and not by another read that
+            // finds nothing. (What comes, or ends, from now on is told anew.)
+            if (1..READ_BYTES).contains(&n) {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            Ok(())
+        });
+        match (read, tried) {
+            (Some(0), _) => Ok(None),
+            (Some(n), _) => Ok(Some(take(&buffer[..n]))),
+            (None, Err(error)) => Err(error),
+            (None, Ok(())) => Err(ErrorKind::WouldBlock.into()),
+        }
     })
 }
 

@@ -5,3 +5,4 @@ pub mod faces;
 mod fields;
 pub mod incoming;
 pub mod outgoing;
+pub mod shown;

@@ -1,31 +1,45 @@
 //! Server to client: every frame of PROTOCOL.md's second table, built once as ready WebSocket bytes.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use atelier_shared::domain::Invalid;
 use atelier_shared::domain::board::{Board, DrawBatch, Erase, Stroke};
-use atelier_shared::domain::entry::{Author, Body, Entry};
-use atelier_shared::domain::ids::{ClientId, Epoch, FileId, MessageId, Ref, Seq};
-use atelier_shared::domain::message::{Message, Reactor};
+use atelier_shared::domain::entry::Entry;
+use atelier_shared::domain::ids::{ClientId, Epoch, MessageId, Ref, Seq};
 use atelier_shared::domain::room::Role;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::identity::Identity;
 use crate::room::websocket;
 
-/// People named under one emoji, those who came first; the count is of all.
-const REACTORS_SHOWN_MAX: usize = 500;
+/// What a thread keeps of memory to serialise into.
+const SCRATCH_MAX_BYTES: usize = 64 * 1024;
 /// Strokes in one `board` frame, and their bytes (one larger than that has a frame of its own); a larger board comes as
 /// several, one behind the other. Common clients take no more than 1 MiB at once.
 const BOARD_FRAME_STROKES: usize = 2_000;
 const BOARD_FRAME_BYTES: usize = 512 * 1024;
 
-/// Any JSON value as a text frame. Serialising our own types to memory does not fail.
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Any JSON value as a text frame, in memory of just its size.
 pub fn frame(message: &impl Serialize) -> Bytes {
-    websocket::text(&serde_json::to_vec(message).unwrap_or_default())
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        // Serialising our own types to memory does not fail.
+        if serde_json::to_writer(&mut *scratch, message).is_err() {
+            scratch.clear();
+        }
+        let frame = websocket::text(scratch);
+        if scratch.capacity() > SCRATCH_MAX_BYTES {
+            *scratch = Vec::new();
+        }
+        frame
+    })
 }
 
 /// RFC 3339 with milliseconds, UTC.
@@ -35,39 +49,40 @@ pub fn rfc3339(ts_ms: i64) -> String {
         .to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-fn author(author: &Author) -> Value {
-    json!({
-        "id": author.client_id,
-        "user_id": author.user_id,
-        "name": author.name,
-        "color": author.color,
-        "avatar_url": author.avatar_url,
-    })
-}
-
 pub fn resumed(from: Seq, to: Seq) -> Bytes {
     frame(&json!({"type": "resumed", "from": from, "to": to}))
 }
 
-pub fn ack(reference: &Ref, seq: Seq) -> Bytes {
-    frame(&json!({"type": "ack", "ref": reference, "seq": seq, "durability": "logged"}))
+/// A message is stored.
+#[derive(Serialize)]
+struct Ack<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[serde(rename = "ref")]
+    reference: &'a Ref,
+    seq: Seq,
+    durability: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<MessageId>,
 }
 
-/// The ack of a message also says its `id`, by which its author speaks of it from now on.
-pub fn ack_of_message(reference: &Ref, seq: Seq, id: MessageId) -> Bytes {
-    frame(&json!({
-        "type": "ack", "ref": reference, "seq": seq, "durability": "logged", "id": id,
-    }))
+/// The ack of a message that others can speak of also says its `id`.
+pub fn ack(reference: &Ref, seq: Seq, id: Option<MessageId>) -> Bytes {
+    frame(&Ack {
+        kind: "ack",
+        reference,
+        seq,
+        durability: "logged",
+        id,
+    })
 }
 
 /// The ack that an entry's author is owed, if it has a ref of theirs.
 pub fn ack_of(entry: &Entry) -> Option<Bytes> {
     let reference = entry.record.reference.as_ref();
     let reference = reference.filter(|reference| !reference.is_of_server())?;
-    Some(match entry.record.body.message_id() {
-        Some(id) => ack_of_message(reference, entry.seq, id),
-        None => ack(reference, entry.seq),
-    })
+    let id = entry.record.body.message_id();
+    Some(ack(reference, entry.seq, id))
 }
 
 pub fn archived(seq: Seq) -> Bytes {
@@ -277,171 +292,6 @@ pub fn draw<'a>(
         return Bytes::new();
     }
     frame(&joined)
-}
-
-/// One entry as its readers get it. `links` signs the links to files, anew each time.
-pub fn entry(entry: &Entry, links: &Identity) -> Bytes {
-    websocket::text(&entry_json(entry, links))
-}
-
-/// A reaction as its readers get it, with all who are under that emoji now.
-pub fn reaction_update(entry: &Entry, reactors: &[Reactor], links: &Identity) -> Bytes {
-    frame(&entry_value(entry, reactors, links))
-}
-
-/// The JSON text of [`entry`], without the frame.
-pub fn entry_json(entry: &Entry, links: &Identity) -> Vec<u8> {
-    serde_json::to_vec(&entry_value(entry, &[], links)).unwrap_or_default()
-}
-
-/// A message folded, as history shows it: the fields it was sent with, and what became of it.
-pub fn message_value(message: &Message, links: &Identity) -> Value {
-    let entry = Entry {
-        seq: message.seq,
-        record: message.record.clone(),
-    };
-    let mut shown = entry_value(&entry, &[], links);
-    if let (Some(fields), None) = (shown.as_object_mut(), message.deleted_ms()) {
-        let reactions = message.reactions.iter().map(|reactions| {
-            json!({
-                "emoji": reactions.emoji,
-                "count": reactions.users.len(),
-                "users": reactors_shown(&reactions.users),
-            })
-        });
-        fields.insert("reactions".into(), reactions.collect());
-        fields.insert("edited_at".into(), message.edited_ms.map(rfc3339).into());
-        fields.insert("deleted_at".into(), Value::Null);
-        fields.insert("thread".into(), json!(message.thread()));
-    }
-    shown
-}
-
-fn reactors_shown(reactors: &[Reactor]) -> Value {
-    let shown = reactors.iter().take(REACTORS_SHOWN_MAX);
-    shown
-        .map(|reactor| {
-            json!({"id": reactor.client_id, "user_id": reactor.user_id, "name": reactor.name})
-        })
-        .collect()
-}
-
-/// An entry as JSON; `reactors` are those of a reaction's emoji, `links` signs the links to files, anew each time.
-pub fn entry_value(entry: &Entry, reactors: &[Reactor], links: &Identity) -> Value {
-    let record = &entry.record;
-    let base = |kind: &str| {
-        json!({
-            "type": kind,
-            "seq": entry.seq,
-            "from": record.author.client_id,
-            "ts": record.ts_ms,
-        })
-    };
-    let mut message = base(record.body.kind());
-    let mut put = |fields: Value| {
-        if let (Some(message), Value::Object(fields)) = (message.as_object_mut(), fields) {
-            message.extend(fields);
-        }
-    };
-    match &record.body {
-        Body::ChatMessage {
-            id,
-            content,
-            mentions,
-            reply_to,
-            file_id,
-            file_name,
-            ..
-        } => put(json!({
-            "id": id,
-            "user": author(&record.author),
-            "content": content,
-            "mentions": mentions,
-            "reply_to": reply_to,
-            "file_id": file_id,
-            "file_url": file_id.map(|id| links.file_url(FileId(id))),
-            "file_name": file_name,
-            "created_at": rfc3339(record.ts_ms),
-        })),
-        Body::DirectMessage { id, to, content } => put(json!({
-            "id": id,
-            "user": author(&record.author),
-            "to": to,
-            "content": content,
-            "created_at": rfc3339(record.ts_ms),
-        })),
-        Body::Deleted {
-            id,
-            deleted_ms,
-            reply_to,
-            ..
-        } => put(json!({"id": id, "deleted_at": rfc3339(*deleted_ms), "reply_to": reply_to})),
-        Body::ChatEdited {
-            message_id,
-            content,
-            mentions,
-            ..
-        } => put(json!({
-            "message_id": message_id,
-            "content": content,
-            "mentions": mentions,
-            "edited_at": rfc3339(record.ts_ms),
-        })),
-        Body::ChatDeleted { message_id, .. } => {
-            put(json!({"message_id": message_id, "deleted_at": rfc3339(record.ts_ms)}));
-        }
-        Body::Reaction {
-            message_id, emoji, ..
-        } => {
-            put(json!({
-                "message_id": message_id,
-                "emoji": emoji,
-                "count": reactors.len(),
-                "users": reactors_shown(reactors),
-            }));
-        }
-        Body::CodeComment { id, data, .. } => put(json!({
-            "id": id,
-            "user": author(&record.author),
-            "data": data,
-            "created_at": rfc3339(record.ts_ms),
-        })),
-        Body::Draw(batch) => {
-            put(json!({"paths": batch.paths, "erase": batch.erase, "clear": batch.clear}));
-        }
-        Body::DocumentUpdate { data } => put(json!({"data": hex::encode(data)})),
-        Body::FileShared { file } => put(json!({
-            "user": author(&record.author),
-            "file": {
-                "id": file.id,
-                "name": file.name,
-                "size": file.size,
-                "content_type": file.content_type,
-                "url": links.file_url(file.id),
-            },
-        })),
-        Body::SessionUpdate { data } => put(json!({"data": data})),
-        Body::RoleChanged { user_id, role, .. } => put(json!({"user_id": user_id, "role": role})),
-        Body::RunStarted { run_id, language } => put(json!({
-            "run_id": run_id,
-            "language": language,
-            "user": author(&record.author),
-        })),
-        Body::RunFinished {
-            run_id,
-            status,
-            exit_code,
-            signal,
-            wall_ms,
-        } => put(json!({
-            "run_id": run_id,
-            "status": status,
-            "exit_code": exit_code,
-            "signal": signal,
-            "wall_ms": wall_ms,
-        })),
-    }
-    message
 }
 
 /// A role in words that a refusal can use.

@@ -11,6 +11,7 @@ pub mod presence;
 pub mod queue;
 pub mod records;
 pub mod redis;
+mod replica;
 pub mod room_log;
 mod script;
 pub mod vault;

@@ -1,11 +1,14 @@
 //! Relational data in Postgres.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgPool, PgRow};
 use sqlx::query::{Query, QueryAs};
 use sqlx::{FromRow, Postgres, Transaction};
 
 use super::postgres::port_error as failed;
+use super::replica::Replica;
 use crate::adapters::queries::cleanup::cleanup_records;
 use crate::adapters::queries::files::file_records;
 use crate::adapters::queries::insights::insight_records;
@@ -22,13 +25,16 @@ use crate::ports::{Records, Result};
 #[derive(Debug, Clone)]
 pub struct PostgresRecords {
     pool: PgPool,
-    replica: Option<PgPool>,
+    replica: Option<Arc<Replica>>,
 }
 
 impl PostgresRecords {
     /// `replica`: answers what may be a little behind.
     pub fn new(pool: PgPool, replica: Option<PgPool>) -> Self {
-        Self { pool, replica }
+        Self {
+            pool,
+            replica: replica.map(|pool| Arc::new(Replica::new(pool))),
+        }
     }
 
     /// Every call is a transaction, even a single read: a pooler in transaction mode (PgBouncer) keeps the server
@@ -39,11 +45,10 @@ impl PostgresRecords {
 
     /// As [`Self::read`], for what may be a little behind: lists that are looked at, figures.
     async fn browse(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
-        if let Some(replica) = &self.replica {
-            match begin(replica, "BEGIN READ ONLY").await {
-                Ok(tx) => return Ok(tx),
-                Err(error) => tracing::warn!(%error, "the read replica is away"),
-            }
+        if let Some(replica) = &self.replica
+            && let Some(begun) = replica.browse().await
+        {
+            return Ok(begun);
         }
         self.read().await
     }
@@ -56,7 +61,7 @@ impl PostgresRecords {
 /// On a task of its own: a caller who gives up between BEGIN and its answer would hand the connection back inside a
 /// transaction that sqlx does not know of (its depth is raised only by the answer), and the next caller would find itself in
 /// it.
-async fn begin(
+pub async fn begin(
     pool: &PgPool,
     statement: &'static str,
 ) -> sqlx::Result<Transaction<'static, Postgres>> {

@@ -1,6 +1,8 @@
 //! A read replica of Postgres: lists are read there, and from the primary while it is away; what is written by is not.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use atelier_shared::config::StoreConfig;
 use atelier_shared::domain::ids::{InsightId, JobId, UserId};
@@ -10,6 +12,7 @@ use chrono::TimeDelta;
 use libtest_mimic::Trial;
 use sqlx::Postgres;
 use sqlx::migrate::MigrateDatabase;
+use tokio::net::TcpListener;
 
 use super::insights::insight;
 use super::jobs::job;
@@ -29,6 +32,13 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "records",
         "lists_are_read_from_the_primary_while_the_replica_is_away",
         replica_away,
+    );
+    only(
+        trials,
+        Mode::Distributed,
+        "records",
+        "a_replica_that_is_silent_is_waited_for_once",
+        silent_replica,
     );
 }
 
@@ -140,4 +150,37 @@ async fn replica_away(_: Mode) -> Outcome {
         assert_eq!((jobs, insights), (vec![here.job], vec![here.insight]));
     }
     away(&pair.primary).await
+}
+
+/// It takes connections and never says a word.
+async fn silent_replica(_: Mode) -> Outcome {
+    let primary = database("primary").await?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let silent = tokio::spawn({
+        let taken = taken.clone();
+        async move {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                taken.fetch_add(1, Ordering::SeqCst);
+                held.push(stream);
+            }
+        }
+    });
+    let records = Backends::open_records(&StoreConfig {
+        database_read_url: Some(format!("postgres://nobody@{address}/nothing")),
+        ..primary.clone()
+    })
+    .await?;
+    let of = UserId::generate();
+    let here = rows(&*records, of).await?;
+    for _ in 0..5 {
+        let (jobs, insights) = listed(&*records, of).await?;
+        assert_eq!((jobs, insights), (vec![here.job], vec![here.insight]));
+    }
+    silent.abort();
+    assert_eq!(taken.load(Ordering::SeqCst), 1, "it was waited for again");
+    drop(records);
+    away(&primary).await
 }

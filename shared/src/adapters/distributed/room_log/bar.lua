@@ -19,26 +19,29 @@ end
 if seq < tonumber(ARGV[3]) then
   return {'behind', unpack(meta)}
 end
-local answer, barred = {'ok'}, false
+local answer, bars = {'ok'}, {}
 for at = FIRST_REF, #ARGV, 2 do
-  local known, latest = nil, '!' .. ARGV[at + 1]
+  local ref, known, latest = ARGV[at], nil, '!' .. ARGV[at + 1]
   for bucket = 2, #KEYS do
-    local found = redis.call('HGET', KEYS[bucket], ARGV[at])
+    local found = redis.call('HGET', KEYS[bucket], ref)
     if found and string.sub(found, 1, 1) == '!' then
       latest = found > latest and found or latest
     else
       known = known or found
     end
   end
-  if known then
-    answer[#answer + 1] = tonumber(known) or 0
-  else
-    redis.call('HSET', KEYS[2], ARGV[at], latest)
-    barred = true
-    answer[#answer + 1] = 0
+  if known and not tonumber(known) then
+    return redis.error_reply('MALFORMED ref of room ' .. ARGV[1])
+  end
+  answer[#answer + 1] = tonumber(known or 0)
+  if not known and not (bars[ref] and bars[ref] > latest) then
+    bars[ref] = latest
   end
 end
-if barred then
+if next(bars) then
+  for ref, bar in pairs(bars) do
+    redis.call('HSET', KEYS[2], ref, bar)
+  end
   redis.call('EXPIRE', KEYS[2], ARGV[4], 'NX')
 end
 return answer
