@@ -31,7 +31,8 @@ pub async fn take(
     Ok(backup)
 }
 
-/// Backs the archived part of a room up, unless the latest backup holds all of it. `None`: nothing was to be done.
+/// Backs the archived part of a room up, unless the latest backup holds the same. (How far that was says nothing: a log that
+/// was rolled back comes to the same place by another way.) `None`: nothing was to be done.
 ///
 /// # Errors
 /// The archive's; the room then stays among the changed.
@@ -41,11 +42,6 @@ pub async fn take_if_changed(
     keep: Keep,
 ) -> Result<Option<Backup>> {
     let latest = archive.backups(room, None, 1).await?.into_iter().next();
-    let head = archive.head(room).await?;
-    if latest.as_ref().is_some_and(|latest| latest.seq >= head.seq) {
-        archive.mark_backed_up(room, head.seq).await?;
-        return Ok(None);
-    }
     let (state, seq) = recovery::archived(archive, room).await?;
     let (backup, packed) = pack(state, seq, BackupReason::Scheduled).await?;
     // Much that happens in a room (messages, runs) is not in its state.

@@ -5,6 +5,7 @@ mod adapters;
 pub mod backends;
 pub mod backups;
 pub mod config;
+pub mod costly;
 pub mod domain;
 pub mod outbox;
 pub mod ports;

@@ -266,6 +266,18 @@ async fn a_document_comes_back_by_an_update_that_open_editors_follow(story: Stor
     reads(&there, "as it was").await?;
     restore(&restored["before"]["id"]).await?;
     reads(&there, "a mess that  was").await?;
+    // In the file it is as it was.
+    let id = made["id"].as_str().unwrap_or_default();
+    let file = rest.get(&format!("{path}/{id}/export")).await?;
+    let file = file.expect(200)?;
+    let update = hex::decode(file["document"].as_str().context("document")?)?;
+    let kept = Doc::new();
+    let text = kept.get_or_insert_text("content");
+    let update = Update::decode_v1(&update)?;
+    kept.transact_mut().apply_update(update)?;
+    let text = text.get_string(&kept.transact());
+    ensure!(text == "as it was", "{text:?}");
+    ensure!(file["metadata"].is_object(), "{file}");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use atelier_shared::backups;
 use atelier_shared::domain::backup::{self, Backup, BackupReason};
+use atelier_shared::domain::drawing::Rest;
 use atelier_shared::domain::ids::{BackupId, RoomId};
 use atelier_shared::domain::room::{Role, Room};
 use atelier_shared::domain::state::RoomState;
@@ -184,7 +185,7 @@ async fn read(app: &App, room: &RoomId, id: BackupId) -> Result<(Backup, RoomSta
         .ok_or_else(|| Problem::not_found("backup"))
 }
 
-/// The drawing in a backup, as a file.
+/// A backup as a file: of JSON with drawing, document (a v1 update of Yjs, in hexadecimal) and metadata, or the drawing as SVG.
 #[utoipa::path(get, path = "/rooms/{room_id}/backups/{backup_id}/export", tag = "backups", params(("room_id" = String, Path), ("backup_id" = Uuid, Path), ExportParams), security((), ("bearer" = [])), responses(
     (status = 200, description = "The drawing", content((String = "image/svg+xml"), (Object = "application/json"))), NeedsRight, Missing, BadQuery, Failures,
 ))]
@@ -198,5 +199,14 @@ pub async fn export(
     let _turn = board::turn(&app).await?;
     let (backup, state) = read(&app, &id, backup_id).await?;
     let format = params.format.unwrap_or(Format::Json);
-    board::file(&room.name, state.board.strokes(), backup.seq, format).await
+    let strokes = state.board.strokes();
+    let rest = (format == Format::Json).then_some(state);
+    let rest = tokio::task::spawn_blocking(move || {
+        rest.map(|state| Rest {
+            document: hex::encode(state.document.snapshot().state()),
+            metadata: state.metadata,
+        })
+    });
+    let rest = rest.await.map_err(|_| Problem::internal())?;
+    board::file(&room.name, strokes, backup.seq, rest, format).await
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use atelier_shared::domain::board::Stroke;
-use atelier_shared::domain::drawing;
+use atelier_shared::domain::drawing::{self, Rest};
 use atelier_shared::domain::entry::{Body, Record};
 use atelier_shared::domain::ids::{RoomId, Seq};
 use atelier_shared::domain::room::{Activity, Room};
@@ -96,7 +96,7 @@ async fn export(
     let b = &app.backends;
     let (state, seq) = recovery::present(&*b.log, &*b.archive, id).await?;
     let strokes = state.board.strokes();
-    file(&room.name, strokes, seq, format).await
+    file(&room.name, strokes, seq, None, format).await
 }
 
 /// Whole drawings are large: only a few are held at once.
@@ -107,18 +107,19 @@ pub async fn turn(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
         .map_err(|_| Problem::internal())
 }
 
-/// Strokes as a file named after the room.
+/// Strokes as a file named after the room; one of JSON has the `rest`, too.
 pub async fn file(
     name: &str,
     strokes: Vec<Arc<Stroke>>,
     seq: Seq,
+    rest: Option<Rest>,
     format: Format,
 ) -> Result<File, Problem> {
     let title = name.to_owned();
     let disposition = disposition(name, format);
     let bytes = tokio::task::spawn_blocking(move || match format {
         Format::Svg => svg::export(strokes.iter().map(|stroke| &**stroke), &title).into(),
-        Format::Json => drawing::to_json(&strokes, seq),
+        Format::Json => drawing::to_json(&strokes, seq, rest.as_ref()),
     });
     let bytes = bytes.await.map_err(|_| Problem::internal())?;
     let headers = [

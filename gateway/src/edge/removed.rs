@@ -140,5 +140,5 @@ pub async fn export(
     let state = removals::state(&*app.backends.archive, &removal).await?;
     let (name, seq) = (&removal.snapshot.room.name, removal.entries);
     let format = params.format.unwrap_or(Format::Json);
-    board::file(name, state.board.strokes(), Seq(seq), format).await
+    board::file(name, state.board.strokes(), Seq(seq), None, format).await
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use atelier_shared::costly::{Costly, Unfinished};
 use atelier_shared::domain::document::{self, Document, Malformed, Merge, NESTING_MAX, Snapshot};
 use atelier_shared::domain::ids::Seq;
 use atelier_shared::domain::room::Activity;
@@ -14,13 +15,16 @@ use tokio::sync::{OnceCell, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::actor::{Actor, Command, Done};
-use super::json::outgoing;
+use super::json::outgoing::{self, ErrorFrame};
 use super::registry::Handle;
 
 /// Work on so many bytes is done where it comes up: a thread's turn costs more.
 const LITTLE: usize = 4 * 1024;
 /// Documents worked on at once, in the whole process.
 const AT_ONCE: usize = 4;
+/// Updates from outside that are checked at once, and as many again that nobody waits for any more: apart from all other work,
+/// which one of them must not hold up.
+static CHECKS: Costly = Costly::new(4, 8, CHECK_PATIENCE);
 /// An update that can't be checked within this (its author made it so) is refused.
 const CHECK_PATIENCE: Duration = Duration::from_secs(10);
 /// A document of a live room is read anew from the archive, where it is kept compacted, when it has so many bytes and has
@@ -51,14 +55,47 @@ pub async fn walk<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.ok()
 }
 
+/// Why an update does not go into the document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotTaken {
+    Malformed(Malformed),
+    /// Too many are being checked: at another time.
+    Busy,
+}
+
+impl From<Malformed> for NotTaken {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+impl NotTaken {
+    /// What its sender is told.
+    pub fn error(&self) -> ErrorFrame {
+        match self {
+            Self::Malformed(malformed) => {
+                ErrorFrame::new("invalid", format!("data: {malformed}")).field("data")
+            }
+            Self::Busy => {
+                let text = "too many edits are being checked; send it again";
+                ErrorFrame::new("overloaded", text).retry_in_ms(1_000)
+            }
+        }
+    }
+}
+
 /// As [`walk`], for what somebody from outside makes as costly as they can.
-async fn walk_patiently<T: Send + 'static>(
+async fn check_patiently<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> Result<T, Malformed> + Send + 'static,
-) -> Result<T, Malformed> {
-    match tokio::time::timeout(CHECK_PATIENCE, walk(bytes, work)).await {
-        Ok(Some(outcome)) => outcome,
-        Ok(None) | Err(_) => Err(Malformed::TOO_COSTLY),
+) -> Result<T, NotTaken> {
+    if bytes <= LITTLE {
+        return Ok(work()?);
+    }
+    match CHECKS.run(work).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(Unfinished::Busy) => Err(NotTaken::Busy),
+        Err(Unfinished::TooCostly) => Err(Malformed::TOO_COSTLY.into()),
     }
 }
 
@@ -156,12 +193,12 @@ impl Handle {
     /// May this, from outside, go into the document? By itself ([`document::check`]); and if it brings types, so deep do they
     /// lie with those that are there. That is counted only where the room knows of so many that it could be too deep: once
     /// for some hundred types, by the sender's own task.
-    pub async fn check(&self, update: &Bytes) -> Result<Result<(), Malformed>, RoomEnded> {
+    pub async fn check(&self, update: &Bytes) -> Result<Result<(), NotTaken>, RoomEnded> {
         let (bytes, held) = (update.len(), update.clone());
-        let checked = walk_patiently(bytes, move || document::check(&held)).await;
+        let checked = check_patiently(bytes, move || document::check(&held)).await;
         let types = match checked {
             Ok(outline) => outline.types,
-            Err(malformed) => return Ok(Err(malformed)),
+            Err(not_taken) => return Ok(Err(not_taken)),
         };
         let known = self.shared.document_levels.load(Ordering::Relaxed);
         if types == 0 || known + types <= NESTING_MAX {
@@ -172,7 +209,7 @@ impl Handle {
         };
         let (snapshot, update) = (document.snapshot.clone(), update.clone());
         let (then, bytes) = (snapshot.levels(), snapshot.bytes() + update.len());
-        let counted = walk_patiently(bytes, move || snapshot.levels_with(&update)).await;
+        let counted = check_patiently(bytes, move || snapshot.levels_with(&update)).await;
         if let Ok(levels) = counted {
             let counted = Command::Counted { then, levels };
             let told = self.mailbox.send(counted).await;

@@ -369,8 +369,7 @@ impl Session {
                 if let Body::DocumentUpdate { data } = &message.body
                     && let Err(error) = Box::pin(self.handle.check(data)).await.map_err(|_| Gone)?
                 {
-                    let error = ErrorFrame::new("invalid", format!("data: {error}")).field("data");
-                    self.refuse(&error.reference(message.reference));
+                    self.refuse(&error.error().reference(message.reference));
                     return Ok(());
                 }
                 let (room, person) = (self.handle.shared.id.clone(), self.connection.person());

@@ -108,16 +108,19 @@ impl Keep {
 /// # Errors
 /// A document can't be read.
 pub fn edits(now: &RoomState, then: &RoomState, now_ms: i64) -> Result<Vec<Body>, Malformed> {
-    let (erase, strokes) = now.board.changes_to(&then.board, now_ms);
-    let mut edits: Vec<Body> = erase
-        .chunks(ERASES_PER_DRAW)
-        .map(|erase| {
-            Body::Draw(DrawBatch {
-                erase: erase.to_vec(),
-                ..DrawBatch::default()
-            })
-        })
+    // The document first: should it be too large for the log, nothing is done.
+    let document = document::restore(&now.document, &then.document)?;
+    let mut edits: Vec<Body> = document
+        .map(|data| Body::DocumentUpdate { data })
+        .into_iter()
         .collect();
+    let (erase, strokes) = now.board.changes_to(&then.board, now_ms);
+    edits.extend(erase.chunks(ERASES_PER_DRAW).map(|erase| {
+        Body::Draw(DrawBatch {
+            erase: erase.to_vec(),
+            ..DrawBatch::default()
+        })
+    }));
     edits.extend(drawing::draws(strokes).into_iter().map(Body::Draw));
     let mut data = serde_json::Map::new();
     for (key, value) in &then.metadata {
@@ -132,9 +135,6 @@ pub fn edits(now: &RoomState, then: &RoomState, now_ms: i64) -> Result<Vec<Body>
     }
     if !data.is_empty() {
         edits.push(Body::SessionUpdate { data });
-    }
-    if let Some(data) = document::restore(&now.document, &then.document)? {
-        edits.push(Body::DocumentUpdate { data });
     }
     Ok(edits)
 }

@@ -70,9 +70,9 @@ impl Malformed {
     /// Alone it does not.
     const MAKES_TOO_DEEP: Self = Self(Cow::Borrowed("the document would nest too deeply"));
 
-    /// The bytes are sound; only its types lie too deep in one another.
-    pub fn is_of_depth(&self) -> bool {
-        [Self::TOO_DEEP, Self::MAKES_TOO_DEEP].contains(self)
+    /// The bytes are sound; only its types lie too deep in one another, or it is too much work.
+    pub fn is_sound(&self) -> bool {
+        [Self::TOO_DEEP, Self::MAKES_TOO_DEEP, Self::TOO_COSTLY].contains(self)
     }
 
     const fn new(reason: &'static str) -> Self {

@@ -24,6 +24,15 @@ struct File<'a> {
     version: u32,
     seq: Seq,
     paths: &'a [Arc<Stroke>],
+    #[serde(flatten)]
+    rest: Option<&'a Rest>,
+}
+
+/// What a file of a whole room's state has besides: its document as a v1 update, in hexadecimal, and its metadata.
+#[derive(Debug, Serialize)]
+pub struct Rest {
+    pub document: String,
+    pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
 const KIND: &str = "board";
@@ -49,13 +58,14 @@ impl FileError {
     }
 }
 
-/// The drawing as it stood at `seq`.
-pub fn to_json(strokes: &[Arc<Stroke>], seq: Seq) -> Vec<u8> {
+/// The drawing as it stood at `seq`; with `rest`, all of the room's state. Readers of drawings pass over that.
+pub fn to_json(strokes: &[Arc<Stroke>], seq: Seq, rest: Option<&Rest>) -> Vec<u8> {
     let file = File {
         kind: KIND,
         version: VERSION,
         seq,
         paths: strokes,
+        rest,
     };
     // Serialising our own types to memory does not fail.
     serde_json::to_vec(&file).unwrap_or_default()
@@ -154,7 +164,10 @@ mod tests {
     fn a_drawing_comes_back_from_its_file() {
         let strokes = vec![stroke("b", 3), stroke("a", 1)];
         let shared: Vec<_> = strokes.iter().cloned().map(Arc::new).collect();
-        assert_eq!(from_json(&to_json(&shared, Seq(4)), 10).unwrap(), strokes);
+        assert_eq!(
+            from_json(&to_json(&shared, Seq(4), None), 10).unwrap(),
+            strokes
+        );
     }
 
     #[test]

@@ -67,6 +67,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
         backups::backups_are_listed_newest_first_and_read_whole,
         backups::a_removed_backup_is_gone_and_the_others_stay,
         backups::a_room_needs_a_backup_until_one_covers_all_that_is_archived,
+        backups::a_backup_of_further_on_does_not_stand_for_what_a_room_has_become,
         forgetting::of_a_forgotten_room_nothing_is_left_and_its_next_life_begins_at_1,
         forgetting::who_is_late_in_a_forgotten_room_is_refused,
         forgetting::what_comes_back_is_read_as_before_and_not_counted_again,

@@ -7,13 +7,13 @@
 
 use std::fmt::Write;
 
-use atelier_shared::domain::svg::doctype;
+use atelier_shared::domain::svg::{check_cost, doctype};
 use roxmltree::{Document, Node, ParsingOptions};
 
 const SVG: &str = "http://www.w3.org/2000/svg";
 const XLINK: &str = "http://www.w3.org/1999/xlink";
 const XML: &str = "http://www.w3.org/XML/1998/namespace";
-/// Elements, attributes and texts of one file; more refuse it (each costs about a hundred bytes while it is read).
+/// Elements and texts of one file; more refuse it (each costs about a hundred bytes while it is read).
 const NODES_MAX: u32 = 200_000;
 /// How deep elements may lie in one another.
 const DEPTH_MAX: usize = 256;
@@ -104,6 +104,13 @@ pub fn sanitise(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
     };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = &*doctype::without(text);
+    if let Err(error) = check_cost(text) {
+        return if text.contains("<svg") {
+            Err(error.to_string())
+        } else {
+            Ok(None)
+        };
+    }
     let options = ParsingOptions {
         allow_dtd: false,
         nodes_limit: NODES_MAX,
@@ -393,6 +400,12 @@ mod tests {
         let entity = format!("<!DOCTYPE svg [<!ENTITY x 'y'>]>{}", svg("&x;"));
         let reason = sanitise(entity.as_bytes()).unwrap_err();
         assert!(reason.contains("!DOCTYPE"), "{reason}");
+        let wide: String = (0..200_000).map(|i| format!(" a{i}=''")).collect();
+        let reason = sanitise(svg(&format!("<g{wide}/>")).as_bytes()).unwrap_err();
+        assert!(
+            reason.starts_with("<g> at") && reason.contains("attributes"),
+            "{reason}"
+        );
         assert!(sanitise(svg("<g>").as_bytes()).is_err());
         let own = "<!DOCTYPE svg PUBLIC '-//W3C//DTD SVG 1.1//EN' 'http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd'>";
         let own = format!("<?xml version='1.0'?>{own}{}", svg("<g/>"));

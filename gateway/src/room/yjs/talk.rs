@@ -14,7 +14,7 @@ use crate::metrics::MessageLabels;
 use crate::room::actor::Command;
 use crate::room::connection::Connection;
 use crate::room::dialect::Dialect;
-use crate::room::document::DocumentSnapshot;
+use crate::room::document::{DocumentSnapshot, NotTaken};
 use crate::room::follower::{Follower, Gone};
 use crate::room::json::incoming::Durable;
 
@@ -120,12 +120,19 @@ impl Follower {
         }
         let data = Bytes::copy_from_slice(update);
         let checked = Box::pin(self.handle.check(&data)).await;
-        if let Err(malformed) = checked.map_err(|_| Gone)? {
-            if malformed.is_of_depth() {
-                // Sound, and no editor's doing: its sender is told.
-                self.connection.not_applied(&malformed.to_string());
+        match checked.map_err(|_| Gone)? {
+            Ok(()) => {}
+            Err(NotTaken::Malformed(malformed)) => {
+                if malformed.is_sound() {
+                    // No editor's doing: its sender is told.
+                    self.connection.not_applied(&malformed.to_string());
+                }
+                return Ok(Heard::Refused(malformed.to_string()));
             }
-            return Ok(Heard::Refused(malformed.to_string()));
+            Err(busy @ NotTaken::Busy) => {
+                self.connection.refuse(&busy.error());
+                return Ok(Heard::Taken);
+            }
         }
         let message = Box::new(Durable {
             reference: None,

@@ -40,18 +40,18 @@ fn path(svg: &mut String, stroke: &Stroke) {
     }
     let _ = write!(svg, r#" data-ts="{}""#, stroke.ts);
     match Rgba::parse(&stroke.color) {
-        // Renderers older than CSS Color 4 know alpha only by its own attribute.
-        Some(color) if color.alpha < 255 => {
+        // Every renderer knows six digits, and alpha by its own attribute; names, functions and alpha within a colour are
+        // for those of some age only.
+        Some(color) if color.alpha < 255 || !stroke.color.starts_with('#') => {
             let opaque = Rgba {
                 alpha: 255,
                 ..color
             };
-            let _ = write!(
-                svg,
-                r#" data-color="{}" stroke="{opaque}" stroke-opacity="{}""#,
-                Escaped(&stroke.color),
-                Number(color.opacity()),
-            );
+            let spelled = Escaped(&stroke.color);
+            let _ = write!(svg, r#" data-color="{spelled}" stroke="{opaque}""#);
+            if color.alpha < 255 {
+                let _ = write!(svg, r#" stroke-opacity="{}""#, Number(color.opacity()));
+            }
         }
         _ => {
             let _ = write!(svg, r#" stroke="{}""#, Escaped(&stroke.color));

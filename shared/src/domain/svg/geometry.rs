@@ -71,6 +71,12 @@ impl Matrix {
         Some(matrix)
     }
 
+    /// A `transform` property, whose numbers may have the units of their own coordinates; `None`: it breaks the grammar, or
+    /// has other units.
+    pub fn parse_css(text: &str) -> Option<Self> {
+        Self::parse(&text.replace("px", "").replace("deg", ""))
+    }
+
     fn function(name: &str, arguments: &[f64]) -> Option<Self> {
         let turn = |degrees: f64| {
             let (sin, cos) = degrees.to_radians().sin_cos();
@@ -81,6 +87,8 @@ impl Matrix {
             ("matrix", &[a, b, c, d, e, f]) => Self::of([a, b, c, d, e, f]),
             ("translate", &[x]) => shift(x, 0.0),
             ("translate", &[x, y]) => shift(x, y),
+            ("translateX", &[x]) => shift(x, 0.0),
+            ("translateY", &[y]) => shift(0.0, y),
             ("scale", &[s]) => Self::of([s, 0.0, 0.0, s, 0.0, 0.0]),
             ("scale", &[x, y]) => Self::of([x, 0.0, 0.0, y, 0.0, 0.0]),
             ("rotate", &[angle]) => turn(angle),

@@ -10,7 +10,7 @@ use super::error::{SvgError, shown};
 use super::geometry::{Area, Matrix, Point};
 use super::length::{Axis, Viewport};
 use super::shape::{Shape, attribute_length, close};
-use super::style::{Painted, Style};
+use super::style::{Painted, Style, declared};
 use super::{ELEMENTS_MAX, MARK, STROKES_MAX, TOTAL_POINTS_MAX, doctype, scan};
 use crate::domain::board::{POINTS_MAX, Stroke};
 use crate::domain::drawing::STROKE_BYTES_MAX;
@@ -316,7 +316,7 @@ impl Reader {
     fn color(&self, node: Node<'_, '_>, (color, words): &(Rgba, String)) -> String {
         let spelled = node
             .attribute("data-color")
-            .filter(|text| self.ours && text.starts_with('#') && Rgba::parse(text) == Some(*color));
+            .filter(|text| self.ours && Rgba::parse(text) == Some(*color));
         spelled.unwrap_or(words).to_owned()
     }
 
@@ -344,11 +344,13 @@ fn own_id(node: Node<'_, '_>) -> Result<Option<String>, SvgError> {
         .ok_or_else(|| SvgError::at(node, "data-id-hex: must be hexadecimal UTF-8"))
 }
 
-/// With the element's own transform inside what is around it.
+/// With the element's own transform, as a property or else as an attribute, inside what is around it.
 fn moved(node: Node<'_, '_>, around: &Matrix) -> Result<Matrix, SvgError> {
-    let Some(text) = node.attribute("transform") else {
-        return Ok(*around);
+    let own = match (declared(node, "transform"), node.attribute("transform")) {
+        (Some(property), _) => Matrix::parse_css(&property),
+        (None, Some(attribute)) => Matrix::parse(attribute),
+        (None, None) => return Ok(*around),
     };
-    let own = Matrix::parse(text).ok_or_else(|| SvgError::at(node, "transform: can't be read"))?;
+    let own = own.ok_or_else(|| SvgError::at(node, "transform: can't be read"))?;
     Ok(around.after(&own))
 }

@@ -26,6 +26,7 @@ pub(crate) use color::Rgba;
 pub use error::SvgError;
 pub use export::export;
 pub use import::{Imported, import};
+pub use scan::check_cost;
 
 /// How far a polyline may be from the curve it stands for, in board units.
 pub const FLATNESS: f64 = 0.1;
@@ -37,6 +38,9 @@ const DEPTH_MAX: usize = 64;
 const ELEMENTS_MAX: usize = 200_000;
 /// Most attributes of one element: the parser compares each with each.
 const ATTRIBUTES_MAX: usize = 100;
+/// Most namespaces declared on one element and those around it: the parser compares each with each, for every element that
+/// declares one.
+const NAMESPACES_MAX: usize = 64;
 /// Most strokes that one file makes.
 pub const STROKES_MAX: usize = 100_000;
 /// Most points of all strokes of one file: about 100 MB while they are held.

@@ -134,13 +134,9 @@ impl Style {
                 set(name, value)?;
             }
         }
-        if let Some(text) = node.attribute("style") {
-            for declaration in uncommented(text).split(';') {
-                if let Some((name, value)) = declaration.split_once(':') {
-                    let value = value.split('!').next().unwrap_or(value);
-                    set(&name.trim().to_ascii_lowercase(), value)?;
-                }
-            }
+        for (name, value) in declarations(&uncommented(node.attribute("style").unwrap_or_default()))
+        {
+            set(&name, value)?;
         }
         style.opacity *= own_opacity;
         Ok(display.then_some(style))
@@ -181,6 +177,22 @@ pub enum Painted {
     Server,
     /// And as a stroke's `color` spells it.
     Color(Rgba, String),
+}
+
+/// What the `style` attribute says of this property, last.
+pub fn declared(node: Node<'_, '_>, property: &str) -> Option<String> {
+    let style = uncommented(node.attribute("style")?);
+    let found = declarations(&style).filter(|(name, _)| name == property);
+    found.last().map(|(_, value)| value.trim().to_owned())
+}
+
+/// Names in small letters, and values.
+fn declarations(style: &str) -> impl Iterator<Item = (String, &str)> {
+    style.split(';').filter_map(|declaration| {
+        let (name, value) = declaration.split_once(':')?;
+        let value = value.split('!').next().unwrap_or(value);
+        Some((name.trim().to_ascii_lowercase(), value))
+    })
 }
 
 /// Without `/* … */`.

@@ -41,7 +41,8 @@ prop_compose! {
     fn any_stroke()(
         id in "[ -~]{1,20}|\u{fffe}[é<&\"']{1,5}",
         width in 1e-9..10_000.0_f64,
-        color in "#([0-9a-fA-F]{3}|[0-9a-fA-F]{4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})",
+        color in "#([0-9a-fA-F]{3}|[0-9a-fA-F]{4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})|[Rr]ed|teal|\
+            rgb\\([0-9]{1,2} 130 246\\)|rgba?\\(1, 2, [0-9]{1,2}, 0\\.[0-9]\\)|hsl\\([0-9]{1,3}deg 50% 40%( / [0-9]{1,2}%)?\\)",
         points in prop::collection::vec(
             (prop::num::f64::NORMAL | prop::num::f64::ZERO, -1e4..1e4_f64), 1..6),
         ts in any::<i32>(),
@@ -91,13 +92,19 @@ fn an_export_says_what_it_draws() {
         points: vec![0.0, 0.0],
         ..stroke.clone()
     };
-    let svg = export(&[stroke, dot], "t");
+    let named = Stroke {
+        id: "named".into(),
+        color: "hsl(0 100% 50%)".into(),
+        ..dot.clone()
+    };
+    let svg = export(&[stroke, dot, named], "t");
     for part in [
         r#"viewBox="-2 -6 7.5 10" width="7.5" height="10""#,
         r#"fill="none" stroke-linecap="round" stroke-linejoin="round""#,
         r##"data-id="a&quot;b" data-ts="9" data-color="#11223380" stroke="#112233" stroke-opacity="0.50196"##,
         r##"stroke="#ABC" stroke-width="4" d="M0 0Z"/>"##,
         r#"stroke-width="4" d="M1 2L3.5 -4"/>"#,
+        r##"data-color="hsl(0 100% 50%)" stroke="#ff0000" stroke-width"##,
     ] {
         assert!(svg.contains(part), "{part} is not in {svg}");
     }
@@ -273,6 +280,21 @@ fn transforms_compose_from_the_inside_out() {
     assert_eq!(at("skewX(45)"), [3.0, 2.0]);
     assert_eq!(at("skewY(45)"), [1.0, 3.0]);
     assert_eq!(at("matrix(1 2 3 4 5 6)"), [12.0, 16.0]);
+    let by_style = |style: &str| {
+        let line = format!("<line transform='scale(9)' style='{style}' stroke='red' x1='1'/>");
+        points(&line)[..2].to_vec()
+    };
+    assert_eq!(
+        by_style("transform: translate(50px, 2px) rotate(180deg)"),
+        [49.0, 2.0]
+    );
+    assert_eq!(by_style("transform:none;opacity:1"), [1.0, 0.0]);
+    let error =
+        refused("<rect style='transform:rotate(1turn)' stroke='red' width='1' height='1'/>");
+    assert!(
+        error.element == "rect" && error.reason.contains("transform"),
+        "{error}"
+    );
     let nested = "<g transform='translate(5,0)'><g transform='scale(2)'><line transform='translate(1)' stroke='red' stroke-width='3' x2='1'/></g></g>";
     let stroke = &read(nested)[0];
     assert_eq!(
@@ -445,6 +467,18 @@ fn bombs_are_refused_before_they_go_off() {
     let wide: String = (0..200_000).map(|i| format!(" a{i}=''")).collect();
     let error = refused(&format!("<g{wide}/>"));
     assert!(error.element == "g" && error.reason.contains("attributes"));
+    let names = |level: usize| (0..20).map(move |i| format!(" xmlns:n{level}_{i}='u'"));
+    let declaring: String = (0..10)
+        .map(|level| format!("<g{}>", names(level).collect::<String>()))
+        .collect();
+    let error = refused(&format!(
+        "{declaring}{}",
+        "<g xmlns:z='u'/>".repeat(100_000)
+    ));
+    assert!(error.element == "g" && error.reason.contains("namespaces"));
+    // One after the other they are as many as you like.
+    let one = "<g xmlns:a='u' xmlns:b='v'><path stroke='red' d='M0 0h1'/></g>";
+    assert_eq!(read(&one.repeat(200)).len(), 200);
     let long = format!("<path stroke='red' d='M0 0{}'/>", "h1".repeat(200_000));
     let error = refused(&long);
     assert!(

@@ -1,7 +1,8 @@
 //! Backups: listed newest first, read whole, removed, and who needs one.
 
 use atelier_shared::Mode;
-use atelier_shared::domain::backup::{Backup, BackupReason};
+use atelier_shared::backups;
+use atelier_shared::domain::backup::{Backup, BackupReason, Keep};
 use atelier_shared::domain::ids::{BackupId, Epoch, RoomId, Seq};
 use chrono::{SubsecRound, Utc};
 
@@ -82,5 +83,25 @@ pub async fn a_room_needs_a_backup_until_one_covers_all_that_is_archived(mode: M
     assert!(changed().await?);
     archive.mark_backed_up(&room, Seq(5)).await?;
     assert!(!changed().await?, "a backup made from the log may be ahead");
+    Ok(())
+}
+
+/// A log that was rolled back comes to other content at places that an older backup is beyond.
+pub async fn a_backup_of_further_on_does_not_stand_for_what_a_room_has_become(
+    mode: Mode,
+) -> Outcome {
+    let archives = fixture::archive(mode).await;
+    let archive = &*archives.here;
+    let room = opened(archive).await;
+    archive.put_backup(&room, &backup(100), b"x").await?;
+    archive.append(&room, Epoch(1), &chat(1, 2)).await?;
+    let keep = Keep::DEFAULT;
+    let made = backups::take_if_changed(archive, &room, keep).await?;
+    assert_eq!(made.map(|backup| backup.seq), Some(Seq(2)));
+    archive.append(&room, Epoch(1), &chat(3, 1)).await?;
+    let made = backups::take_if_changed(archive, &room, keep).await?;
+    assert!(made.is_none(), "messages are not in it");
+    let changed = archives.there.changed_rooms(1_000_000).await?;
+    assert!(!changed.contains(&room), "it is looked at again and again");
     Ok(())
 }

@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use atelier_shared::costly::{Costly, Unfinished};
 use atelier_shared::domain::document::{self, Document};
 use atelier_shared::domain::ids::{RoomId, Seq};
 use atelier_shared::ports::{ArchiveHead, PortError, Result};
 use atelier_shared::recovery;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 
 use super::Archiver;
 
@@ -17,12 +17,10 @@ const FOLD_PAGE: usize = 500;
 /// Rooms whose last checkpoint is remembered; beyond it all are forgotten, which costs a read each.
 const REMEMBERED_MAX: usize = 10_000;
 
-/// Documents compacted at once: each takes ten times its bytes meanwhile.
-const COMPACTED_AT_ONCE: usize = 2;
 /// A document that takes longer to compact (somebody made it so) stays merged.
 const COMPACT_PATIENCE: Duration = Duration::from_secs(20);
-
-static TURNS: Semaphore = Semaphore::const_new(COMPACTED_AT_ONCE);
+/// Documents compacted at once, each of which takes ten times its bytes meanwhile; and two that nobody waits for any more.
+static COMPACTIONS: Costly = Costly::new(2, 4, COMPACT_PATIENCE);
 
 /// When this process last saved (or found) each room's checkpoint, and at which seq: so that a quiet room's every
 /// message doesn't read a whole state to learn that none is due.
@@ -58,19 +56,18 @@ impl Archiver {
             return document;
         }
         let kept = document.clone();
-        let compact = async {
-            let turn = TURNS.acquire().await.ok()?;
-            let work = move || {
-                // Held until the thread is done, also where nobody waits for it any more.
-                let _turn = turn;
-                let mut document = document;
-                let done = document::compact(&mut document);
-                (document, done)
-            };
-            tokio::task::spawn_blocking(work).await.ok()
+        let compact = move || {
+            let mut document = document;
+            let done = document::compact(&mut document);
+            (document, done)
         };
-        match tokio::time::timeout(COMPACT_PATIENCE, compact).await {
-            Ok(Some((document, true))) => document,
+        match COMPACTIONS.run(compact).await {
+            Ok((document, true)) => document,
+            Err(Unfinished::Busy) => {
+                // It may be with the next checkpoint.
+                tracing::debug!(%room, bytes = kept.bytes(), "no turn to compact a document, it stays merged");
+                kept
+            }
             outcome => {
                 tracing::warn!(%room, bytes = kept.bytes(), timed_out = outcome.is_err(), "a document can't be compacted and stays merged");
                 let mut rooms = self.saved.uncompactable.lock();
@@ -79,10 +76,7 @@ impl Archiver {
                 }
                 rooms.insert(room.clone());
                 drop(rooms);
-                outcome
-                    .ok()
-                    .flatten()
-                    .map_or(kept, |(document, _)| document)
+                outcome.map_or(kept, |(document, _)| document)
             }
         }
     }
