@@ -10,7 +10,7 @@ use atelier_shared::domain::place::PlaceKind;
 use atelier_shared::ports::{ACTIVITY_SUBJECTS_MAX, ActivityQuery, PAGE_MAX};
 use axum::Json;
 use axum::extract::State;
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, Datelike, Duration, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -126,6 +126,8 @@ pub async fn team(
 ) -> Result<Json<TeamAnalytics>, Problem> {
     let team = PlaceId(filter.team_id);
     known(&app, PlaceKind::Team, team, &principal).await?;
+    in_range("from", filter.from)?;
+    in_range("to", filter.to)?;
     let to = filter.to.unwrap_or_else(Utc::now);
     let from = filter.from.unwrap_or(to - Duration::days(DEFAULT_DAYS));
     let bucket = filter.bucket.unwrap_or(Bucket::Day);
@@ -181,6 +183,14 @@ pub async fn team(
         items: items.collect(),
         next_cursor: None,
     }))
+}
+
+/// Where clocks and calendars can be reckoned with, whatever the zone.
+fn in_range(field: &'static str, time: Option<DateTime<Utc>>) -> Result<(), Problem> {
+    if time.is_none_or(|time| (2..=9_998).contains(&time.year())) {
+        return Ok(());
+    }
+    Err(Problem::invalid(field, "must be of the years 2 to 9998"))
 }
 
 /// What was done in the rooms of a project, by minute, newest first; for those who belong to it.

@@ -20,6 +20,7 @@ use super::health::rfc3339;
 use super::problem::{Kind, Problem};
 use super::refusals::{BadBody, Failures, NeedsToken};
 use super::state::App;
+use super::tries::{Counted, Try};
 use crate::identity::{LoginTokens, Principal, Refreshed, ticket};
 
 /// Longer ones cost only the hashing of their bytes, but a bound there must be.
@@ -119,14 +120,49 @@ pub async fn login(
     let account = hex::encode(Sha256::digest(names::key(asked.username.trim())));
     let pair = format!("login:{account}:{}", address.0);
     let tries = app.config.login_tries;
-    throttle(
-        &app,
-        &format!("login:{}", address.0),
-        tries.saturating_mul(TRIES_PER_ADDRESS),
-        LOGIN_WINDOW,
-    )
-    .await?;
-    throttle(&app, &pair, tries, LOGIN_WINDOW).await?;
+    let per_address = tries.saturating_mul(TRIES_PER_ADDRESS);
+    let own = count(&app, &pair, tries).await?;
+    // What was not judged does not count: neither what the other limit refuses nor what fails here.
+    let all = match count(&app, &format!("login:{}", address.0), per_address).await {
+        Ok(all) => all,
+        Err(problem) => {
+            own.take_back().await?;
+            return Err(problem);
+        }
+    };
+    let judged = match judge(&app, asked).await {
+        Ok(judged) => judged,
+        Err(problem) => {
+            own.take_back().await?;
+            all.take_back().await?;
+            return Err(problem);
+        }
+    };
+    let Some(user) = judged else {
+        return Err(Problem::new(
+            Kind::WrongCredentials,
+            "Wrong user name or password.",
+        ));
+    };
+    own.forgive().await?;
+    // Only this one: or a login of one's own would set guesses at others free.
+    all.take_back().await?;
+    let login = app.identity.begin_login(user.id).await?;
+    tokens(&app, user, login, StatusCode::OK)
+}
+
+async fn count(app: &App, key: &str, limit: u32) -> Result<Try, Problem> {
+    let counted = app
+        .tries
+        .count(&app.backends.vault, key, limit, LOGIN_WINDOW);
+    match counted.await? {
+        Counted::Allowed(counted) => Ok(counted),
+        Counted::Wait(wait) => Err(Problem::rate_limited(wait).policy(limit, LOGIN_WINDOW)),
+    }
+}
+
+/// Whose name and password these are.
+async fn judge(app: &App, asked: Login) -> Result<Option<User>, Problem> {
     let known = app
         .backends
         .records
@@ -134,15 +170,7 @@ pub async fn login(
         .await?;
     let (user, hash) = known.unzip();
     let right = app.passwords.verify(asked.password, hash).await?;
-    let Some(user) = user.filter(|_| right) else {
-        return Err(Problem::new(
-            Kind::WrongCredentials,
-            "Wrong user name or password.",
-        ));
-    };
-    app.backends.vault.forgive(&pair).await?;
-    let login = app.identity.begin_login(user.id).await?;
-    tokens(&app, user, login, StatusCode::OK)
+    Ok(user.filter(|_| right))
 }
 
 /// Exchanges a refresh token for new tokens. A token that comes a second time ends the login, unless it comes within

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::domain::room::{Access, Retention, Role, Room, RoomChoice, RoomKind};
+use atelier_shared::ports::{RoomCreation, RoomQuota};
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -287,22 +288,45 @@ pub async fn make_room_by_connecting(
 
 /// Makes the room if its address may hold one more. False: the id is taken.
 pub async fn make_room(app: &App, room: &Room, address: &ClientAddress) -> Result<bool, Problem> {
+    // One at a time waits in the records for those of other gateways.
+    let _turn = app.making_room(&address.0).await;
+    let quota = may_make_room(app, room, address).await?;
+    let made = app.backends.records.create_room_within(room, Some(quota));
+    match made.await? {
+        RoomCreation::Made => Ok(true),
+        RoomCreation::Taken => Ok(false),
+        RoomCreation::Full => Err(room_limit(app)),
+    }
+}
+
+/// May this address hold one more room, as far as can be told before it is made? And of how many made lately.
+pub async fn may_make_room(
+    app: &App,
+    room: &Room,
+    address: &ClientAddress,
+) -> Result<RoomQuota, Problem> {
     let limit = u64::from(app.config.rooms_per_address);
     let active: Vec<RoomId> = app.occupancy.get().await?.keys().cloned().collect();
-    let _turn = app.making_room(&address.0).await;
     let since = room.created_at - ROOM_LIMIT_WINDOW;
-    let held = app
-        .backends
-        .records
+    let records = &app.backends.records;
+    let held = records
         .count_rooms_of_address(&address.0, since, &active)
         .await?;
-    if held >= limit {
-        return Err(Problem::new(
-            Kind::RoomLimit,
-            format!("An address holds at most {limit} rooms that are active or younger than 24 h."),
-        ));
+    if held.young + held.older >= limit {
+        return Err(room_limit(app));
     }
-    Ok(app.backends.records.create_room(room).await?)
+    Ok(RoomQuota {
+        since,
+        most: limit - held.older,
+    })
+}
+
+fn room_limit(app: &App) -> Problem {
+    let limit = app.config.rooms_per_address;
+    Problem::new(
+        Kind::RoomLimit,
+        format!("An address holds at most {limit} rooms that are active or younger than 24 h."),
+    )
 }
 
 #[cfg(test)]

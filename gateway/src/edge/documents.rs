@@ -7,6 +7,7 @@ use std::time::Duration;
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::domain::room::{Retention, Role, Room};
 use atelier_shared::domain::signal::Signal;
+use atelier_shared::ports::RoomPatch;
 use atelier_shared::recovery;
 use axum::Json;
 use axum::extract::State;
@@ -199,14 +200,12 @@ async fn wait_for_archive(app: &App, room: &RoomId) -> Result<(), Problem> {
 }
 
 async fn keep(app: &App, id: &RoomId) -> Result<(), Problem> {
-    // Read again: waiting for the archive may have taken a while.
-    let Some(mut room) = app.backends.records.room(id).await? else {
-        return Err(Problem::not_found("room"));
+    let kept = RoomPatch {
+        retention: Some(Retention::Keep),
+        ..RoomPatch::default()
     };
-    room.retention = Retention::Keep;
-    if !app.backends.records.update_room(&room).await? {
-        return Err(Problem::not_found("room"));
-    }
+    let room = app.backends.records.patch_room(id, &kept).await?;
+    room.ok_or_else(|| Problem::not_found("room"))?;
     app.backends.log.publish(id, &Signal::Changed).await?;
     Ok(())
 }

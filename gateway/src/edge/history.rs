@@ -133,9 +133,14 @@ pub async fn log(
     let after = place("cursor", page.after()?)?.or(since);
     let mut after = after.unwrap_or(Seq(0));
     let b = &app.backends;
+    let was_idle = b.log.head(&id).await?.is_none();
     let now_ms = Utc::now().timestamp_millis();
     let head =
         recovery::activate(&*b.log, &*b.archive, &id, None, room.role_version, now_ms).await?;
+    if was_idle {
+        // Nobody opens the room for this: it goes back by itself.
+        recovery::watch_idle(&*b.queue, &id, recovery::IDLE_AFTER).await?;
+    }
     let mut found = Vec::new();
     let mut looked_at = 0;
     while after < head.seq && found.len() < most && looked_at < LOOKED_AT_MAX {

@@ -3,7 +3,7 @@
 use atelier_shared::domain::ids::{InsightId, PlaceId};
 use atelier_shared::domain::insight::{self, Insight, Link};
 use atelier_shared::domain::place::{PlaceKind, PlaceRole};
-use atelier_shared::ports::{InsightFilter, InsightSeen};
+use atelier_shared::ports::{self, InsightFilter, InsightSeen};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -227,21 +227,15 @@ pub async fn patch(
     Id(id): Id<InsightId>,
     Body(asked): Body<InsightPatch>,
 ) -> Result<Json<InsightView>, Problem> {
-    let mut it = own(&app, id, &principal).await?;
-    if let Some(title) = &asked.title {
-        it.title = insight::title(title)?;
-    }
-    if let Some(body) = &asked.body {
-        it.body = insight::body(body)?;
-    }
-    if let Some(tags) = &asked.tags {
-        it.tags = insight::tags(tags)?;
-    }
-    if let Some(links) = asked.links {
-        it.links = insight::links(links)?;
-    }
-    it.updated_at = Utc::now().trunc_subsecs(6);
-    if !app.backends.records.update_insight(&it).await? {
+    own(&app, id, &principal).await?;
+    let patch = ports::InsightPatch {
+        title: asked.title.as_deref().map(insight::title).transpose()?,
+        body: asked.body.as_deref().map(insight::body).transpose()?,
+        tags: asked.tags.as_deref().map(insight::tags).transpose()?,
+        links: asked.links.map(insight::links).transpose()?,
+    };
+    let records = &app.backends.records;
+    if !records.patch_insight(id, &patch, Utc::now()).await? {
         return Err(Problem::not_found("insight"));
     }
     seen(&app, id, &principal)
@@ -322,10 +316,10 @@ async fn seen(app: &App, id: InsightId, principal: &Principal) -> Result<Insight
 }
 
 /// [`seen`], by somebody who may change it.
-async fn own(app: &App, id: InsightId, principal: &Principal) -> Result<Insight, Problem> {
+async fn own(app: &App, id: InsightId, principal: &Principal) -> Result<(), Problem> {
     let seen = seen(app, id, principal).await?;
     if principal.is_admin || seen.insight.author == principal.user_id {
-        return Ok(seen.insight);
+        return Ok(());
     }
     if let Some(team) = seen.insight.team {
         let role = app
@@ -334,7 +328,7 @@ async fn own(app: &App, id: InsightId, principal: &Principal) -> Result<Insight,
             .place_role(team, principal.user_id)
             .await?;
         if role >= Some(PlaceRole::Admin) {
-            return Ok(seen.insight);
+            return Ok(());
         }
     }
     Err(Problem::forbidden(

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use atelier_shared::domain::ids::RoomId;
+use atelier_shared::Backends;
+use atelier_shared::domain::ids::{RoomId, UserId};
 use atelier_shared::domain::invite::Invite;
 use atelier_shared::domain::room::Role;
 use atelier_shared::ports::{Acceptance, Throttle};
@@ -28,7 +29,9 @@ use super::problem::{Kind, Problem};
 use super::refusals::{BadBody, Failures, Missing, NeedsRight, Over};
 use super::room_view::{RoomView, view};
 use super::state::App;
+use super::whole::whole;
 use super::words::RoleWord;
+use crate::identity::Principal;
 use crate::room::standing::{self, Change};
 
 const CODE_BYTES: usize = 16;
@@ -237,9 +240,24 @@ pub async fn accept(
     let user = principal
         .row()
         .ok_or_else(|| Problem::forbidden("The administrator enters every room anyway."))?;
-    let b = &app.backends;
-    let accepted = b.records.accept_invite(hash(&code), user, Utc::now());
-    let (id, role) = match accepted.await? {
+    let (id, role) = whole(join(app.backends.clone(), principal, user, hash(&code))).await?;
+    let room = app.backends.records.room(&id).await?;
+    let room = room.ok_or_else(|| Problem::not_found("room"))?;
+    Ok(Json(AcceptedView {
+        room_id: id.to_string(),
+        role: role.as_str(),
+        room: view(&app, &room, role).await?,
+    }))
+}
+
+async fn join(
+    b: Backends,
+    principal: Principal,
+    user: UserId,
+    code_hash: [u8; 32],
+) -> Result<(RoomId, Role), Problem> {
+    let accepted = b.records.accept_invite(code_hash, user, Utc::now());
+    match accepted.await? {
         Acceptance::Joined {
             room,
             role,
@@ -252,22 +270,19 @@ pub async fn accept(
                 role: Some(role),
                 kicked: false,
             };
-            standing::tell(b, &room, role_version, told)
+            standing::tell(&b, &room, role_version, told)
                 .await
                 .map_err(problem)?;
-            (room, role)
+            Ok((room, role))
         }
-        Acceptance::Member { room, role } => (room, role),
-        Acceptance::Over => return Err(over()),
-        Acceptance::Unknown => return Err(Problem::not_found("invitation")),
-    };
-    let room = b.records.room(&id).await?;
-    let room = room.ok_or_else(|| Problem::not_found("room"))?;
-    Ok(Json(AcceptedView {
-        room_id: id.to_string(),
-        role: role.as_str(),
-        room: view(&app, &room, role).await?,
-    }))
+        // Perhaps by a call that failed half-way.
+        Acceptance::Member { room, role } => {
+            standing::tell_again(&b, &room).await?;
+            Ok((room, role))
+        }
+        Acceptance::Over => Err(over()),
+        Acceptance::Unknown => Err(Problem::not_found("invitation")),
+    }
 }
 
 fn hash(code: &str) -> [u8; 32] {

@@ -52,7 +52,16 @@ impl Class {
             .strip_prefix("/api/v1")
             .or_else(|| path.strip_prefix("/api"))
             .unwrap_or(path);
-        if headers.contains_key(header::UPGRADE)
+        let socket = matches!(
+            bare,
+            "/rooms/{room_id}/ws"
+                | "/ws/{room_id}"
+                | "/ws/session/{session_id}"
+                | "/yjs/{room_id}"
+                | "/hocuspocus"
+                | "/hocuspocus/"
+        );
+        if socket && headers.contains_key(header::UPGRADE)
             || matches!(bare, "/health" | "/livez" | "/readyz" | "/metrics")
         {
             return None;
@@ -157,6 +166,25 @@ mod tests {
         }
         let mut socket = HeaderMap::new();
         socket.insert("upgrade", HeaderValue::from_static("websocket"));
-        assert_eq!(Class::of(&Method::GET, "/ws/{room_id}", &socket), None);
+        for path in [
+            "/ws/{room_id}",
+            "/api/ws/{room_id}",
+            "/ws/session/{session_id}",
+            "/api/v1/rooms/{room_id}/ws",
+            "/api/rooms/{room_id}/ws",
+            "/yjs/{room_id}",
+            "/hocuspocus",
+        ] {
+            assert_eq!(Class::of(&Method::GET, path, &socket), None, "{path}");
+            assert_eq!(Class::of(&Method::GET, path, &none), Some(Class::Read));
+        }
+        // That somebody would like to upgrade makes no other route free.
+        for (method, path, class) in [
+            (Method::POST, "/api/auth/refresh", Class::Entry),
+            (Method::POST, "/upload", Class::Upload),
+            (Method::GET, "/ws/stats", Class::Read),
+        ] {
+            assert_eq!(Class::of(&method, path, &socket), Some(class), "{path}");
+        }
     }
 }

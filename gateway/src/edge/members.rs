@@ -17,6 +17,7 @@ use super::page::Page;
 use super::problem::Problem;
 use super::refusals::{BadBody, Failures, Missing, NeedsRight, Taken};
 use super::state::App;
+use super::whole::whole;
 use super::words::RoleWord;
 use crate::identity::Principal;
 use crate::room::standing::{self, Change, StandingError};
@@ -85,6 +86,7 @@ pub async fn add(
     let user = app.backends.records.user(user_id).await?;
     let user = user.ok_or_else(|| Problem::invalid("user_id", "there is no such person"))?;
     if app.backends.records.member(&room, user_id).await?.is_some() {
+        standing::tell_again(&app.backends, &room).await?;
         return Err(Problem::conflict("This person is a member already.").at("user_id"));
     }
     change_role(&app, &room, &by, user_id, Some(asked.role)).await?;
@@ -137,6 +139,10 @@ pub async fn remove(
 
 async fn member(app: &App, room: &RoomId, user: UserId) -> Result<Membership, Problem> {
     let member = app.backends.records.member(room, user).await?;
+    if member.is_none() {
+        // Whoever was sent away by a call that failed half-way is gone for those who ask again.
+        standing::tell_again(&app.backends, room).await?;
+    }
     member.ok_or_else(|| Problem::not_found("member"))
 }
 
@@ -155,9 +161,12 @@ pub async fn change_role(
         role,
         kicked: false,
     };
-    standing::change(&app.backends, room, change)
-        .await
-        .map_err(problem)
+    let (b, room) = (app.backends.clone(), room.clone());
+    whole(async move {
+        let changed = standing::change(&b, &room, change).await;
+        changed.map_err(problem)
+    })
+    .await
 }
 
 /// A person who acts over REST has no connection; entries name them by their user id.

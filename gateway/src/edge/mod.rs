@@ -52,7 +52,9 @@ pub mod state;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+mod tries;
 mod users;
+mod whole;
 mod words;
 mod ws;
 

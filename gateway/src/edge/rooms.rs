@@ -6,7 +6,7 @@ use atelier_shared::domain::names;
 use atelier_shared::domain::place::{PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Access, Activity, Retention, Role, Room, RoomChoice, RoomKind};
 use atelier_shared::domain::signal::Signal;
-use atelier_shared::ports::{RoomQuery, RoomVisibility};
+use atelier_shared::ports::{self, RoomQuery, RoomVisibility};
 use atelier_shared::removals;
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
@@ -18,7 +18,9 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::board;
-use super::client::{Authenticated, ClientAddress, MaybePrincipal, make_room, may, may_enter};
+use super::client::{
+    Authenticated, ClientAddress, MaybePrincipal, make_room, may, may_enter, may_make_room,
+};
 use super::documents;
 use super::extract::{Body, Id, Query};
 use super::page::{Page, PageParams, cursor};
@@ -29,6 +31,7 @@ use super::room_view::{
     ActiveRoom, RoomSummary, RoomView, UserInRoom, users_in, users_in_all, view,
 };
 use super::state::App;
+use super::whole::whole;
 use super::words::{AccessWord, ActivityWord, FormatWord, KindWord, RetentionWord};
 use crate::identity::Principal;
 
@@ -145,6 +148,8 @@ pub async fn create(
     };
     let choice = choice(&app, &principal, asked).await?;
     let room = new_room(&address, &principal, choice);
+    // Before the drawing is kept anywhere; who is over the limit leaves nothing behind.
+    may_make_room(&app, &room, &address).await?;
     let imported = board::import(&app, &principal, &room, format, request).await?;
     let (status, headers, Json(mut view)) =
         made_room(&app, &address, &room, "/api/v1/rooms").await?;
@@ -379,29 +384,32 @@ pub async fn patch(
     Body(asked): Body<RoomPatch>,
 ) -> Result<Json<RoomView>, Problem> {
     let least = asked.least();
-    let (mut room, role) = may(&app, &id, Some(&principal), least).await?;
-    if let Some(name) = &asked.name {
-        room.name = names::label("name", name)?;
+    let (room, role) = may(&app, &id, Some(&principal), least).await?;
+    if let Some(kind) = asked.kind
+        && (kind == RoomKind::Project) != room.project_id.is_some()
+    {
+        let text = "is `project` for the rooms of projects, and for them alone";
+        return Err(Problem::invalid("kind", text));
     }
-    if let Some(allows) = asked.allows {
-        room.allows = check_allows(allows)?;
-    }
-    if let Some(kind) = asked.kind {
-        if (kind == RoomKind::Project) != room.project_id.is_some() {
-            let text = "is `project` for the rooms of projects, and for them alone";
-            return Err(Problem::invalid("kind", text));
-        }
-        room.kind = kind;
-    }
-    room.access = asked.access.unwrap_or(room.access);
-    room.listed = asked.listed.unwrap_or(room.listed);
-    room.retention = asked.retention.unwrap_or(room.retention);
-    if !app.backends.records.update_room(&room).await? {
-        return Err(Problem::not_found("room"));
-    }
-    // A pod that misses it reads the row again with the next newcomer.
-    app.backends.log.publish(&room.id, &Signal::Changed).await?;
+    let name = asked.name.as_deref();
+    let patch = ports::RoomPatch {
+        name: name.map(|name| names::label("name", name)).transpose()?,
+        kind: asked.kind,
+        access: asked.access,
+        listed: asked.listed,
+        retention: asked.retention,
+        allows: asked.allows.map(check_allows).transpose()?,
+    };
+    let room = whole(change(app.clone(), id, patch)).await?;
     view(&app, &room, role).await.map(Json)
+}
+
+async fn change(app: App, id: RoomId, patch: ports::RoomPatch) -> Result<Room, Problem> {
+    let room = app.backends.records.patch_room(&id, &patch).await?;
+    let room = room.ok_or_else(|| Problem::not_found("room"))?;
+    // A pod that misses it reads the row again with the next newcomer.
+    app.backends.log.publish(&id, &Signal::Changed).await?;
+    Ok(room)
 }
 
 /// Deletes a room and closes its sockets (4404); hosts only. Its id stays reserved for 24 h.
@@ -413,23 +421,46 @@ pub async fn delete(
     Authenticated(principal): Authenticated,
     Id(id): Id<RoomId>,
 ) -> Result<StatusCode, Problem> {
-    may(&app, &id, Some(&principal), Role::Host).await?;
-    delete_room(&app, &id).await
+    match may(&app, &id, Some(&principal), Role::Host).await {
+        Ok(_) => delete_room(&app, &id).await,
+        Err(problem) => {
+            tell_deletion(&app, &id, &problem).await?;
+            Err(problem)
+        }
+    }
+}
+
+/// A room that is not there any more may have been deleted by a call that failed before anybody was told: whoever asks
+/// again makes that good.
+pub(super) async fn tell_deletion(app: &App, id: &RoomId, found: &Problem) -> Result<(), Problem> {
+    if found.kind == Kind::NotFound && app.backends.records.is_room_deleted(id).await? {
+        whole(tell_deleted(app.clone(), id.clone())).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn delete_room(app: &App, id: &RoomId) -> Result<StatusCode, Problem> {
-    if !app.backends.records.delete_room(id, Utc::now()).await? {
-        return Err(Problem::not_found("room"));
-    }
-    // After the row: a socket that is closed now and comes again finds the room gone.
+    let (app, id) = (app.clone(), id.clone());
+    whole(async move {
+        if !app.backends.records.delete_room(&id, Utc::now()).await? {
+            return Err(Problem::not_found("room"));
+        }
+        tell_deleted(app, id).await?;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
+}
+
+/// After the row: a socket that is closed now and comes again finds the room gone.
+async fn tell_deleted(app: App, id: RoomId) -> Result<(), Problem> {
     let closed = Signal::Closed {
         reason: "the room was deleted".to_owned(),
     };
-    app.backends.log.publish(id, &closed).await?;
+    let told = app.backends.log.publish(&id, &closed).await;
     // Its files and its log go soon; if this is lost, the cleanup finds them.
     let remains = removals::room_job(id.clone(), REMAINS_AFTER);
     if let Err(error) = app.backends.queue.enqueue(QUEUE_CLEANUP, &remains).await {
         tracing::warn!(room = %id, %error, "what is left of a deleted room waits for the cleanup");
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(told?)
 }

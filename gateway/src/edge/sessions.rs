@@ -115,7 +115,10 @@ pub async fn delete(
     principal: Authenticated,
     Id(id): Id<RoomId>,
 ) -> Result<StatusCode, Problem> {
-    is_session(&app, &id).await?;
+    if let Err(problem) = is_session(&app, &id).await {
+        rooms::tell_deletion(&app, &id, &problem).await?;
+        return Err(problem);
+    }
     rooms::delete(State(app), principal, Id(id)).await
 }
 

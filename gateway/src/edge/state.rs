@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::files::Uploads;
 use super::health::Checks;
 use super::occupancy::Occupancy;
+use super::tries::Tries;
 use crate::config::{ConfigError, GatewayConfig};
 use crate::identity::{Identity, Passwords, Profiles};
 use crate::metrics::Metrics;
@@ -43,6 +44,7 @@ pub struct Inner {
     pub config: GatewayConfig,
     pub identity: Identity,
     pub passwords: Passwords,
+    pub(super) tries: Tries,
     pub profiles: Profiles,
     pub metrics: Metrics,
     pub rooms: Rooms,
@@ -90,6 +92,7 @@ impl App {
             uploads: Uploads::new(config.upload_memory as usize / backends.files.part_bytes()),
             identity,
             passwords,
+            tries: Tries::default(),
             profiles,
             metrics,
             started_at: Utc::now(),
@@ -110,7 +113,7 @@ impl App {
         self.checks.is_draining()
     }
 
-    /// Serialises counting an address's rooms with making one more, so that many requests at once can't pass the limit.
+    /// One address makes one room at a time here: more would only hold connections to the database while they wait there.
     pub(super) async fn making_room(&self, address: &str) -> tokio::sync::MutexGuard<'_, ()> {
         let mut hasher = std::hash::DefaultHasher::new();
         address.hash(&mut hasher);

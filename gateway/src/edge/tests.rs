@@ -20,6 +20,10 @@ use super::problem::Kind;
 use super::{App, routes};
 use crate::config::tests::parse;
 
+mod limits;
+mod odd_input;
+mod untold;
+
 struct Server {
     app: App,
     router: Router,

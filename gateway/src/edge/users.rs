@@ -3,7 +3,7 @@
 use atelier_shared::domain::ids::UserId;
 use atelier_shared::domain::names;
 use atelier_shared::domain::user::{User, UserKind};
-use atelier_shared::ports::{CreateUserError, UserDeletion};
+use atelier_shared::ports::{CreateUserError, UserDeletion, UserPatch};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -126,35 +126,36 @@ pub async fn patch_me(
     Authenticated(principal): Authenticated,
     Body(asked): Body<ProfilePatch>,
 ) -> Result<Json<UserView>, Problem> {
-    let mut user = stored(&app, &principal).await?;
+    let user = stored(&app, &principal).await?;
+    let mut patch = UserPatch {
+        avatar_url: asked.avatar_url,
+        ..UserPatch::default()
+    };
     if let Some(name) = &asked.name {
         let name = names::name("name", name)?;
         // An account is known by its user name, and may be called as others are; a guest has no other name.
         if user.kind == UserKind::Guest && names::key(&name) != names::key(&user.name) {
             take_name(&app, "name", &name, user.id).await?;
         }
-        user.name = name;
+        patch.name = Some(name);
     }
-    if let Some(url) = asked.avatar_url {
-        if let Some(url) = &url {
-            names::web_url("avatar_url", url)?;
-        }
-        user.avatar_url = url;
+    if let Some(Some(url)) = &patch.avatar_url {
+        names::web_url("avatar_url", url)?;
     }
     if let Some(email) = asked.email {
         if user.kind != UserKind::Account {
             return Err(Problem::invalid("email", "is for accounts"));
         }
-        user.email = email.as_deref().map(check_email).transpose()?;
+        patch.email = Some(email.as_deref().map(check_email).transpose()?);
     }
-    match app.backends.records.update_user(&user).await {
-        Ok(true) => {}
-        Ok(false) => return Err(gone()),
+    let user = match app.backends.records.patch_user(user.id, &patch).await {
+        Ok(Some(user)) => user,
+        Ok(None) => return Err(gone()),
         Err(CreateUserError::Taken(field)) => {
             return Err(Problem::conflict(format!("This {field} is taken.")).at(field));
         }
         Err(CreateUserError::Port(error)) => return Err(error.into()),
-    }
+    };
     app.profiles.changed(user.id).await?;
     Ok(Json(user.into()))
 }

@@ -108,6 +108,16 @@ pub async fn tell(
     Ok(())
 }
 
+/// Raises the fence to what Records has, and has every gateway look again at who is what: makes good what a change that was
+/// cut short did not tell.
+pub async fn tell_again(b: &Backends, room: &RoomId) -> Result<(), PortError> {
+    if let Some(room) = b.records.room(room).await? {
+        b.log.set_role_version(&room.id, room.role_version).await?;
+        b.log.publish(&room.id, &Signal::Changed).await?;
+    }
+    Ok(())
+}
+
 /// Is there this person: stored, with a role here, connected under whatever name on any pod or until just now, or sent out?
 pub async fn exists(b: &Backends, room: &RoomId, person: UserId) -> Result<bool, PortError> {
     if b.records.user(person).await?.is_some() || b.records.role(room, person).await?.is_some() {

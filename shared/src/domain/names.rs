@@ -86,7 +86,9 @@ pub fn color(field: &'static str, text: &str) -> Result<(), Invalid> {
 /// An `https:` or `http:` URL of at most 2048 bytes.
 pub fn web_url(field: &'static str, text: &str) -> Result<(), Invalid> {
     let web = text.starts_with("https://") || text.starts_with("http://");
-    if web && text.len() <= URL_MAX_BYTES && url::Url::parse(text).is_ok() {
+    // A parser takes them out, or writes them otherwise; who keeps the text has them as they are.
+    let clean = !text.chars().any(char::is_control);
+    if web && clean && text.len() <= URL_MAX_BYTES && url::Url::parse(text).is_ok() {
         return Ok(());
     }
     Err(Invalid::new(
@@ -138,6 +140,21 @@ mod tests {
         assert!(label("name", &"x".repeat(64)).is_ok());
         let long = label("name", &"x".repeat(65)).unwrap_err();
         assert!(long.reason.contains("64"), "{}", long.reason);
+    }
+
+    #[test]
+    fn a_url_holds_nothing_unreadable() {
+        assert!(web_url("url", "https://a.example/x y?z").is_ok());
+        for bad in [
+            "",
+            "ftp://a",
+            "https://",
+            "https://a/\0",
+            "http://a/\tb",
+            "https://a/\u{85}",
+        ] {
+            assert_eq!(web_url("url", bad).unwrap_err().field, "url", "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Relational data: insights and the votes for them.
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use super::{Page, Result};
 use crate::domain::ids::{InsightId, PlaceId, UserId};
-use crate::domain::insight::Insight;
+use crate::domain::insight::{Insight, Link};
 
 /// An insight as one reader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,15 @@ pub struct InsightFilter {
     pub team: Option<PlaceId>,
 }
 
+/// What is to change of an insight; what is `None` stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InsightPatch {
+    pub title: Option<String>,
+    pub body: Option<String>,
+    pub tags: Option<Vec<String>>,
+    pub links: Option<Vec<Link>>,
+}
+
 /// Promises: a person's vote counts once.
 #[async_trait]
 pub trait InsightRecords: Send + Sync {
@@ -45,12 +55,18 @@ pub trait InsightRecords: Send + Sync {
         limit: usize,
     ) -> Result<Page<InsightSeen>>;
 
-    /// Overwrites title, body, tags, links and `updated_at`. False: no such insight.
-    async fn update_insight(&self, insight: &Insight) -> Result<bool>;
+    /// Changes what the patch names, and nothing else but `updated_at`, whatever else changes at the same time. False: no
+    /// such insight.
+    async fn patch_insight(
+        &self,
+        id: InsightId,
+        patch: &InsightPatch,
+        at: DateTime<Utc>,
+    ) -> Result<bool>;
 
     /// False: no such insight.
     async fn delete_insight(&self, id: InsightId) -> Result<bool>;
 
-    /// Votes for it, or takes the vote back. False: no such insight.
+    /// Votes for it, or takes the vote back. False: no such insight (also where it goes at the same moment).
     async fn vote(&self, id: InsightId, user: UserId, votes: bool) -> Result<bool>;
 }

@@ -27,11 +27,11 @@ pub use archive::{
 };
 pub use backups::{BACKUPS_MAX, Backups};
 pub use files::{FileMeta, Files};
-pub use insights::{InsightFilter, InsightRecords, InsightSeen};
+pub use insights::{InsightFilter, InsightPatch, InsightRecords, InsightSeen};
 pub use live_output::{
     LiveOutput, OUTPUT_PIECE_MAX_BYTES, OUTPUT_PIECES_MAX, OutputPage, OutputPiece, OutputWaker,
 };
-pub use places::{PlaceChange, PlaceDeletion, PlaceMember, PlaceRecords, PlaceScope};
+pub use places::{PlaceChange, PlaceDeletion, PlaceMember, PlacePatch, PlaceRecords, PlaceScope};
 pub use presence::{Claim, NAME_HOLDERS_MAX, Presence, Reports, RoomOccupancy};
 pub use queue::{
     Claimed, DEAD_MAX, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, ID_MAX_BYTES,
@@ -40,8 +40,9 @@ pub use queue::{
 };
 pub use records::{
     Acceptance, CleanupRecords, CreateUserError, DELETED_ID_RESERVED, FileRecords, INVITES_MAX,
-    InviteRecords, JobQuery, JobRecords, PAGE_MAX, Page, Records, RoomQuery, RoomRecords,
-    RoomVisibility, UserDeletion, UserRecords,
+    InviteRecords, JobQuery, JobRecords, PAGE_MAX, Page, Records, RoomCreation, RoomPatch,
+    RoomQuery, RoomQuota, RoomRecords, RoomVisibility, RoomsOfAddress, UserDeletion, UserPatch,
+    UserRecords,
 };
 pub use removals::RemovalRecords;
 pub use roles::{MEMBERS_MAX, Membership, RoleChange, RoleRecords};

@@ -26,6 +26,13 @@ pub enum PlaceScope {
     All(PlaceKind),
 }
 
+/// What is to change of a place; what is `None` stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlacePatch {
+    pub name: Option<String>,
+    pub description: Option<String>,
+}
+
 /// What came of a wish to change somebody's role in a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlaceChange {
@@ -57,8 +64,9 @@ pub trait PlaceRecords: Send + Sync {
 
     async fn place(&self, id: PlaceId) -> Result<Option<Place>>;
 
-    /// Overwrites name and description. False: no such place.
-    async fn update_place(&self, place: &Place) -> Result<bool>;
+    /// Changes what the patch names, and nothing else, whatever else changes at the same time. The place as it is now;
+    /// `None`: no such place.
+    async fn patch_place(&self, id: PlaceId, patch: &PlacePatch) -> Result<Option<Place>>;
 
     /// Removes the place with its projects and members, if no room is in it.
     async fn delete_place(&self, id: PlaceId) -> Result<PlaceDeletion>;

@@ -20,7 +20,7 @@ use crate::domain::ids::{FileId, JobId, RoomId, UserId};
 use crate::domain::invite::Invite;
 use crate::domain::job::{Job, JobState};
 use crate::domain::place::Place;
-use crate::domain::room::{Role, Room, RoomKind};
+use crate::domain::room::{Access, Activity, Retention, Role, Room, RoomKind};
 use crate::domain::user::{NewUser, User};
 
 /// One page of a keyset-paginated list.
@@ -39,6 +39,15 @@ pub enum CreateUserError {
     Taken(&'static str),
     #[error(transparent)]
     Port(#[from] PortError),
+}
+
+/// What is to change of a person; what is `None` stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserPatch {
+    pub name: Option<String>,
+    /// `Some(None)`: none any more.
+    pub email: Option<Option<String>>,
+    pub avatar_url: Option<Option<String>>,
 }
 
 /// What came of a wish to delete a person.
@@ -72,8 +81,13 @@ pub trait UserRecords: Send + Sync {
     /// Is this the user name, or the e-mail address, of an account?
     async fn is_login_taken(&self, login: &str) -> Result<bool>;
 
-    /// Overwrites name, e-mail address and avatar. False: no such person.
-    async fn update_user(&self, user: &User) -> Result<bool, CreateUserError>;
+    /// Changes what the patch names, and nothing else, whatever else changes at the same time. The person as they are now;
+    /// `None`: no such person.
+    async fn patch_user(
+        &self,
+        id: UserId,
+        patch: &UserPatch,
+    ) -> Result<Option<User>, CreateUserError>;
 
     /// Removes a person, their memberships and their name from their jobs, and remembers that they are gone. Workspaces
     /// and teams that held nobody and nothing else go along.
@@ -136,12 +150,62 @@ impl RoomQuery {
     }
 }
 
+/// What is to change of a room; what is `None` stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RoomPatch {
+    pub name: Option<String>,
+    pub kind: Option<RoomKind>,
+    pub access: Option<Access>,
+    pub listed: Option<bool>,
+    pub retention: Option<Retention>,
+    pub allows: Option<Vec<Activity>>,
+}
+
+/// How many rooms one address may have made lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoomQuota {
+    /// Rooms made from then on count.
+    pub since: DateTime<Utc>,
+    /// Most of them, with the new one.
+    pub most: u64,
+}
+
+/// What came of a wish to make a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoomCreation {
+    Made,
+    /// The id is taken, or was deleted less than [`DELETED_ID_RESERVED`] before `room.created_at`, or the room's project is
+    /// gone; nothing changed.
+    Taken,
+    /// Its address has as many as the quota says; nothing changed.
+    Full,
+}
+
+/// The rooms of one address that its limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoomsOfAddress {
+    /// Made since a time.
+    pub young: u64,
+    /// Made before it, and active.
+    pub older: u64,
+}
+
 /// Promises: an id is given once; whatever a list asks for, a page reads about as many rows as it shows (or as `among` names).
 #[async_trait]
 pub trait RoomRecords: Send + Sync {
-    /// Makes the room, and its creator (if any) host, in one step. False: the id is taken, or was
-    /// deleted less than [`DELETED_ID_RESERVED`] before `room.created_at`, or the room's project is gone; nothing changed.
-    async fn create_room(&self, room: &Room) -> Result<bool>;
+    /// [`Self::create_room_within`] no quota.
+    async fn create_room(&self, room: &Room) -> Result<bool> {
+        let made = self.create_room_within(room, None).await?;
+        Ok(made == RoomCreation::Made)
+    }
+
+    /// Makes the room, and its creator (if any) host, in one step with counting the rooms of its address: however many are
+    /// made at once, on whichever pods, no more come of it than the quota says.
+    async fn create_room_within(
+        &self,
+        room: &Room,
+        quota: Option<RoomQuota>,
+    ) -> Result<RoomCreation>;
 
     async fn room(&self, id: &RoomId) -> Result<Option<Room>>;
 
@@ -151,8 +215,9 @@ pub trait RoomRecords: Send + Sync {
     /// Newest first, keyset by `(created_at, id)`.
     async fn list_rooms(&self, query: &RoomQuery, limit: usize) -> Result<Page<Room>>;
 
-    /// Overwrites name, kind, access, listed, retention and allows. False: no such room.
-    async fn update_room(&self, room: &Room) -> Result<bool>;
+    /// Changes what the patch names, and nothing else, whatever else changes at the same time. The room as it is now;
+    /// `None`: no such room.
+    async fn patch_room(&self, id: &RoomId, patch: &RoomPatch) -> Result<Option<Room>>;
 
     /// Something happened in the room; never moves `last_activity_at` back.
     async fn touch_room(&self, id: &RoomId, at: DateTime<Utc>) -> Result<()>;
@@ -160,16 +225,19 @@ pub trait RoomRecords: Send + Sync {
     /// Removes the room and its roles; its id stays reserved from `at` on. False: no such room.
     async fn delete_room(&self, id: &RoomId, at: DateTime<Utc>) -> Result<bool>;
 
+    /// Was a room of this id deleted lately, and is there none of it now?
+    async fn is_room_deleted(&self, id: &RoomId) -> Result<bool>;
+
     /// The id of a deleted room may be given again from now on.
     async fn release_room_id(&self, id: &RoomId) -> Result<()>;
 
-    /// Rooms made from this address since `since`, or among `active`.
+    /// Rooms made from this address since `since`, and those made before that are among `active`.
     async fn count_rooms_of_address(
         &self,
         address: &str,
         since: DateTime<Utc>,
         active: &[RoomId],
-    ) -> Result<u64>;
+    ) -> Result<RoomsOfAddress>;
 }
 
 /// Which of a person's jobs. What is `None` does not matter.

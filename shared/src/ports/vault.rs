@@ -201,6 +201,9 @@ pub trait Vault: Send + Sync {
     /// Forgets the tries under `key` (a login that succeeded).
     async fn forgive(&self, key: &str) -> Result<()>;
 
+    /// Forgets one try under `key`, the newest; where there is none, nothing happens.
+    async fn take_back(&self, key: &str) -> Result<()>;
+
     /// Begins a request if no other of this owner and key is in flight or answered. Held for `lease`: if its holder is not
     /// heard of until then, the key is free again.
     async fn begin_once(&self, once: &OnceKey, lease: Duration) -> Result<Once>;

@@ -3,7 +3,7 @@
 use atelier_shared::domain::ids::PlaceId;
 use atelier_shared::domain::names;
 use atelier_shared::domain::place::{Place, PlaceKind, PlaceRole, description};
-use atelier_shared::ports::{PlaceDeletion, PlaceScope};
+use atelier_shared::ports::{self, PlaceDeletion, PlaceScope};
 use axum::Json;
 use axum::http::{HeaderName, StatusCode, header};
 use chrono::{SubsecRound, Utc};
@@ -94,16 +94,14 @@ pub async fn patch(
     principal: &Principal,
     asked: PlacePatch,
 ) -> Result<Json<PlaceView>, Problem> {
-    let (mut place, role) = may(app, kind, id, principal, PlaceRole::Admin).await?;
-    if let Some(name) = &asked.name {
-        place.name = names::label("name", name)?;
-    }
-    if let Some(text) = &asked.description {
-        place.description = description(text)?;
-    }
-    if !app.backends.records.update_place(&place).await? {
-        return Err(Problem::not_found(kind.as_str()));
-    }
+    let (_, role) = may(app, kind, id, principal, PlaceRole::Admin).await?;
+    let (name, text) = (asked.name.as_deref(), asked.description.as_deref());
+    let patch = ports::PlacePatch {
+        name: name.map(|name| names::label("name", name)).transpose()?,
+        description: text.map(description).transpose()?,
+    };
+    let place = app.backends.records.patch_place(id, &patch).await?;
+    let place = place.ok_or_else(|| Problem::not_found(kind.as_str()))?;
     Ok(Json(PlaceView::new(place, Some(role))))
 }
 

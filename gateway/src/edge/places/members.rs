@@ -3,7 +3,7 @@
 use atelier_shared::domain::ids::{PlaceId, RoomId, UserId};
 use atelier_shared::domain::place::{PlaceKind, PlaceRole};
 use atelier_shared::domain::signal::Signal;
-use atelier_shared::ports::{PlaceChange, PlaceMember};
+use atelier_shared::ports::{PAGE_MAX, PlaceChange, PlaceMember};
 use axum::Json;
 use axum::http::StatusCode;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -136,7 +136,16 @@ pub async fn remove(
     if !leaves && role < PlaceRole::Admin {
         return Err(needs(PlaceRole::Admin, role));
     }
-    let member = member(app, id, user).await?;
+    let member = match member(app, id, user).await {
+        Ok(member) => member,
+        Err(problem) => {
+            // Perhaps taken away by a call that failed half-way: whoever may take it away makes that good.
+            if role >= PlaceRole::Admin {
+                fence_all(app, id).await?;
+            }
+            return Err(problem);
+        }
+    };
     if !leaves && member.role == PlaceRole::Owner && role < PlaceRole::Owner {
         return Err(needs(PlaceRole::Owner, role));
     }
@@ -234,6 +243,18 @@ pub async fn fence_rooms(app: &App, rooms: &[(RoomId, u64)]) -> Result<(), Probl
         .buffer_unordered(ROOMS_AT_ONCE)
         .try_collect::<()>()
         .await
+}
+
+/// [`fence_rooms`] of a place, by what Records has.
+async fn fence_all(app: &App, place: PlaceId) -> Result<(), Problem> {
+    let records = &app.backends.records;
+    let rooms = records.rooms_in(place, PAGE_MAX).await?;
+    let rooms = records.rooms(&rooms).await?;
+    let versions: Vec<_> = rooms
+        .into_iter()
+        .map(|room| (room.id, room.role_version))
+        .collect();
+    fence_rooms(app, &versions).await
 }
 
 async fn fence(app: App, room: RoomId, version: u64) -> Result<(), Problem> {

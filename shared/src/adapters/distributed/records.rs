@@ -82,6 +82,16 @@ fn rows<R: for<'r> FromRow<'r, PgRow>>(
     sqlx::query_as(sql).persistent(false)
 }
 
+/// Whoever else counts the rooms of this address waits until the transaction is over. (Two addresses of one hash wait for
+/// each other needlessly.)
+async fn lock_address(tx: &mut Transaction<'static, Postgres>, address: &str) -> sqlx::Result<()> {
+    statement("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(format!("rooms of {address}"))
+        .execute(&mut **tx)
+        .await
+        .map(drop)
+}
+
 user_records!(PostgresRecords, Postgres);
 room_records!(PostgresRecords, Postgres, room_lists::POSTGRES);
 role_records!(PostgresRecords, Postgres);

@@ -461,6 +461,14 @@ impl Vault for RedisVault {
             .map_err(|e| failed("forget tries", e))
     }
 
+    async fn take_back(&self, key: &str) -> Result<()> {
+        self.redis
+            .pool
+            .rpop(self.names.throttle_key(key), None)
+            .await
+            .map_err(|e| failed("take a try back", e))
+    }
+
     async fn begin_once(&self, once: &OnceKey, lease: Duration) -> Result<Once> {
         let most = ANSWERS_MAX.to_string();
         let known = self.once(once, "begin", lease, most).await?;

@@ -123,6 +123,12 @@ fn rows<R: for<'r> FromRow<'r, SqliteRow>>(
     sqlx::query_as(sql)
 }
 
+/// Whoever writes is alone already.
+#[expect(clippy::unused_async, reason = "the twin of Postgres's")]
+async fn lock_address(_: &mut Transaction<'static, Db>, _: &str) -> sqlx::Result<()> {
+    Ok(())
+}
+
 user_records!(SqliteRecords, Db);
 room_records!(SqliteRecords, Db, room_lists::SQLITE);
 role_records!(SqliteRecords, Db);

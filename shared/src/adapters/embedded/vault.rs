@@ -413,6 +413,11 @@ impl Vault for SqliteVault {
         Ok(())
     }
 
+    async fn take_back(&self, key: &str) -> Result<()> {
+        self.tries.take_back(key);
+        Ok(())
+    }
+
     async fn begin_once(&self, key: &OnceKey, lease: Duration) -> Result<Once> {
         once::begin(&self.file, key, lease).await
     }

@@ -98,6 +98,13 @@ impl Tries {
             .lock()
             .remove::<[u8; 32]>(&Sha256::digest(key).into());
     }
+
+    pub fn take_back(&self, key: &str) {
+        let mut logs = self.logs.lock();
+        if let Some(log) = logs.get_mut::<[u8; 32]>(&Sha256::digest(key).into()) {
+            log.times.pop_back();
+        }
+    }
 }
 
 /// What was spent under one key.

@@ -19,8 +19,11 @@ pub struct InsightRow {
     links: String,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    #[sqlx(default)]
     author_name: Option<String>,
+    #[sqlx(default)]
     votes: i64,
+    #[sqlx(default)]
     voted: i64,
 }
 
@@ -187,33 +190,43 @@ macro_rules! insight_records {
                 Ok(page(insights, limit))
             }
 
-            async fn update_insight(
+            async fn patch_insight(
                 &self,
-                insight: &crate::domain::insight::Insight,
+                id: crate::domain::ids::InsightId,
+                patch: &crate::ports::InsightPatch,
+                at: chrono::DateTime<chrono::Utc>,
             ) -> crate::ports::Result<bool> {
+                use crate::adapters::queries::insights::InsightRow;
                 use crate::adapters::queries::{micros, unstorable};
 
-                let updated = async {
-                    let tags = serde_json::to_string(&insight.tags).map_err(unstorable)?;
-                    let links = serde_json::to_string(&insight.links).map_err(unstorable)?;
+                let patched = async {
+                    let tags = patch.tags.as_ref().map(serde_json::to_string);
+                    let links = patch.links.as_ref().map(serde_json::to_string);
                     let mut tx = self.write().await?;
-                    let done = statement(
-                        "UPDATE insights SET title = $2, body = $3, tags = $4, links = $5, words = $6, updated_at = $7
-                         WHERE id = $1",
+                    // Locks the row; what is searched is then made of the whole of it.
+                    let row: Option<InsightRow> = rows(
+                        "UPDATE insights SET title = COALESCE($2, title), body = COALESCE($3, body),
+                             tags = COALESCE($4, tags), links = COALESCE($5, links), updated_at = $6
+                         WHERE id = $1 RETURNING *",
                     )
-                    .bind(insight.id.0)
-                    .bind(&insight.title)
-                    .bind(&insight.body)
-                    .bind(tags)
-                    .bind(links)
-                    .bind(insight.words())
-                    .bind(micros(insight.updated_at))
-                    .execute(&mut *tx)
+                    .bind(id.0)
+                    .bind(&patch.title)
+                    .bind(&patch.body)
+                    .bind(tags.transpose().map_err(unstorable)?)
+                    .bind(links.transpose().map_err(unstorable)?)
+                    .bind(micros(at))
+                    .fetch_optional(&mut *tx)
                     .await?;
+                    let Some(row) = row else { return Ok(false) };
+                    statement("UPDATE insights SET words = $2 WHERE id = $1")
+                        .bind(id.0)
+                        .bind(row.seen()?.insight.words())
+                        .execute(&mut *tx)
+                        .await?;
                     tx.commit().await?;
-                    sqlx::Result::Ok(done.rows_affected() > 0)
+                    sqlx::Result::Ok(true)
                 };
-                updated.await.map_err(|e| failed("update an insight", e))
+                patched.await.map_err(|e| failed("change an insight", e))
             }
 
             async fn delete_insight(
@@ -252,7 +265,14 @@ macro_rules! insight_records {
                     } else {
                         "DELETE FROM insight_votes WHERE insight_id = $1 AND user_id = $2"
                     };
-                    statement(change).bind(id.0).bind(user.0).execute(&mut *tx).await?;
+                    let done = statement(change).bind(id.0).bind(user.0).execute(&mut *tx).await;
+                    if let Err(sqlx::Error::Database(error)) = &done
+                        && error.is_foreign_key_violation()
+                    {
+                        // It went in between.
+                        return Ok(false);
+                    }
+                    done?;
                     tx.commit().await?;
                     sqlx::Result::Ok(true)
                 };

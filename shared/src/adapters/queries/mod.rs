@@ -1,7 +1,8 @@
 //! One body of queries for two databases: each macro writes the impl of one port for an adapter, Postgres's or SQLite's.
 //!
 //! An adapter that instantiates them gives, in the module of the call: methods `read` and `write` that begin a
-//! transaction (one that may write takes its lock at once), and functions `statement`, `rows` and `failed`. Every call is
+//! transaction (one that may write takes its lock at once), and functions `statement`, `rows`,
+//! `lock_address` and `failed`. Every call is
 //! one transaction. The SQL is what both databases share: `$1`, `RETURNING`, `ON CONFLICT`, row values.
 
 pub mod cleanup;

@@ -146,22 +146,28 @@ macro_rules! place_records {
                 found.await.map_err(|e| failed("find a place", e))
             }
 
-            async fn update_place(
+            async fn patch_place(
                 &self,
-                place: &crate::domain::place::Place,
-            ) -> crate::ports::Result<bool> {
-                let updated = async {
+                id: crate::domain::ids::PlaceId,
+                patch: &crate::ports::PlacePatch,
+            ) -> crate::ports::Result<Option<crate::domain::place::Place>> {
+                use crate::adapters::queries::places::PlaceRow;
+
+                let patched = async {
                     let mut tx = self.write().await?;
-                    let done = statement("UPDATE places SET name = $2, description = $3 WHERE id = $1")
-                        .bind(place.id.0)
-                        .bind(&place.name)
-                        .bind(&place.description)
-                        .execute(&mut *tx)
-                        .await?;
+                    let row: Option<PlaceRow> = rows(
+                        "UPDATE places SET name = COALESCE($2, name), description = COALESCE($3, description)
+                         WHERE id = $1 RETURNING *",
+                    )
+                    .bind(id.0)
+                    .bind(&patch.name)
+                    .bind(&patch.description)
+                    .fetch_optional(&mut *tx)
+                    .await?;
                     tx.commit().await?;
-                    sqlx::Result::Ok(done.rows_affected() > 0)
+                    row.map(|row| row.place().map(|(place, _)| place)).transpose()
                 };
-                updated.await.map_err(|e| failed("update a place", e))
+                patched.await.map_err(|e| failed("change a place", e))
             }
 
             async fn delete_place(

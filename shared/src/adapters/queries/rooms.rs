@@ -49,10 +49,13 @@ impl RoomRow {
     }
 }
 
-/// Where a list goes on.
+/// Where a list goes on. (A time that is none of ours is beyond either end.)
 pub fn before(query: &RoomQuery) -> (DateTime<Utc>, &str) {
     match &query.before {
-        Some((at, id)) => (micros(*at), id.as_str()),
+        Some((at, id)) => {
+            let at = (*at).clamp(DateTime::UNIX_EPOCH, end_of_time());
+            (micros(at), id.as_str())
+        }
         None => (end_of_time(), ""),
     }
 }
@@ -152,20 +155,45 @@ macro_rules! room_records {
                 newest(&mut found);
                 Ok(found)
             }
+
+            async fn rooms_since(
+                tx: &mut sqlx::Transaction<'static, $db>,
+                address: &str,
+                since: chrono::DateTime<chrono::Utc>,
+            ) -> sqlx::Result<u64> {
+                let (count,): (i64,) =
+                    rows("SELECT COUNT(*) FROM rooms WHERE creator_address = $1 AND created_at >= $2")
+                        .bind(address)
+                        .bind(crate::adapters::queries::micros(since))
+                        .fetch_one(&mut **tx)
+                        .await?;
+                u64::try_from(count).map_err(crate::adapters::queries::corrupt)
+            }
         }
 
         #[async_trait::async_trait]
         impl crate::ports::RoomRecords for $adapter {
-            async fn create_room(&self, room: &crate::domain::room::Room) -> crate::ports::Result<bool> {
+            async fn create_room_within(
+                &self,
+                room: &crate::domain::room::Room,
+                quota: Option<crate::ports::RoomQuota>,
+            ) -> crate::ports::Result<crate::ports::RoomCreation> {
                 use crate::adapters::queries::{micros, rooms};
                 use crate::domain::room::Role;
+                use crate::ports::RoomCreation;
 
                 let made = async {
                     let mut tx = self.write().await?;
                     if let Some(project) = room.project_id
                         && !Self::lock_place(&mut tx, crate::domain::ids::PlaceId(project)).await?
                     {
-                        return Ok(false);
+                        return Ok(RoomCreation::Taken);
+                    }
+                    if let (Some(quota), Some(address)) = (quota, &room.creator_address) {
+                        lock_address(&mut tx, address).await?;
+                        if Self::rooms_since(&mut tx, address, quota.since).await? >= quota.most {
+                            return Ok(RoomCreation::Full);
+                        }
                     }
                     let done = statement(
                         "INSERT INTO rooms (id, name, kind, access, listed, retention, allows, created_by,
@@ -189,7 +217,7 @@ macro_rules! room_records {
                     .execute(&mut *tx)
                     .await?;
                     if done.rows_affected() == 0 {
-                        return Ok(false);
+                        return Ok(RoomCreation::Taken);
                     }
                     // Only after the insert: it waits for a deletion under way, and this statement then sees what that left.
                     let reserved: Option<(String,)> =
@@ -199,7 +227,7 @@ macro_rules! room_records {
                             .fetch_optional(&mut *tx)
                             .await?;
                     if reserved.is_some() {
-                        return Ok(false);
+                        return Ok(RoomCreation::Taken);
                     }
                     statement("DELETE FROM deleted_rooms WHERE id = $1")
                         .bind(room.id.as_str())
@@ -214,7 +242,7 @@ macro_rules! room_records {
                             .await?;
                     }
                     tx.commit().await?;
-                    Ok(true)
+                    sqlx::Result::Ok(RoomCreation::Made)
                 };
                 made.await.map_err(|e| failed("create a room", e))
             }
@@ -288,26 +316,34 @@ macro_rules! room_records {
                 Ok(crate::adapters::queries::page(rooms, limit))
             }
 
-            async fn update_room(&self, room: &crate::domain::room::Room) -> crate::ports::Result<bool> {
-                let updated = async {
+            async fn patch_room(
+                &self,
+                id: &crate::domain::ids::RoomId,
+                patch: &crate::ports::RoomPatch,
+            ) -> crate::ports::Result<Option<crate::domain::room::Room>> {
+                use crate::adapters::queries::rooms::RoomRow;
+
+                let patched = async {
                     let mut tx = self.write().await?;
-                    let done = statement(
-                        "UPDATE rooms SET name = $2, access = $3, listed = $4, retention = $5, allows = $6, kind = $7
-                         WHERE id = $1",
+                    let row: Option<RoomRow> = rows(
+                        "UPDATE rooms SET name = COALESCE($2, name), access = COALESCE($3, access),
+                             listed = COALESCE($4, listed), retention = COALESCE($5, retention),
+                             allows = COALESCE($6, allows), kind = COALESCE($7, kind)
+                         WHERE id = $1 RETURNING *",
                     )
-                    .bind(room.id.as_str())
-                    .bind(&room.name)
-                    .bind(room.access.as_str())
-                    .bind(room.listed)
-                    .bind(room.retention.as_str())
-                    .bind(sqlx::types::Json(&room.allows))
-                    .bind(room.kind.as_str())
-                    .execute(&mut *tx)
+                    .bind(id.as_str())
+                    .bind(&patch.name)
+                    .bind(patch.access.map(|access| access.as_str()))
+                    .bind(patch.listed)
+                    .bind(patch.retention.map(|retention| retention.as_str()))
+                    .bind(patch.allows.as_ref().map(sqlx::types::Json))
+                    .bind(patch.kind.map(|kind| kind.as_str()))
+                    .fetch_optional(&mut *tx)
                     .await?;
                     tx.commit().await?;
-                    sqlx::Result::Ok(done.rows_affected() > 0)
+                    row.map(RoomRow::room).transpose()
                 };
-                updated.await.map_err(|e| failed("update a room", e))
+                patched.await.map_err(|e| failed("change a room", e))
             }
 
             async fn touch_room(
@@ -378,6 +414,25 @@ macro_rules! room_records {
                 Ok(true)
             }
 
+            async fn is_room_deleted(
+                &self,
+                id: &crate::domain::ids::RoomId,
+            ) -> crate::ports::Result<bool> {
+                let asked = async {
+                    let mut tx = self.read().await?;
+                    let reserved: Option<(String,)> = rows(
+                        "SELECT id FROM deleted_rooms
+                         WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM rooms WHERE rooms.id = deleted_rooms.id)",
+                    )
+                    .bind(id.as_str())
+                    .fetch_optional(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(reserved.is_some())
+                };
+                asked.await.map_err(|e| failed("look for a deleted room", e))
+            }
+
             async fn release_room_id(
                 &self,
                 id: &crate::domain::ids::RoomId,
@@ -398,8 +453,9 @@ macro_rules! room_records {
                 address: &str,
                 since: chrono::DateTime<chrono::Utc>,
                 active: &[crate::domain::ids::RoomId],
-            ) -> crate::ports::Result<u64> {
+            ) -> crate::ports::Result<crate::ports::RoomsOfAddress> {
                 use crate::adapters::queries::{LIST_CHUNK, corrupt, micros};
+                use crate::ports::RoomsOfAddress;
 
                 let since = micros(since);
                 // Once each, or a room named twice could be counted in two chunks.
@@ -411,12 +467,8 @@ macro_rules! room_records {
                     .collect();
                 let counted = async {
                     let mut tx = self.read().await?;
-                    let (mut count,): (i64,) =
-                        rows("SELECT COUNT(*) FROM rooms WHERE creator_address = $1 AND created_at >= $2")
-                            .bind(address)
-                            .bind(since)
-                            .fetch_one(&mut *tx)
-                            .await?;
+                    let young = Self::rooms_since(&mut tx, address, since).await?;
+                    let mut older = 0;
                     for chunk in active.chunks(LIST_CHUNK) {
                         let mut query =
                             sqlx::QueryBuilder::<$db>::new("SELECT COUNT(*) FROM rooms WHERE creator_address = ");
@@ -426,12 +478,12 @@ macro_rules! room_records {
                             list.push_bind(*id);
                         }
                         query.push(")");
-                        let (older,): (i64,) =
+                        let (some,): (i64,) =
                             query.build_query_as().persistent(false).fetch_one(&mut *tx).await?;
-                        count += older;
+                        older += u64::try_from(some).map_err(corrupt)?;
                     }
                     tx.commit().await?;
-                    u64::try_from(count).map_err(corrupt)
+                    sqlx::Result::Ok(RoomsOfAddress { young, older })
                 };
                 counted.await.map_err(|e| failed("count the rooms of an address", e))
             }

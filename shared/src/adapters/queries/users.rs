@@ -198,43 +198,51 @@ macro_rules! user_records {
                 asked.await.map_err(|e| failed("look for a login", e))
             }
 
-            async fn update_user(
+            async fn patch_user(
                 &self,
-                user: &crate::domain::user::User,
-            ) -> Result<bool, crate::ports::CreateUserError> {
-                use crate::adapters::queries::users;
+                id: crate::domain::ids::UserId,
+                patch: &crate::ports::UserPatch,
+            ) -> Result<Option<crate::domain::user::User>, crate::ports::CreateUserError> {
+                use crate::adapters::queries::users::{self, UserRow};
 
-                let email_key = user.email.as_deref().map(crate::domain::names::key);
-                let updated = async {
+                let email = patch.email.clone().flatten();
+                let email_key = email.as_deref().map(crate::domain::names::key);
+                let patched = async {
                     let mut tx = self.write().await?;
-                    let done = statement(
-                        "UPDATE users SET name = $2, email = $3, email_key = $4, avatar_url = $5 WHERE id = $1",
+                    let row: Option<UserRow> = rows(
+                        "UPDATE users SET name = COALESCE($2, name),
+                             email = CASE WHEN $3 THEN $4 ELSE email END,
+                             email_key = CASE WHEN $3 THEN $5 ELSE email_key END,
+                             avatar_url = CASE WHEN $6 THEN $7 ELSE avatar_url END
+                         WHERE id = $1 RETURNING *",
                     )
-                    .bind(user.id.0)
-                    .bind(&user.name)
-                    .bind(&user.email)
+                    .bind(id.0)
+                    .bind(&patch.name)
+                    .bind(patch.email.is_some())
+                    .bind(&email)
                     .bind(&email_key)
-                    .bind(&user.avatar_url)
-                    .execute(&mut *tx)
+                    .bind(patch.avatar_url.is_some())
+                    .bind(patch.avatar_url.clone().flatten())
+                    .fetch_optional(&mut *tx)
                     .await?;
                     // As in create_user.
                     let (others,): (i64,) =
                         rows("SELECT COUNT(*) FROM users WHERE username_key = $1 AND id <> $2")
                             .bind(&email_key)
-                            .bind(user.id.0)
+                            .bind(id.0)
                             .fetch_one(&mut *tx)
                             .await?;
                     if others > 0 {
                         return Ok(Err("email"));
                     }
                     tx.commit().await?;
-                    Ok(Ok(done.rows_affected() > 0))
+                    row.map(UserRow::user).transpose().map(Ok)
                 };
-                let updated = updated.await;
-                match updated.or_else(|e: sqlx::Error| users::taken(&e).map(Err).ok_or(e)) {
+                let patched = patched.await;
+                match patched.or_else(|e: sqlx::Error| users::taken(&e).map(Err).ok_or(e)) {
                     Ok(Ok(found)) => Ok(found),
                     Ok(Err(field)) => Err(crate::ports::CreateUserError::Taken(field)),
-                    Err(e) => Err(failed("update a person", e).into()),
+                    Err(e) => Err(failed("change a person", e).into()),
                 }
             }
 

@@ -11,7 +11,8 @@ use atelier_shared::domain::room::{Retention, Role, Room, RoomChoice, RoomKind};
 use atelier_shared::domain::user::NewUser;
 use atelier_shared::domain::visit::{VisitBatch, VisitPlace};
 use atelier_shared::ports::{
-    InsightFilter, JobQuery, PlaceScope, Records, RoomQuery, RoomVisibility,
+    InsightFilter, InsightPatch, JobQuery, PlacePatch, PlaceScope, Records, RoomPatch, RoomQuery,
+    RoomQuota, RoomVisibility, UserPatch,
 };
 use chrono::{Duration, Utc};
 use uuid::Uuid;
@@ -111,7 +112,11 @@ async fn people(records: &dyn Records, cast: &Cast) -> Outcome {
         records.user_by_login(login).await?;
         records.is_login_taken(login).await?;
     }
-    records.update_user(ana).await?;
+    let patch = UserPatch {
+        email: Some(ana.email.clone()),
+        ..UserPatch::default()
+    };
+    records.patch_user(ana.id, &patch).await?;
     records.set_password_hash(ana.id, "$argon2id$two").await?;
     records.set_admin(&ana.username, false).await?;
     let before = now() - Duration::days(1);
@@ -151,7 +156,7 @@ async fn rooms(records: &dyn Records, cast: &Cast) -> Outcome {
             }
         }
     }
-    records.update_room(&cast.room).await?;
+    records.patch_room(id, &RoomPatch::default()).await?;
     records.touch_room(id, now()).await?;
     let day = now() - Duration::days(1);
     records
@@ -165,8 +170,13 @@ async fn rooms(records: &dyn Records, cast: &Cast) -> Outcome {
         records.set_role(id, cast.ben, role).await?;
     }
     let gone = room(Some(ana), None, Retention::Keep);
-    records.create_room(&gone).await?;
+    let quota = RoomQuota {
+        since: day,
+        most: 1_000_000,
+    };
+    records.create_room_within(&gone, Some(quota)).await?;
     records.delete_room(&gone.id, now()).await?;
+    assert!(records.is_room_deleted(&gone.id).await?);
     records.release_room_id(&gone.id).await?;
     Ok(())
 }
@@ -206,7 +216,8 @@ async fn removals(records: &dyn Records) -> Outcome {
 async fn places(records: &dyn Records, cast: &Cast) -> Outcome {
     let (ana, ben, workspace) = (cast.ana.user.id, cast.ben, &cast.workspace);
     records.place(workspace.id).await?;
-    records.update_place(workspace).await?;
+    let patch = PlacePatch::default();
+    records.patch_place(workspace.id, &patch).await?;
     records.rooms_in(workspace.id, 10).await?;
     for scope in [
         PlaceScope::Of(ana, PlaceKind::Team),
@@ -400,7 +411,8 @@ async fn insights(records: &dyn Records, cast: &Cast) -> Outcome {
         records.insight(insight.id, ana).await?;
         records.vote(insight.id, ana, true).await?;
         records.vote(insight.id, ana, false).await?;
-        records.update_insight(insight).await?;
+        let patch = InsightPatch::default();
+        records.patch_insight(insight.id, &patch, now()).await?;
     }
     let filter = InsightFilter::default();
     for filter in [

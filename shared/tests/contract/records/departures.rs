@@ -4,7 +4,7 @@ use atelier_shared::Mode;
 use atelier_shared::domain::ids::{PlaceId, RoomId, UserId};
 use atelier_shared::domain::place::{Place, PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Role, Room, RoomChoice};
-use atelier_shared::ports::{CreateUserError, PlaceChange, UserDeletion};
+use atelier_shared::ports::{CreateUserError, PlaceChange, UserDeletion, UserPatch};
 use libtest_mimic::Trial;
 
 use super::places::project;
@@ -48,8 +48,31 @@ async fn profile(mode: Mode) -> Outcome {
     ana.user.name = "Ana B.".into();
     ana.user.avatar_url = Some("https://example.com/a.png".into());
     ana.user.email = Some(format!("{}@Example.com", unique("ana")));
-    assert!(records.update_user(&ana.user).await?);
+    // Each alone, at once: none undoes another.
+    let patches = [
+        UserPatch {
+            name: Some(ana.user.name.clone()),
+            ..UserPatch::default()
+        },
+        UserPatch {
+            avatar_url: Some(ana.user.avatar_url.clone()),
+            ..UserPatch::default()
+        },
+        UserPatch {
+            email: Some(ana.user.email.clone()),
+            ..UserPatch::default()
+        },
+    ];
+    let at_once = patches
+        .iter()
+        .map(|patch| records.patch_user(ana.user.id, patch));
+    for patched in futures::future::join_all(at_once).await {
+        assert!(patched?.is_some());
+    }
     assert_eq!(records.user(ana.user.id).await?, Some(ana.user.clone()));
+    let none = UserPatch::default();
+    let unchanged = records.patch_user(ana.user.id, &none).await?;
+    assert_eq!(unchanged.as_ref(), Some(&ana.user));
     let address = ana.user.email.clone().unwrap_or_default();
     assert!(
         records
@@ -65,17 +88,29 @@ async fn profile(mode: Mode) -> Outcome {
     );
     assert!(!records.is_login_taken(&unique("nobody")).await?);
     for taken in [ben.user.email.clone(), Some(ben.user.username.clone())] {
-        let mut wish = ana.user.clone();
-        wish.email = taken;
-        let refused = records.update_user(&wish).await;
+        let wish = UserPatch {
+            email: Some(taken),
+            ..UserPatch::default()
+        };
+        let refused = records.patch_user(ana.user.id, &wish).await;
         assert!(
             matches!(refused, Err(CreateUserError::Taken("email"))),
             "{refused:?}"
         );
     }
-    assert_eq!(records.user(ana.user.id).await?, Some(ana.user));
-    let nobody = account(&unique("nobody")).user;
-    assert!(!records.update_user(&nobody).await?);
+    assert_eq!(records.user(ana.user.id).await?, Some(ana.user.clone()));
+    let without = UserPatch {
+        email: Some(None),
+        avatar_url: Some(None),
+        name: None,
+    };
+    let bare = records.patch_user(ana.user.id, &without).await?;
+    let bare = bare.expect("ana");
+    assert_eq!((bare.email, bare.avatar_url), (None, None));
+    assert_eq!(bare.name, ana.user.name);
+    assert!(!records.is_login_taken(&address).await?);
+    let nobody = records.patch_user(UserId::generate(), &without).await?;
+    assert_eq!(nobody, None);
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use atelier_shared::Mode;
 use atelier_shared::domain::ids::{InsightId, PlaceId, UserId};
 use atelier_shared::domain::insight::{Insight, Link, LinkKind};
 use atelier_shared::domain::place::{Place, PlaceKind, PlaceRole};
-use atelier_shared::ports::{InsightFilter, PortError, Records, UserDeletion};
+use atelier_shared::ports::{InsightFilter, InsightPatch, PortError, Records, UserDeletion};
 use chrono::Duration;
 use libtest_mimic::Trial;
 
@@ -92,12 +92,44 @@ pub async fn an_insight_is_read_back_changed_and_deleted(mode: Mode) -> Outcome 
     it.tags = Vec::new();
     it.links = Vec::new();
     it.updated_at = now() + Duration::seconds(1);
-    assert!(records.update_insight(&it).await?);
+    // Each alone, at once: none undoes another.
+    let none = InsightPatch::default;
+    let patches = [
+        InsightPatch {
+            title: Some(it.title.clone()),
+            ..none()
+        },
+        InsightPatch {
+            body: Some(it.body.clone()),
+            ..none()
+        },
+        InsightPatch {
+            tags: Some(it.tags.clone()),
+            links: Some(it.links.clone()),
+            ..none()
+        },
+    ];
+    let at_once = patches
+        .iter()
+        .map(|patch| records.patch_insight(it.id, patch, it.updated_at));
+    for patched in futures::future::join_all(at_once).await {
+        assert!(patched?);
+    }
+    let found = |search: &str| InsightFilter {
+        search: search.to_owned(),
+        ..InsightFilter::default()
+    };
+    let author = ana.user.id;
+    assert_eq!(
+        titles(&*records, author, &found("faster")).await,
+        ["Faster"]
+    );
+    assert!(titles(&*records, author, &found("slower")).await.is_empty());
     let seen = records.insight(it.id, ana.user.id).await?.expect("it");
     assert_eq!(seen.insight, it);
     assert!(records.delete_insight(it.id).await?);
     assert!(!records.delete_insight(it.id).await?);
-    assert!(!records.update_insight(&it).await?);
+    assert!(!records.patch_insight(it.id, &none(), now()).await?);
     assert!(!records.vote(it.id, ana.user.id, true).await?);
     assert!(records.insight(it.id, ana.user.id).await?.is_none());
     Ok(())

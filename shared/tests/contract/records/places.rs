@@ -7,7 +7,8 @@ use atelier_shared::domain::ids::{PlaceId, RoomId, UserId};
 use atelier_shared::domain::place::{Place, PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Role, Room, RoomChoice, RoomKind};
 use atelier_shared::ports::{
-    PlaceChange, PlaceDeletion, PlaceScope, PortError, Records, RoomQuery, RoomVisibility,
+    PlaceChange, PlaceDeletion, PlacePatch, PlaceScope, PortError, Records, RoomQuery,
+    RoomVisibility,
 };
 use libtest_mimic::Trial;
 
@@ -99,8 +100,24 @@ async fn read_back(mode: Mode) -> Outcome {
     assert_eq!(records.place(workspace.id).await?, Some(workspace.clone()));
     workspace.name = "Renamed".into();
     workspace.description = String::new();
-    assert!(records.update_place(&workspace).await?);
+    // Each alone, at once: neither undoes the other.
+    let name = PlacePatch {
+        name: Some(workspace.name.clone()),
+        description: None,
+    };
+    let text = PlacePatch {
+        name: None,
+        description: Some(workspace.description.clone()),
+    };
+    let patched = futures::future::join(
+        records.patch_place(workspace.id, &name),
+        records.patch_place(workspace.id, &text),
+    );
+    let (first, second) = patched.await;
+    assert!(first?.is_some() && second?.is_some());
     assert_eq!(records.place(workspace.id).await?, Some(workspace.clone()));
+    let nowhere = records.patch_place(PlaceId::generate(), &name).await?;
+    assert_eq!(nowhere, None);
     assert!(
         !records
             .create_place(&place(PlaceKind::Project, Some(PlaceId::generate()), ana))

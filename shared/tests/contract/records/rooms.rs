@@ -6,8 +6,11 @@ use std::time::Duration;
 use atelier_shared::Mode;
 use atelier_shared::domain::ids::{RoomId, UserId};
 use atelier_shared::domain::room::{Access, Activity, Retention, Role, Room, RoomChoice, RoomKind};
-use atelier_shared::ports::{DELETED_ID_RESERVED, PAGE_MAX, Records, RoomQuery, RoomVisibility};
-use chrono::DateTime;
+use atelier_shared::ports::{
+    DELETED_ID_RESERVED, PAGE_MAX, Records, RoomCreation, RoomPatch, RoomQuery, RoomQuota,
+    RoomVisibility, RoomsOfAddress,
+};
+use chrono::{DateTime, Utc};
 use libtest_mimic::Trial;
 use uuid::Uuid;
 
@@ -38,8 +41,20 @@ pub fn trials(trials: &mut Vec<Trial>) {
     both(
         trials,
         "records",
-        "an_update_overwrites_what_a_host_may_change_and_nothing_else",
+        "a_patch_changes_what_it_names_and_nothing_else",
         update,
+    );
+    both(
+        trials,
+        "records",
+        "patches_of_different_fields_at_once_all_stand",
+        patches_at_once,
+    );
+    both(
+        trials,
+        "records",
+        "of_twenty_rooms_made_at_once_an_address_gets_its_quota",
+        quota,
     );
     both(
         trials,
@@ -216,22 +231,114 @@ async fn update(mode: Mode) -> Outcome {
     let records = fixture::records(mode).await;
     let mut made = room(Some(UserId::generate()));
     records.create_room(&made).await?;
-    let mut asked = made.clone();
-    asked.name = "renamed".into();
-    asked.kind = RoomKind::Whiteboard;
-    asked.access = Access::Invite;
-    asked.listed = false;
-    asked.retention = Retention::Ephemeral;
-    asked.allows = vec![];
-    made = asked.clone();
-    // Not for a host to change.
-    asked.created_by = None;
-    asked.role_version = 99;
-    asked.created_at = DateTime::UNIX_EPOCH;
-    asked.last_activity_at = DateTime::UNIX_EPOCH;
-    assert!(records.update_room(&asked).await?);
+    let none = RoomPatch::default();
+    let unchanged = records.patch_room(&made.id, &none).await?;
+    assert_eq!(unchanged.as_ref(), Some(&made));
+    made.name = "renamed".into();
+    made.kind = RoomKind::Whiteboard;
+    made.access = Access::Invite;
+    made.listed = false;
+    made.retention = Retention::Ephemeral;
+    made.allows = vec![];
+    let patch = RoomPatch {
+        name: Some(made.name.clone()),
+        kind: Some(made.kind),
+        access: Some(made.access),
+        listed: Some(made.listed),
+        retention: Some(made.retention),
+        allows: Some(made.allows.clone()),
+    };
+    let patched = records.patch_room(&made.id, &patch).await?;
+    assert_eq!(patched.as_ref(), Some(&made));
     assert_eq!(records.room(&made.id).await?, Some(made));
-    assert!(!records.update_room(&room(None)).await?, "no such room");
+    let nowhere = RoomId::generate();
+    assert_eq!(records.patch_room(&nowhere, &patch).await?, None);
+    Ok(())
+}
+
+async fn patches_at_once(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let mut made = room(None);
+    records.create_room(&made).await?;
+    made.name = "renamed".into();
+    made.access = Access::Invite;
+    made.listed = !made.listed;
+    made.retention = Retention::Ephemeral;
+    let none = RoomPatch::default;
+    let patches = [
+        RoomPatch {
+            name: Some(made.name.clone()),
+            ..none()
+        },
+        RoomPatch {
+            access: Some(made.access),
+            ..none()
+        },
+        RoomPatch {
+            listed: Some(made.listed),
+            ..none()
+        },
+        RoomPatch {
+            retention: Some(made.retention),
+            ..none()
+        },
+    ];
+    let (records, id) = (&records, &made.id);
+    let at_once = patches.iter().map(|patch| records.patch_room(id, patch));
+    for patched in futures::future::join_all(at_once).await {
+        assert!(patched?.is_some());
+    }
+    assert_eq!(records.room(id).await?, Some(made.clone()));
+    Ok(())
+}
+
+async fn quota(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let (address, since) = (unique("192.0.2.8"), now());
+    let quota = Some(RoomQuota { since, most: 5 });
+    let mut old = room(None);
+    old.creator_address = Some(address.clone());
+    old.created_at = since - Duration::from_secs(1);
+    let made = records.create_room_within(&old, quota).await?;
+    assert_eq!(
+        made,
+        RoomCreation::Made,
+        "it is not of the time that counts"
+    );
+    let wanted: Vec<Room> = (0..20)
+        .map(|_| {
+            let mut wanted = room(Some(UserId::generate()));
+            wanted.creator_address = Some(address.clone());
+            wanted.created_at = since;
+            wanted
+        })
+        .collect();
+    let at_once = wanted
+        .iter()
+        .map(|room| records.create_room_within(room, quota));
+    let mut made = Vec::new();
+    for (answer, room) in futures::future::join_all(at_once)
+        .await
+        .into_iter()
+        .zip(&wanted)
+    {
+        match answer? {
+            RoomCreation::Made => made.push(room),
+            other => {
+                assert_eq!(other, RoomCreation::Full);
+                assert_eq!(records.room(&room.id).await?, None);
+            }
+        }
+    }
+    assert_eq!(made.len(), 5);
+    let mut elsewhere = wanted[0].clone();
+    elsewhere.id = RoomId::generate();
+    elsewhere.creator_address = Some(unique("192.0.2.9"));
+    let made_there = records.create_room_within(&elsewhere, quota).await?;
+    assert_eq!(made_there, RoomCreation::Made, "others have their own");
+    let again = Some(RoomQuota { since, most: 6 });
+    let taken = records.create_room_within(made[0], again).await?;
+    assert_eq!(taken, RoomCreation::Taken);
     Ok(())
 }
 
@@ -302,6 +409,15 @@ async fn pages(mode: Mode) -> Outcome {
         for each in &made {
             assert!(ids.contains(&each.id), "{} is missing", each.id);
         }
+    }
+    // From beyond the times that either database knows.
+    for at in [DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC] {
+        let query = RoomQuery {
+            before: Some((at, late.id.clone())),
+            ..RoomQuery::of(RoomVisibility::For(reader))
+        };
+        let found = records.list_rooms(&query, 100).await?;
+        assert_eq!(found.items.is_empty(), at < start, "{at}");
     }
     Ok(())
 }
@@ -375,7 +491,12 @@ async fn asked_for(mode: Mode) -> Outcome {
     // One becomes a session, and one ceases to be; both are the reader's.
     for (at, kind) in [(9, RoomKind::Session), (6, RoomKind::Whiteboard)] {
         made[at].kind = kind;
-        assert!(records.update_room(&made[at]).await?);
+        let patch = RoomPatch {
+            kind: Some(kind),
+            ..RoomPatch::default()
+        };
+        let patched = records.patch_room(&made[at].id, &patch).await?;
+        assert_eq!(patched.as_ref(), Some(&made[at]));
     }
     let mut ids: Vec<RoomId> = made
         .iter()
@@ -461,8 +582,9 @@ async fn count_of_address(mode: Mode) -> Outcome {
     let count = records
         .count_rooms_of_address(&address, since, &active)
         .await?;
-    assert_eq!(count, 2, "the young one, and the old one that is active");
+    let both = RoomsOfAddress { young: 1, older: 1 };
+    assert_eq!(count, both, "the young one, and the old one that is active");
     let count = records.count_rooms_of_address(&address, since, &[]).await?;
-    assert_eq!(count, 1);
+    assert_eq!(count, RoomsOfAddress { young: 1, older: 0 });
     Ok(())
 }

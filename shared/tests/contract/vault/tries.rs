@@ -28,6 +28,12 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "a_throttle_forgives_one_key_at_a_time",
         forgives,
     );
+    both(
+        trials,
+        "vault",
+        "a_try_that_is_taken_back_makes_room_for_one",
+        takes_back,
+    );
 }
 
 const LONG: Duration = Duration::from_secs(60);
@@ -132,5 +138,29 @@ async fn forgives(mode: Mode) -> Outcome {
         Throttle::Wait(_)
     ));
     vault.forgive("never tried").await?;
+    Ok(())
+}
+
+async fn takes_back(mode: Mode) -> Outcome {
+    let vault = fixture::vault(mode).await;
+    for pod in [&vault.here, &vault.there] {
+        assert_eq!(pod.throttle("key", 2, LONG).await?, Throttle::Allowed);
+    }
+    vault.there.take_back("key").await?;
+    vault.there.take_back("never tried").await?;
+    let again = vault.here.throttle("key", 2, LONG).await?;
+    assert_eq!(again, Throttle::Allowed);
+    let third = vault.here.throttle("key", 2, LONG).await?;
+    assert!(matches!(third, Throttle::Wait(_)), "{third:?}");
+    for _ in 0..3 {
+        vault.here.take_back("key").await?;
+    }
+    assert_eq!(
+        vault.here.throttle("key", 1, LONG).await?,
+        Throttle::Allowed,
+        "more are taken back than there were: none is owed"
+    );
+    let second = vault.here.throttle("key", 1, LONG).await?;
+    assert!(matches!(second, Throttle::Wait(_)), "{second:?}");
     Ok(())
 }

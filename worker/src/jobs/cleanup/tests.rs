@@ -11,6 +11,7 @@ use atelier_shared::domain::ids::{
 use atelier_shared::domain::presence::{Member, Status};
 use atelier_shared::domain::removal::RemovalState;
 use atelier_shared::domain::room::{Role, RoomChoice, RoomKind};
+use atelier_shared::ports::RoomPatch;
 use atelier_shared::recovery;
 use atelier_shared::removals::Restored;
 use proptest::prelude::*;
@@ -181,9 +182,12 @@ impl World {
                 self.rooms.get_mut(&at).unwrap().quiet_s = 0;
             }
             Step::Keep(at) if self.rooms.contains_key(&at) => {
-                let mut room = b.records.room(&self.names[at]).await.unwrap().unwrap();
-                room.retention = Retention::Keep;
-                b.records.update_room(&room).await.unwrap();
+                let kept = RoomPatch {
+                    retention: Some(Retention::Keep),
+                    ..RoomPatch::default()
+                };
+                let room = b.records.patch_room(&self.names[at], &kept).await;
+                assert!(room.unwrap().is_some());
                 self.rooms.get_mut(&at).unwrap().keep = true;
             }
             Step::Write(at) if self.rooms.contains_key(&at) => {
