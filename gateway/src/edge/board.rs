@@ -170,11 +170,14 @@ pub async fn import(
     if !room.allows(Activity::Draw) {
         return Err(Problem::invalid("kind", "must be one that has a drawing"));
     }
+    // A turn only for what is there: who sends slowly keeps nobody from theirs.
+    let mut held = app.whole_files.begin()?;
+    let bytes = read_file(request, app.config.max_import, &mut held).await?;
     let _turn = turn(app).await?;
-    let bytes = read_file(request, app.config.max_import).await?;
     let now_ms = Utc::now().timestamp_millis();
     let read = tokio::task::spawn_blocking(move || {
         let mut imported = read(&bytes, format, now_ms)?;
+        drop((bytes, held));
         let strokes = std::mem::take(&mut imported.strokes);
         let report = ImportReport {
             strokes: strokes.len(),

@@ -33,6 +33,8 @@ const OPEN_TRIES: usize = 3;
 /// A document of an open room is merged for the sake of its size up to so many bytes, and as long as it takes no longer.
 const MERGED_MAX: usize = 256 << 10;
 const MERGED_WITHIN: Duration = Duration::from_millis(250);
+/// Of a long list so many are merged; the others are as large as their updates are together.
+const MERGED_OF_LIST: usize = 100;
 /// So many at a time, for one list.
 const OPEN_AT_ONCE: usize = 16;
 
@@ -49,11 +51,17 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    const NONE: Json<Self> = Json(Self {
-        success: false,
-        size: None,
-        error: Some("No document found"),
-    });
+    const NONE: Json<Self> = Self::failed("No document found");
+    const BEHIND: Json<Self> =
+        Self::failed("The archive is behind; the document is in the room's log, try again");
+
+    const fn failed(error: &'static str) -> Json<Self> {
+        Json(Self {
+            success: false,
+            size: None,
+            error: Some(error),
+        })
+    }
 
     async fn of(document: &DocumentSnapshot) -> Json<Self> {
         Json(Self {
@@ -77,9 +85,9 @@ pub struct DocumentText {
 }
 
 /// Keeps a room and its document: waits until all of it is archived; a room that would go when empty stays from now on.
-/// Editors only. Where there is no room or no document, it says so with 200.
+/// Editors only. Where there is no room or no document, or the archive does not keep up, it says so with 200.
 #[utoipa::path(post, path = "/rooms/{room_id}/persist", tag = "document", params(("room_id" = String, Path)), security((), ("bearer" = [])), responses(
-    (status = 200, description = "Kept, or nothing to keep", body = Outcome), NeedsRight, Missing, Failures,
+    (status = 200, description = "Kept, or why not", body = Outcome), NeedsRight, Missing, Failures,
 ))]
 pub async fn persist(
     State(app): State<App>,
@@ -93,7 +101,9 @@ pub async fn persist(
     let Some(document) = document_of(&app, &room).await? else {
         return Ok(Outcome::NONE);
     };
-    wait_for_archive(&app, &id).await?;
+    if !is_archived_soon(&app, &id).await? {
+        return Ok(Outcome::BEHIND);
+    }
     if room.retention == Retention::Ephemeral {
         keep(&app, &id).await?;
     }
@@ -174,12 +184,12 @@ async fn document_of(app: &App, room: &Room) -> Result<Option<Arc<DocumentSnapsh
     Err(Problem::new(Kind::Busy, "The room is just being put away."))
 }
 
-/// Returns when everything that is in the room's log now is archived.
-async fn wait_for_archive(app: &App, room: &RoomId) -> Result<(), Problem> {
+/// Waits until everything that is in the room's log now is archived. False: it is not within [`ARCHIVE_PATIENCE`].
+async fn is_archived_soon(app: &App, room: &RoomId) -> Result<bool, Problem> {
     let b = &app.backends;
     let Some(log) = b.log.head(room).await? else {
         // It left the hot store: it is archived whole.
-        return Ok(());
+        return Ok(true);
     };
     let deadline = Instant::now() + ARCHIVE_PATIENCE;
     let mut woken = false;
@@ -189,14 +199,11 @@ async fn wait_for_archive(app: &App, room: &RoomId) -> Result<(), Problem> {
             woken = true;
         }
         if Instant::now() >= deadline {
-            return Err(Problem::new(
-                Kind::Unavailable,
-                "The archive is behind. The document is in the room's log; try again.",
-            ));
+            return Ok(false);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    Ok(())
+    Ok(true)
 }
 
 async fn keep(app: &App, id: &RoomId) -> Result<(), Problem> {
@@ -220,9 +227,12 @@ pub(super) async fn sizes(app: &App, rooms: &[RoomId]) -> HashMap<RoomId, usize>
             None => elsewhere.push(room.clone()),
         }
     }
-    let mut sizes: HashMap<RoomId, usize> = stream::iter(open)
-        .map(|(room, bytes)| async move {
-            let bytes = merged_bytes(app, &room, bytes).await;
+    let mut sizes: HashMap<RoomId, usize> = stream::iter(open.into_iter().enumerate())
+        .map(|(at, (room, together))| async move {
+            let bytes = match at {
+                0..MERGED_OF_LIST => merged_bytes(app, &room, together).await,
+                _ => together,
+            };
             (room, bytes * 2)
         })
         .buffer_unordered(OPEN_AT_ONCE)

@@ -7,8 +7,11 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use bytes::BytesMut;
+use futures::StreamExt;
 use serde::de::DeserializeOwned;
 
+use super::memory::Held;
 use super::problem::{Kind, Problem};
 use super::state::App;
 use crate::serde_words;
@@ -47,8 +50,8 @@ fn no_json() -> Problem {
     )
 }
 
-/// A body that is a file, of at most `limit` bytes.
-pub async fn read_file(request: Request, limit: u32) -> Result<Bytes, Problem> {
+/// A body that is a file, of at most `limit` bytes; what there is of it counts as held.
+pub async fn read_file(request: Request, limit: u32, held: &mut Held) -> Result<Bytes, Problem> {
     let form = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -58,7 +61,19 @@ pub async fn read_file(request: Request, limit: u32) -> Result<Bytes, Problem> {
         let words = "Send the file itself as the body, not a form.";
         return Err(Problem::new(Kind::UnsupportedMediaType, words));
     }
-    read_body(request, limit).await
+    let limit = limit as usize;
+    let mut pieces = request.into_body().into_data_stream();
+    let mut file = BytesMut::new();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|error| unreadable(&error, limit))?;
+        let size = file.len() + piece.len();
+        if size > limit {
+            return Err(too_large(limit));
+        }
+        held.grow_to(size)?;
+        file.extend_from_slice(&piece);
+    }
+    Ok(file.freeze())
 }
 
 async fn read_body(request: Request, limit: u32) -> Result<Bytes, Problem> {
@@ -91,14 +106,18 @@ fn is_json(headers: &HeaderMap) -> bool {
         || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
+fn too_large(limit: usize) -> Problem {
+    Problem::new(
+        Kind::TooLarge,
+        format!("A body may have at most {limit} bytes."),
+    )
+}
+
 fn unreadable(error: &axum::Error, limit: usize) -> Problem {
     let mut source: Option<&dyn std::error::Error> = Some(error);
     while let Some(current) = source {
         if current.to_string() == "length limit exceeded" {
-            return Problem::new(
-                Kind::TooLarge,
-                format!("A body may have at most {limit} bytes."),
-            );
+            return too_large(limit);
         }
         source = current.source();
     }

@@ -10,10 +10,14 @@ use atelier_shared::domain::file::{self, StoredFile};
 use atelier_shared::domain::ids::{FileId, RoomId};
 use atelier_shared::domain::room::Role;
 use atelier_shared::domain::user::DELETED_NAME;
+use atelier_shared::ports::ANSWER_MAX_BYTES;
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -106,6 +110,27 @@ pub async fn list(
         items: items.map(|file| FileView::new(&app, file)).collect(),
         next_cursor,
     }))
+}
+
+/// An answer to an upload that is given again, perhaps hours later: with a link that is good now.
+pub async fn linked_anew(app: &App, answer: Response) -> Response {
+    let (parts, body) = answer.into_parts();
+    // It was kept, so it is small.
+    let Ok(bytes) = axum::body::to_bytes(body, ANSWER_MAX_BYTES).await else {
+        return Problem::internal().into_response();
+    };
+    let linked = serde_json::from_slice(&bytes)
+        .ok()
+        .and_then(|mut view: Value| {
+            let id: FileId = view.get("id")?.as_str()?.parse().ok()?;
+            let url = app.identity.file_url(id);
+            for name in ["url", "file_url"] {
+                *view.get_mut(name)? = Value::from(url.as_str());
+            }
+            serde_json::to_vec(&view).ok()
+        });
+    let body = linked.map_or_else(|| Body::from(bytes), Body::from);
+    Response::from_parts(parts, body)
 }
 
 /// Deletes a file: who uploaded it, or a host of its room.

@@ -26,11 +26,13 @@ use futures::Stream;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::time::Timeout;
 use tracing::Instrument;
 
 use super::body_digest::BodyDigest;
 use super::client::{ClientAddress, MaybePrincipal};
 use super::extract::only;
+use super::files;
 use super::layers;
 use super::problem::{Kind, Problem};
 use super::state::App;
@@ -44,6 +46,8 @@ const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 const KEPT_TOKENS: Duration = Duration::from_secs(5 * 60);
 /// What makes somebody under `/auth`; the rest of it makes nothing.
 const WITH_TOKENS: [&str; 2] = ["/auth/register", "/auth/guest"];
+/// Whose answer has links that lapse.
+const UPLOAD: &str = "/upload";
 /// Longest key, in characters.
 const KEY_MAX_CHARS: usize = 255;
 /// A key is held so much longer than a request may take.
@@ -93,15 +97,27 @@ fn resource(path: &str) -> &str {
 async fn once(app: App, request: Request, next: Next) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
     let (key, secret) = key_of(&app, &mut parts).await?;
-    let lease = app.config.request_timeout() + LEASE_SLACK;
-    match app.backends.vault.begin_once(&key, lease).await? {
+    let patience = layers::patience(&app.config, &parts.extensions);
+    match app
+        .backends
+        .vault
+        .begin_once(&key, patience + LEASE_SLACK)
+        .await?
+    {
         Once::InFlight => Err(Problem::new(
             Kind::IdempotencyInFlight,
             "A request with this Idempotency-Key is under way.",
         )
         .at("Idempotency-Key")),
         Once::Answered(kept) => match &secret {
-            None => replay(&kept, digest(&parts.headers), body).await,
+            None => {
+                let answer = replay(&kept, digest(&parts.headers), body).await?;
+                Ok(if resource(parts.uri.path()) == UPLOAD {
+                    files::linked_anew(&app, answer).await
+                } else {
+                    answer
+                })
+            }
             Some(secret) => {
                 let opened = app.identity.open_answer(secret, &kept);
                 let opened = opened.ok_or_else(Problem::internal)?;
@@ -112,7 +128,8 @@ async fn once(app: App, request: Request, next: Next) -> Result<Response, Proble
             let (tee, body) = Tee::new(digest(&parts.headers), body);
             let request = Request::from_parts(parts, body);
             // On a task of its own: a client that hangs up sends its request again, and must not find it half done.
-            let work = carry_out(app, key, secret, tee, next.run(request));
+            let handler = tokio::time::timeout(patience, next.run(request));
+            let work = carry_out(app, key, secret, tee, handler);
             let work = tokio::spawn(trace::carried(work).in_current_span());
             match work.await {
                 Ok(response) => Ok(response),
@@ -140,7 +157,15 @@ async fn key_of(
         )
         .at("Idempotency-Key"));
     }
-    let MaybePrincipal(principal) = parts.extract_with_state(app).await?;
+    let path = parts.uri.path().to_owned();
+    let target = resource(&path);
+    let with_tokens = WITH_TOKENS.contains(&target);
+    let principal = match parts.extract_with_state(app).await {
+        Ok(MaybePrincipal(principal)) => principal,
+        // Whoever asks for tokens may have none that is good.
+        Err(problem) if with_tokens && problem.status() == StatusCode::UNAUTHORIZED => None,
+        Err(problem) => return Err(problem),
+    };
     let owner = match principal {
         Some(principal) => format!("user:{}", principal.user_id),
         None => {
@@ -148,10 +173,8 @@ async fn key_of(
             format!("address:{address}")
         }
     };
-    let target = resource(parts.uri.path());
     let query = parts.uri.query().unwrap_or_default();
-    let secret = WITH_TOKENS.contains(&target);
-    let secret = secret.then(|| format!("{owner}\n{target}\n{value}").into_bytes());
+    let secret = with_tokens.then(|| format!("{owner}\n{target}\n{value}").into_bytes());
     let key = OnceKey {
         owner: Sha256::digest(owner).into(),
         key: Sha256::digest(format!("{target}?{query}\n{value}")).into(),
@@ -166,9 +189,9 @@ async fn carry_out(
     key: OnceKey,
     secret: Option<Vec<u8>>,
     tee: Tee,
-    handler: impl Future<Output = Response>,
+    handler: Timeout<impl Future<Output = Response>>,
 ) -> Response {
-    let Ok(response) = tokio::time::timeout(app.config.request_timeout(), handler).await else {
+    let Ok(response) = handler.await else {
         // It may have been carried out: the key stays held until the lease is over.
         return layers::timed_out();
     };

@@ -21,12 +21,12 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::client::{Authenticated, ClientAddress, may};
-use super::extract::{Body, Id, Ids};
+use super::extract::{Body, Id, Ids, Query};
 use super::health::rfc3339;
 use super::members::{actor, problem};
-use super::page::Page;
+use super::page::{Page, PageParams, cursor};
 use super::problem::{Kind, Problem};
-use super::refusals::{BadBody, Failures, Missing, NeedsRight, Over};
+use super::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, Over};
 use super::room_view::{RoomView, view};
 use super::state::App;
 use super::whole::whole;
@@ -167,18 +167,24 @@ pub async fn create(
 }
 
 /// The room's invitations, newest first, without their codes; hosts only.
-#[utoipa::path(get, path = "/rooms/{room_id}/invites", tag = "invites", params(("room_id" = String, Path)), security(("bearer" = [])), responses(
-    (status = 200, description = "All of them", body = Page<InviteView>), NeedsRight, Missing, Failures,
+#[utoipa::path(get, path = "/rooms/{room_id}/invites", tag = "invites", params(("room_id" = String, Path), PageParams), security(("bearer" = [])), responses(
+    (status = 200, description = "A page of them", body = Page<InviteView>), NeedsRight, Missing, BadQuery, Failures,
 ))]
 pub async fn list(
     State(app): State<App>,
     Authenticated(principal): Authenticated,
     Id(room): Id<RoomId>,
+    Query(page): Query<PageParams>,
 ) -> Result<Json<Page<InviteView>>, Problem> {
     may(&app, &room, Some(&principal), Role::Host).await?;
-    let invites = app.backends.records.invites(&room).await?;
-    let items = invites.iter().map(|invite| InviteView::new(invite, None));
-    Ok(Json(Page::whole(items.collect())))
+    let before: Option<Uuid> = page.after()?;
+    let records = &app.backends.records;
+    let invites = records.invites(&room, before, page.limit()?).await?;
+    let last = invites.items.last().map(|invite| invite.id);
+    let next_cursor = last.filter(|_| invites.more).and_then(|id| cursor(&id));
+    let items = invites.items.iter();
+    let items = items.map(|invite| InviteView::new(invite, None)).collect();
+    Ok(Json(Page { items, next_cursor }))
 }
 
 /// Revokes an invitation: nobody comes in by it any more; who came stays. Hosts only.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{Extensions, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
@@ -81,18 +81,22 @@ pub async fn security_headers(request: Request, next: Next) -> Response {
     response
 }
 
-/// The answer must begin within REQUEST_TIMEOUT; a body that streams may take longer.
-pub async fn in_time(State(app): State<App>, request: Request, next: Next) -> Response {
+/// How long a request of this route may take until its answer begins.
+pub fn patience(config: &GatewayConfig, request: &Extensions) -> Duration {
     let uploads = request
-        .extensions()
         .get::<MatchedPath>()
         .is_some_and(|path| path.as_str().ends_with("/upload"));
     // An upload has its own time, and answers a little after it is over.
-    let patience = if uploads {
-        app.config.upload_timeout() + app.config.request_timeout()
+    if uploads {
+        config.upload_timeout() + config.request_timeout()
     } else {
-        app.config.request_timeout()
-    };
+        config.request_timeout()
+    }
+}
+
+/// The answer must begin within REQUEST_TIMEOUT; a body that streams may take longer.
+pub async fn in_time(State(app): State<App>, request: Request, next: Next) -> Response {
+    let patience = patience(&app.config, request.extensions());
     match tokio::time::timeout(patience, next.run(request)).await {
         Ok(response) => response,
         Err(_) => timed_out(),

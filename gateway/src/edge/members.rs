@@ -12,10 +12,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::client::{Authenticated, MaybePrincipal, may, may_enter};
-use super::extract::{Body, Id, Ids};
-use super::page::Page;
+use super::extract::{Body, Id, Ids, Query};
+use super::page::{Page, PageParams, cursor};
 use super::problem::Problem;
-use super::refusals::{BadBody, Failures, Missing, NeedsRight, Taken};
+use super::refusals::{BadBody, BadQuery, Failures, Missing, NeedsRight, Taken};
 use super::state::App;
 use super::whole::whole;
 use super::words::RoleWord;
@@ -57,18 +57,23 @@ impl From<Membership> for MemberView {
 }
 
 /// The members of a room, for those who may enter it.
-#[utoipa::path(get, path = "/rooms/{room_id}/members", operation_id = "members_list", tag = "rooms", params(("room_id" = String, Path)), security((), ("bearer" = [])), responses(
-    (status = 200, description = "Everybody with a role, by user id", body = Page<MemberView>), NeedsRight, Missing, Failures,
+#[utoipa::path(get, path = "/rooms/{room_id}/members", operation_id = "members_list", tag = "rooms", params(("room_id" = String, Path), PageParams), security((), ("bearer" = [])), responses(
+    (status = 200, description = "A page of those with a role, by user id", body = Page<MemberView>), NeedsRight, Missing, BadQuery, Failures,
 ))]
 pub async fn list(
     State(app): State<App>,
     MaybePrincipal(principal): MaybePrincipal,
     Id(room): Id<RoomId>,
+    Query(page): Query<PageParams>,
 ) -> Result<Json<Page<MemberView>>, Problem> {
     may_enter(&app, &room, principal.as_ref()).await?;
-    let members = app.backends.records.members(&room).await?;
-    let items = members.into_iter().map(MemberView::from).collect();
-    Ok(Json(Page::whole(items)))
+    let after: Option<UserId> = page.after()?;
+    let records = &app.backends.records;
+    let members = records.members(&room, after, page.limit()?).await?;
+    let last = members.items.last().map(|member| member.user_id);
+    let next_cursor = last.filter(|_| members.more).and_then(|id| cursor(&id));
+    let items = members.items.into_iter().map(MemberView::from).collect();
+    Ok(Json(Page { items, next_cursor }))
 }
 
 /// Gives somebody a role; hosts only.

@@ -30,6 +30,7 @@ mod languages;
 mod layers;
 mod limits;
 mod members;
+mod memory;
 mod messages;
 mod occupancy;
 pub mod operations;

@@ -65,10 +65,13 @@ impl Problem {
         self
     }
 
-    /// The field is one of something that is itself a part of the body.
+    /// The field is one of something that is itself a part of the body; without a field the whole of it is invalid.
     #[must_use]
     pub fn within(mut self, parent: &str) -> Self {
-        self.field = self.field.map(|field| format!("{parent}.{field}"));
+        self.field = match self.field {
+            Some(field) => Some(format!("{parent}.{field}")),
+            None => (self.kind == Kind::Invalid).then(|| parent.to_owned()),
+        };
         self
     }
 
@@ -253,6 +256,16 @@ mod tests {
         assert!(!away.detail.contains("refused"));
         let failed = Problem::from(PortError::fatal("read", "no such column"));
         assert_eq!(failed.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    #[test]
+    fn what_is_invalid_as_a_whole_is_named_by_its_parent() {
+        let field = |problem: Problem| problem.within("jobs[2]").field;
+        let named = field(Problem::invalid("language", "unknown"));
+        assert_eq!(named.as_deref(), Some("jobs[2].language"));
+        let whole = field(Problem::new(Kind::Invalid, "must be an object"));
+        assert_eq!(whole.as_deref(), Some("jobs[2]"));
+        assert_eq!(field(Problem::internal()), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::documents;
 use super::health::rfc3339;
+use super::page::{Page, PageParams, cursor};
 use super::problem::Problem;
 use super::state::App;
 
@@ -216,21 +217,37 @@ pub struct Viewer {
 }
 
 /// Who views a file (or any), by client id.
-pub async fn viewers(app: &App, room: &RoomId, file: Option<&str>) -> Result<Vec<Viewer>, Problem> {
-    let members = members(app, room).await?;
-    let viewers = members.into_iter().filter_map(|mut member| {
+pub async fn viewers(
+    app: &App,
+    room: &RoomId,
+    file: Option<&str>,
+    page: &PageParams,
+) -> Result<Page<Viewer>, Problem> {
+    let (after, limit) = (page.after::<ClientId>()?, page.limit()?);
+    let mut members = members(app, room).await?;
+    members.sort_unstable_by(|a, b| a.client_id.cmp(&b.client_id));
+    let mut viewers = members.into_iter().filter_map(|mut member| {
         let viewing = *member.viewing.take().filter(|_| member.joined)?;
-        let wanted = file.is_none_or(|file| viewing.file == file);
-        wanted.then(|| Viewer {
+        let wanted = file.is_none_or(|file| viewing.file == file)
+            && after.as_ref().is_none_or(|after| member.client_id > *after);
+        wanted.then(|| (member.client_id.clone(), viewing, member))
+    });
+    let mut items = Vec::new();
+    let mut last = None;
+    for (client_id, viewing, member) in viewers.by_ref().take(limit) {
+        last = Some(client_id);
+        items.push(Viewer {
             user: member.into(),
             file: viewing.file,
             line: viewing.line,
             column: viewing.column,
             start_line: viewing.start_line,
             end_line: viewing.end_line,
-        })
-    });
-    Ok(viewers.collect())
+        });
+    }
+    let more = viewers.next().is_some();
+    let next_cursor = last.filter(|_| more).and_then(|id| cursor(&id));
+    Ok(Page { items, next_cursor })
 }
 
 /// [`users_in`] for several rooms.

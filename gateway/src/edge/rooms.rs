@@ -36,7 +36,7 @@ use super::words::{AccessWord, ActivityWord, FormatWord, KindWord, RetentionWord
 use crate::identity::Principal;
 
 /// Rooms that the bare list of active rooms shows.
-const ACTIVE_ROOMS_MAX: usize = 100;
+const ACTIVE_ROOMS_MAX: usize = 1_000;
 
 /// Whoever was just writing into a room that is deleted is out of it by then.
 const REMAINS_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
@@ -311,7 +311,7 @@ pub(super) async fn summaries(
     })
 }
 
-/// The listed rooms that have people in them, at most 100, by id. (The paginated list is under `/api/v1`.)
+/// The listed rooms that have people in them, at most 1,000, by id. (The paginated list is under `/api/v1`.)
 #[utoipa::path(get, path = "/api/rooms", tag = "rooms", operation_id = "active", responses(
     (status = 200, description = "Active rooms", body = Vec<ActiveRoom>), Failures,
 ))]

@@ -123,16 +123,17 @@ pub async fn delete(
 }
 
 /// Who takes part.
-#[utoipa::path(get, path = "/sessions/{session_id}/participants", tag = "sessions", params(("session_id" = String, Path)), security((), ("bearer" = [])), responses(
-    (status = 200, description = "Everybody with a role, by user id", body = Page<MemberView>), NeedsRight, Missing, Failures,
+#[utoipa::path(get, path = "/sessions/{session_id}/participants", tag = "sessions", params(("session_id" = String, Path), PageParams), security((), ("bearer" = [])), responses(
+    (status = 200, description = "A page of those with a role, by user id", body = Page<MemberView>), NeedsRight, Missing, BadQuery, Failures,
 ))]
 pub async fn participants(
     State(app): State<App>,
     principal: MaybePrincipal,
     Id(id): Id<RoomId>,
+    page: Query<PageParams>,
 ) -> Result<Json<Page<MemberView>>, Problem> {
     is_session(&app, &id).await?;
-    members::list(State(app), principal, Id(id)).await
+    members::list(State(app), principal, Id(id), page).await
 }
 
 /// Lets somebody take part; hosts only.
@@ -210,11 +211,16 @@ pub async fn message_stats(
 pub struct FileFilter {
     /// Only who views this file
     path: Option<String>,
+    /// Most items to answer with, 1 to 200
+    #[param(default = 50, minimum = 1, maximum = 200)]
+    limit: Option<usize>,
+    /// `next_cursor` of the page before
+    cursor: Option<String>,
 }
 
 /// Who views which file, by connection: the last one that a cursor or viewport named.
 #[utoipa::path(get, path = "/sessions/{session_id}/files", tag = "sessions", params(("session_id" = String, Path), FileFilter), security((), ("bearer" = [])), responses(
-    (status = 200, description = "Everybody who views it now, on any pod", body = Page<Viewer>), NeedsRight, Missing, BadQuery, Failures,
+    (status = 200, description = "A page of those who view it now, on any pod, by client id", body = Page<Viewer>), NeedsRight, Missing, BadQuery, Failures,
 ))]
 pub async fn files(
     State(app): State<App>,
@@ -224,9 +230,12 @@ pub async fn files(
 ) -> Result<Json<Page<Viewer>>, Problem> {
     is_session(&app, &id).await?;
     may_enter(&app, &id, principal.as_ref()).await?;
-    viewers(&app, &id, filter.path.as_deref())
-        .await
-        .map(|items| Json(Page::whole(items)))
+    let page = PageParams {
+        limit: filter.limit,
+        cursor: filter.cursor,
+    };
+    let page = viewers(&app, &id, filter.path.as_deref(), &page).await?;
+    Ok(Json(page))
 }
 
 /// Everything durable that happened in the session, and who joined and left (`user_joined`, `user_left`, without a `seq`:

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::files::Uploads;
 use super::health::Checks;
+use super::memory::Memory;
 use super::occupancy::Occupancy;
 use super::tries::Tries;
 use crate::config::{ConfigError, GatewayConfig};
@@ -23,6 +24,8 @@ const OUTPUT_READERS_MAX: usize = 2_000;
 /// Locks that addresses share by hash.
 const ADDRESS_LOCKS: usize = 64;
 
+/// Files that are read whole may hold so many bytes together (and always two of the largest).
+const WHOLE_FILES_MEMORY: usize = 256 << 20;
 /// Each may take some hundred megabytes for a moment.
 const DRAWINGS_AT_ONCE: usize = 4;
 
@@ -58,6 +61,8 @@ pub struct Inner {
     pub(super) output_readers: Arc<Semaphore>,
     /// Whole drawings in memory at once: files that are read, boards that are written out.
     pub drawings: tokio::sync::Semaphore,
+    /// For files that are still being read: turns are for those that are there.
+    pub(super) whole_files: Memory,
     making_room: [tokio::sync::Mutex<()>; ADDRESS_LOCKS],
 }
 
@@ -73,6 +78,7 @@ impl App {
     /// `config` as [`GatewayConfig::prepare`] left it.
     pub async fn start(backends: Backends, config: GatewayConfig) -> Result<Self, StartError> {
         let identity = Identity::open(&config, backends.vault.clone())?;
+        let largest = config.max_import.max(config.max_file_size);
         let passwords = Passwords::new(config.password_hashes_at_once.into());
         let metrics = Metrics::new();
         let profiles = Profiles::new(backends.records.clone(), backends.vault.clone());
@@ -98,6 +104,7 @@ impl App {
             started_at: Utc::now(),
             output_readers: Arc::new(Semaphore::new(OUTPUT_READERS_MAX)),
             drawings: tokio::sync::Semaphore::new(DRAWINGS_AT_ONCE),
+            whole_files: Memory::new(WHOLE_FILES_MEMORY.max(2 * largest as usize)),
             making_room: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             backends,
             config,

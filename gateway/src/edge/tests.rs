@@ -20,8 +20,11 @@ use super::problem::Kind;
 use super::{App, routes};
 use crate::config::tests::parse;
 
+mod again;
 mod limits;
+mod lists;
 mod odd_input;
+mod slow;
 mod untold;
 
 struct Server {

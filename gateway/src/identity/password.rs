@@ -16,7 +16,7 @@ const LANES: u32 = 1;
 /// bytes that no password was hashed to.
 const NOBODYS_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlz$bm9ib2R5J3MgcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXM";
 /// How many may wait for a turn beyond those being computed, for each turn there is.
-const WAITING_PER_TURN: usize = 8;
+const WAITING_PER_TURN: usize = 64;
 
 #[derive(Debug, Error)]
 pub enum PasswordError {

@@ -333,8 +333,13 @@ pub trait InviteRecords: Send + Sync {
     /// False: there is no such room, or it has [`INVITES_MAX`] invitations.
     async fn create_invite(&self, invite: &Invite) -> Result<bool>;
 
-    /// All of a room's, newest first.
-    async fn invites(&self, room: &RoomId) -> Result<Vec<Invite>>;
+    /// A room's, newest first by id, before `before`.
+    async fn invites(
+        &self,
+        room: &RoomId,
+        before: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Page<Invite>>;
 
     /// Also one that is over.
     async fn invite_by_code(&self, code_hash: [u8; 32]) -> Result<Option<Invite>>;

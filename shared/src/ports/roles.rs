@@ -2,11 +2,11 @@
 
 use async_trait::async_trait;
 
-use super::Result;
+use super::{Page, Result};
 use crate::domain::ids::{RoomId, UserId};
 use crate::domain::room::Role;
 
-/// Most members that a room's list shows.
+/// Most people whose roles are asked for at once.
 pub const MEMBERS_MAX: usize = 10_000;
 
 /// A person's own standing in one room; what they inherit from its project is not in it.
@@ -42,8 +42,13 @@ pub trait RoleRecords: Send + Sync {
     /// A person's own standing.
     async fn member(&self, room: &RoomId, user: UserId) -> Result<Option<Membership>>;
 
-    /// At most [`MEMBERS_MAX`], ordered by user id.
-    async fn members(&self, room: &RoomId) -> Result<Vec<Membership>>;
+    /// By user id, after `after`.
+    async fn members(
+        &self,
+        room: &RoomId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Page<Membership>>;
 
     /// Sets or (`None`) takes away a role.
     async fn set_role(&self, room: &RoomId, user: UserId, role: Option<Role>)

@@ -47,9 +47,14 @@ const TURN_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the row of a stored file is tried.
 const ROW_PATIENCE: Duration = Duration::from_secs(20);
 const ROW_PAUSE: Duration = Duration::from_millis(200);
+/// How long a room's log that is away is waited for to tell it of a file, how often it is tried, and how long the sender
+/// waits for that.
+const TELL_PATIENCE: Duration = Duration::from_secs(600);
+const TELL_PAUSE: Duration = Duration::from_secs(1);
+const TELL_WAIT: Duration = Duration::from_secs(15);
 /// What is still read of a body that is refused, and how long, so that the sender gets to read why.
 const REST_PATIENCE: Duration = Duration::from_secs(10);
-/// SVG is read whole, and its tree takes several times its size: so many at once.
+/// An SVG is looked at whole, and its tree takes several times its size: so many at once.
 const SVG_AT_ONCE: usize = 2;
 
 /// The gateway's turns for uploading.
@@ -190,8 +195,10 @@ async fn receive(
             Some("room_id") => {
                 let text = short_text(field, body).await?;
                 if !text.is_empty() {
-                    let id = text.parse::<RoomId>()?;
-                    may(app, &id, principal, Role::Editor).await?;
+                    let id = text.parse::<RoomId>().map_err(Problem::from);
+                    let id = id.map_err(|problem| problem.at("room_id"))?;
+                    let allowed = may(app, &id, principal, Role::Editor).await;
+                    allowed.map_err(|problem| problem.at("room_id"))?;
                     room = Some(id);
                 }
             }
@@ -216,8 +223,15 @@ async fn receive(
     }
     let stored = stored.ok_or_else(|| Problem::invalid("file", "is missing"))?;
     let kept = keep(app, principal, room, stored).await?;
-    if let Some(room) = &kept.room {
-        tell(app, principal, room, &kept).await?;
+    if kept.room.is_some() {
+        let telling = tokio::spawn(tell(app.clone(), principal.cloned(), kept.clone()));
+        match tokio::time::timeout(TELL_WAIT, telling).await {
+            Ok(told) => told.map_err(|_| Problem::internal())??,
+            // The file is there, and a second try would make another: it is told when the log is back.
+            Err(_) => {
+                tracing::warn!(file = %kept.id, "a file is stored and not told to its room yet")
+            }
+        }
     }
     Ok(kept)
 }
@@ -371,17 +385,21 @@ async fn clean_svg(
     field: &mut Field<'static>,
     body: &Tap,
 ) -> Result<Bytes, Problem> {
-    let turn = app.uploads.svg.acquire().await;
-    // The semaphore is never closed.
-    let _turn = turn.map_err(|_| Problem::internal())?;
+    let mut held = app.whole_files.begin()?;
+    held.grow_to(head.len())?;
     let mut all = head.to_vec();
     while let Some(chunk) = next_chunk(field).await? {
         body.used(chunk.len());
         if all.len() + chunk.len() > app.config.max_file_size as usize {
             return Err(too_large(app));
         }
+        held.grow_to(all.len() + chunk.len())?;
         all.extend_from_slice(&chunk);
     }
+    // Only now: who sends slowly keeps nobody from their turn.
+    let turn = app.uploads.svg.acquire().await;
+    // The semaphore is never closed.
+    let _turn = turn.map_err(|_| Problem::internal())?;
     let clean = tokio::task::spawn_blocking(move || svg::sanitise(&all)).await;
     match clean.map_err(|_| Problem::internal())? {
         Ok(Some(clean)) => Ok(clean.into()),
@@ -458,20 +476,18 @@ async fn keep(
     Ok(file)
 }
 
-/// Logs the file in the room, so that everybody hears of it, now and later.
-async fn tell(
-    app: &App,
-    principal: Option<&Principal>,
-    room: &RoomId,
-    file: &StoredFile,
-) -> Result<(), Problem> {
+/// Logs the file in the room, so that everybody hears of it, now and later. A log that is away is waited for.
+async fn tell(app: App, principal: Option<Principal>, file: StoredFile) -> Result<(), Problem> {
+    let Some(room) = &file.room else {
+        return Ok(());
+    };
     let b = &app.backends;
     let now_ms = Utc::now().timestamp_millis();
     let stranger = Principal::anonymous(UserId::generate());
-    let mut author = actor(principal.unwrap_or(&stranger))?;
+    let mut author = actor(principal.as_ref().unwrap_or(&stranger))?;
     // As the room sees them, if they are there.
     if let Some(person) = principal {
-        let members = b.presence.members(room).await?;
+        let members = b.presence.members(room).await.unwrap_or_default();
         if let Some(seen) = members.into_iter().find(|m| m.user_id == person.user_id) {
             author.color = Some(seen.color);
             author.avatar_url = seen.avatar_url;
@@ -484,9 +500,17 @@ async fn tell(
         reference: Some(Ref::of_server(format_args!("file:{}", file.id))),
         audience: None,
         body: EntryBody::FileShared {
-            file: SharedFile::from(file),
+            file: SharedFile::from(&file),
         },
     };
-    recovery::append(&*b.log, &*b.archive, &*b.queue, room, &record, now_ms).await?;
-    Ok(())
+    let deadline = Instant::now() + TELL_PATIENCE;
+    loop {
+        let told = recovery::append(&*b.log, &*b.archive, &*b.queue, room, &record, now_ms).await;
+        match told {
+            Err(error) if error.is_retryable() && Instant::now() < deadline => {
+                tokio::time::sleep(TELL_PAUSE).await;
+            }
+            told => return told.map(drop).map_err(Problem::from),
+        }
+    }
 }

@@ -90,21 +90,27 @@ macro_rules! invite_records {
             async fn invites(
                 &self,
                 room: &crate::domain::ids::RoomId,
-            ) -> crate::ports::Result<Vec<crate::domain::invite::Invite>> {
+                before: Option<uuid::Uuid>,
+                limit: usize,
+            ) -> crate::ports::Result<crate::ports::Page<crate::domain::invite::Invite>> {
                 use crate::adapters::queries::invites::InviteRow;
+                use crate::adapters::queries::{one_more, page};
 
                 let listed = async {
                     let mut tx = self.read().await?;
-                    let rows: Vec<InviteRow> =
-                        rows("SELECT * FROM invites WHERE room_id = $1 ORDER BY id DESC LIMIT +$2")
-                            .bind(room.as_str())
-                            .bind(i64::try_from(crate::ports::INVITES_MAX).unwrap_or(i64::MAX))
-                            .fetch_all(&mut *tx)
-                            .await?;
+                    let rows: Vec<InviteRow> = rows(
+                        "SELECT * FROM invites WHERE room_id = $1 AND id < $2 ORDER BY id DESC LIMIT +$3",
+                    )
+                    .bind(room.as_str())
+                    .bind(before.unwrap_or(uuid::Uuid::max()))
+                    .bind(one_more(limit))
+                    .fetch_all(&mut *tx)
+                    .await?;
                     tx.commit().await?;
                     rows.into_iter().map(InviteRow::invite).collect::<sqlx::Result<Vec<_>>>()
                 };
-                listed.await.map_err(|e| failed("list invitations", e))
+                let invites = listed.await.map_err(|e| failed("list invitations", e))?;
+                Ok(page(invites, limit))
             }
 
             async fn invite_by_code(

@@ -141,24 +141,30 @@ macro_rules! role_records {
             async fn members(
                 &self,
                 room: &crate::domain::ids::RoomId,
-            ) -> crate::ports::Result<Vec<crate::ports::Membership>> {
+                after: Option<crate::domain::ids::UserId>,
+                limit: usize,
+            ) -> crate::ports::Result<crate::ports::Page<crate::ports::Membership>> {
                 use crate::adapters::queries::roles::MemberRow;
+                use crate::adapters::queries::{one_more, page};
 
                 let listed = async {
                     let mut tx = self.read().await?;
                     let rows: Vec<MemberRow> = rows(
                         "SELECT room_members.user_id, room_members.role, users.name
                          FROM room_members LEFT JOIN users ON users.id = room_members.user_id
-                         WHERE room_members.room_id = $1 ORDER BY room_members.user_id LIMIT +$2",
+                         WHERE room_members.room_id = $1 AND room_members.user_id > $2
+                         ORDER BY room_members.user_id LIMIT +$3",
                     )
                     .bind(room.as_str())
-                    .bind(i64::try_from(crate::ports::MEMBERS_MAX).unwrap_or(i64::MAX))
+                    .bind(after.map_or(uuid::Uuid::nil(), |user| user.0))
+                    .bind(one_more(limit))
                     .fetch_all(&mut *tx)
                     .await?;
                     tx.commit().await?;
                     rows.into_iter().map(MemberRow::membership).collect::<sqlx::Result<Vec<_>>>()
                 };
-                listed.await.map_err(|e| failed("list the members of a room", e))
+                let members = listed.await.map_err(|e| failed("list the members of a room", e))?;
+                Ok(page(members, limit))
             }
 
             async fn set_role(

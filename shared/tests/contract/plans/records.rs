@@ -165,7 +165,8 @@ async fn rooms(records: &dyn Records, cast: &Cast) -> Outcome {
     records.role(id, ana).await?;
     records.roles(id, &[ana, cast.ben]).await?;
     records.member(id, ana).await?;
-    records.members(id).await?;
+    records.members(id, None, 10).await?;
+    records.members(id, Some(ana), 10).await?;
     for role in [Some(Role::Viewer), None] {
         records.set_role(id, cast.ben, role).await?;
     }
@@ -346,7 +347,10 @@ async fn small(records: &dyn Records, cast: &Cast) -> Outcome {
         uses: 0,
     };
     assert!(records.create_invite(&invite).await?);
-    records.invites(&cast.room.id).await?;
+    records.invites(&cast.room.id, None, 10).await?;
+    records
+        .invites(&cast.room.id, Some(Uuid::nil()), 10)
+        .await?;
     records.invite_by_code(code_hash).await?;
     records
         .accept_invite(code_hash, UserId::generate(), now())

@@ -76,7 +76,7 @@ async fn counted(mode: Mode) -> Outcome {
     }
     versions.sort_unstable();
     assert_eq!(versions, [2, 3, 4], "each with a version of its own");
-    assert_eq!(records.members(&room).await?.len(), 3);
+    assert_eq!(records.members(&room, None, 10).await?.items.len(), 3);
     let stored = records.invite_by_code(invite.code_hash).await?;
     assert_eq!(stored.expect("still there").uses, 3);
     Ok(())
@@ -96,10 +96,13 @@ async fn revoked(mode: Mode) -> Outcome {
             .create_invite(&invite(&RoomId::generate(), Role::Viewer, None))
             .await?
     );
-    assert_eq!(
-        records.invites(&here).await?,
-        [second.clone(), first.clone()]
-    );
+    let all = records.invites(&here, None, 2).await?;
+    assert_eq!(all.items, [second.clone(), first.clone()]);
+    assert!(!all.more);
+    let newest = records.invites(&here, None, 1).await?;
+    assert_eq!((newest.items, newest.more), (vec![second.clone()], true));
+    let older = records.invites(&here, Some(second.id), 1).await?;
+    assert_eq!((older.items, older.more), (vec![first.clone()], false));
     assert_eq!(
         records.invite_by_code(first.code_hash).await?,
         Some(first.clone())
