@@ -1,11 +1,18 @@
-//! Work on outside bytes that somebody may have made as costly as they can: done on blocking threads, waited for so long and
-//! no longer. A thread can't be stopped; those that nobody waits for any more are bounded, too, and hold up nobody else.
+//! Work on outside bytes that somebody may have made as costly as they can: done on threads of its own, behind whatever else
+//! there is to do, and waited for so long and no longer. A thread can't be stopped; those that nobody waits for any more are
+//! bounded, too, and hold up nobody else.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::Builder;
 use std::time::Duration;
 
+use rustix::process::setpriority_process;
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
+
+/// What a thread's share of the processor comes to beside the server's own: about a tenth.
+const NICE: i32 = 10;
 
 /// One kind of such work, in the whole process.
 #[derive(Debug)]
@@ -50,11 +57,21 @@ impl Costly {
             return Err(Unfinished::Busy);
         };
         let thread = self.threads.try_acquire().map_err(|_| Unfinished::Busy)?;
+        let (tell, told) = oneshot::channel();
         let work = move || {
-            let _thread = thread;
-            work()
+            // On Linux this is the calling thread's alone. Should it be refused, the work is only less polite.
+            let _ = setpriority_process(None, NICE);
+            let outcome = catch_unwind(AssertUnwindSafe(work));
+            // Before it is told: whoever hears of it finds the place free.
+            drop(thread);
+            if let Ok(outcome) = outcome {
+                // Nobody may be waiting any more.
+                let _ = tell.send(outcome);
+            }
         };
-        match timeout(self.patience, tokio::task::spawn_blocking(work)).await {
+        let spawned = Builder::new().name("costly".into()).spawn(work);
+        spawned.map_err(|_| Unfinished::Busy)?;
+        match timeout(self.patience, told).await {
             Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(_)) | Err(_) => Err(Unfinished::TooCostly),
         }
