@@ -229,7 +229,7 @@ async fn receive(
             Ok(told) => told.map_err(|_| Problem::internal())??,
             // The file is there, and a second try would make another: it is told when the log is back.
             Err(_) => {
-                tracing::warn!(file = %kept.id, "a file is stored and not told to its room yet")
+                tracing::warn!(file = %kept.id, "a file is stored and not told to its room yet");
             }
         }
     }
