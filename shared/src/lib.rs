@@ -4,6 +4,7 @@
 mod adapters;
 pub mod backends;
 pub mod backups;
+pub mod conclusion;
 pub mod config;
 pub mod costly;
 pub mod domain;

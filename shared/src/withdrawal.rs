@@ -1,35 +1,53 @@
-//! A job that is cancelled before it began: its row first, then its room, the queue last, so that a worker tells the room if
-//! whoever cancelled it died in between.
+//! Cancelling. A job that has not begun: its row first, then its room, the queue last, so that a worker tells the room if
+//! whoever cancelled it died in between. One that has begun ends by its holder; if nobody holds it, here.
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 use crate::Backends;
 use crate::domain::Invalid;
-use crate::domain::entry::{Author, Body, Record};
+use crate::domain::entry::{Body, Record};
 use crate::domain::ids::Ref;
-use crate::domain::job::{Job, JobState, QUEUE_CODE};
-use crate::ports::{Archive, PortError, Queue, Records, Result, RoomLog};
-use crate::{outbox, recovery};
+use crate::domain::job::{Job, JobResult, JobState, QUEUE_CODE};
+use crate::ports::{Archive, Cancelled, PortError, Queue, Records, Result, RoomLog};
+use crate::{conclusion, outbox, recovery};
+
+/// How long is kept that a run was cancelled while nobody held it: there is nothing in it but that, and a late holder of the
+/// job must find it.
+const KEPT: TimeDelta = TimeDelta::days(30);
 
 /// Was this job cancelled before it began?
 pub fn is_withdrawn(job: &Job) -> bool {
     job.state == JobState::Cancelled && job.started_at.is_none()
 }
 
-/// Cancels a job that waits. False: it does not, or not any more; whoever runs it has to be told. Can be repeated after an
-/// error: [`tell`] then does what is left.
+/// Cancels a job that is not over: at once if nobody has it in hand (it waits, or waits again after an attempt, or the queue
+/// has lost it), else its holder ends it in a moment. Can be repeated after an error.
 ///
 /// # Errors
 /// A store is away.
-pub async fn withdraw(b: &Backends, job: &Job) -> Result<bool> {
+pub async fn cancel(b: &Backends, job: &Job) -> Result<()> {
+    let id = job.id.to_string();
     let at = Utc::now().trunc_subsecs(6);
-    if !b.records.cancel_job(job.id, at).await? {
-        return Ok(false);
+    if b.records.cancel_job(job.id, at).await? {
+        tell(&*b.records, &*b.log, &*b.archive, &*b.queue, job, at).await?;
+        b.queue.cancel(QUEUE_CODE, &id).await?;
+        return b.output.end(job.id).await;
     }
-    tell(&*b.records, &*b.log, &*b.archive, &*b.queue, job, at).await?;
-    b.queue.cancel(QUEUE_CODE, &job.id.to_string()).await?;
-    b.output.end(job.id).await?;
-    Ok(true)
+    if b.queue.cancel(QUEUE_CODE, &id).await? == Cancelled::Marked {
+        return Ok(());
+    }
+    // It has begun and nobody holds it: left as it is, it would be queued again and run. Or it has just ended.
+    let Some(job) = b.records.job(job.id).await? else {
+        return Ok(());
+    };
+    if job.state.is_final() {
+        return Ok(());
+    }
+    let (state, started_at) = (JobState::Cancelled, job.started_at.unwrap_or(at));
+    let result = JobResult::without_outcome(&job, job.attempts, started_at, state, String::new());
+    let (records, archive, log, queue) = (&*b.records, &*b.archive, &*b.log, &*b.queue);
+    conclusion::conclude(records, archive, log, queue, &job, &result, at + KEPT).await?;
+    b.output.end(job.id).await
 }
 
 /// Tells a withdrawn job's room (in the name of the message that asked for it, if one did: this entry's place is then its
@@ -67,14 +85,7 @@ fn record(job: &Job, at: DateTime<Utc>) -> Result<Record, Invalid> {
     };
     Ok(Record {
         ts_ms: at.timestamp_millis(),
-        author: Author {
-            client_id: job.speaks_as()?,
-            user_id: job.owner,
-            connection: None,
-            name: job.owner_name.clone(),
-            color: None,
-            avatar_url: None,
-        },
+        author: conclusion::author(job)?,
         reference: Some(reference),
         audience: None,
         body: Body::RunFinished {

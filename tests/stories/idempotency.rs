@@ -4,12 +4,15 @@ use anyhow::ensure;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Rest, Stories, Story, Told, fresh};
+use crate::harness::stall::{At, Stall};
+use crate::harness::stores::Stores;
+use crate::harness::{Answer, Options, PATIENCE, Rest, Stories, Story, Told, fresh, until};
 
 pub fn stories(all: &mut Stories) {
     all.both(a_request_sent_again_gets_the_same_answer_on_any_pod);
     all.both(of_many_requests_with_one_key_one_makes_something);
     all.both(a_request_that_made_nothing_leaves_its_key_free);
+    all.distributed(a_job_asked_for_again_after_its_gateway_was_killed_runs_once);
     all.both(a_registration_sent_again_makes_one_account);
 }
 
@@ -155,6 +158,61 @@ async fn a_registration_sent_again_makes_one_account(story: Story) -> Told {
         } else {
             another.problem(409, "conflict")?;
         }
+    }
+    Ok(())
+}
+
+/// What is kept of an answer, on its way to Redis.
+const KEEPS_THE_ANSWER: &[u8] = b"body_hash";
+
+async fn a_job_asked_for_again_after_its_gateway_was_killed_runs_once(story: Story) -> Told {
+    let stores = Stores::make().await?;
+    let mut redis = stores.redis.clone();
+    let stall = Stall::into_url(&mut redis, 6379).await?;
+    let options = Options::default()
+        .gateways(1)
+        .workers(1)
+        .stores(stores)
+        .set("REQUEST_TIMEOUT", 3)
+        .set("REDIS_URL", &redis);
+    let cluster = story.cluster(options).await?;
+    let ana = cluster.rest().guest("Ana").await?;
+    let rest = cluster.rest().as_person(&ana);
+    let batch = json!({"jobs": [program(), program()]});
+    for (path, body, jobs) in [
+        ("/api/v1/jobs", program(), 1),
+        ("/api/v1/jobs/batch", batch, 3),
+    ] {
+        stall.arm(KEEPS_THE_ANSWER, At::TheCall);
+        let unanswered = async {
+            let answer = post(&rest, path, "key-1", &body).await;
+            ensure!(answer.is_err(), "it was answered: {answer:?}");
+            anyhow::Ok(())
+        };
+        let killed = async {
+            stall.caught(PATIENCE).await?;
+            cluster.gateway(0).kill().await
+        };
+        tokio::try_join!(unanswered, killed)?;
+        stall.disarm();
+        cluster.gateway(0).restart().await?;
+        // Held until its lease is over; then it is the job's, and no other's.
+        let other = json!({"language": "bash", "source": "true"});
+        let (first, status) = if jobs == 1 {
+            (&other, 422)
+        } else {
+            (&body, 202)
+        };
+        until("the key to be free", PATIENCE, async || {
+            let answer = post(&rest, path, "key-1", first).await?;
+            ensure!(answer.status == status, "{} {}", answer.status, answer.text);
+            Ok(())
+        })
+        .await?;
+        let again = post(&rest, path, "key-1", &body).await?.expect(202)?;
+        let listed = rest.get("/api/v1/jobs").await?.expect(200)?;
+        let listed = listed["items"].as_array().map(Vec::len);
+        ensure!(listed == Some(jobs), "{listed:?}: {again}");
     }
     Ok(())
 }

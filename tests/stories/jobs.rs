@@ -14,6 +14,7 @@ pub fn stories(all: &mut Stories) {
     all.distributed(a_job_whose_worker_is_killed_is_run_again_by_another_once);
     all.embedded(a_job_whose_process_is_killed_is_run_again_after_the_restart);
     all.distributed(a_worker_told_to_stop_finishes_or_hands_back_its_jobs);
+    all.distributed(a_run_handed_back_is_cancelled_for_good);
     all.both(a_program_runs_and_its_result_is_42);
     all.both(a_program_that_fails_says_how);
     all.both(people_in_the_room_see_a_run_start_speak_and_finish);
@@ -489,5 +490,50 @@ async fn a_worker_told_to_stop_finishes_or_hands_back_its_jobs(story: Story) -> 
         done["result"]["stdout"] == "42\n" && done["result"]["attempts"] == 1,
         "{done}"
     );
+    Ok(())
+}
+
+async fn a_run_handed_back_is_cancelled_for_good(story: Story) -> Told {
+    let options = Options::default()
+        .gateways(1)
+        .workers(1)
+        .set("CODE_CONCURRENCY", 1)
+        .set("WORKER_DRAIN", 1);
+    let cluster = story.cluster(options).await?;
+    let (_, rest) = ana(&cluster).await?;
+    let room = rest.make_room(json!({"kind": "open"})).await?;
+    let id = submit(&rest, long_job(&room)).await?;
+    in_state(&rest, &id, "running", RUN_PATIENCE).await?;
+    cluster.worker(0).signal(Signal::TERM).await?;
+    let status = cluster.worker(0).ended(PATIENCE).await?;
+    ensure!(status.success(), "{status}");
+    // It waits, and nobody has it.
+    let cancel = format!("/api/v1/jobs/{id}/cancel");
+    let job = rest.post(&cancel, json!({})).await?.expect(200)?;
+    ensure!(job["status"] == "cancelled", "{job}");
+    ensure!(job["result"]["status"] == "cancelled", "{job}");
+    cluster.worker(0).restart().await?;
+    let next = submit(&rest, json!({"language": "python", "source": "print(1)"})).await?;
+    in_state(&rest, &next, "succeeded", RUN_PATIENCE).await?;
+    let admin = rest.with_token(crate::harness::ADMIN_TOKEN);
+    let queues = admin.get("/api/v1/queues").await?.expect(200)?;
+    let mut queues = queues["items"].as_array().into_iter().flatten();
+    let code = queues.find(|queue| queue["name"] == "code_execution");
+    ensure!(
+        code.is_some_and(|queue| queue["finished_total"] == 1),
+        "{code:?}"
+    );
+    let door = cluster.door(Address::Rooms, &room);
+    let past = door
+        .enter()
+        .await?
+        .way_back()
+        .query("seq", 0)
+        .enter()
+        .await?;
+    let told = past
+        .expect_where("run_finished", |m| m["run_id"] == id.as_str())
+        .await?;
+    ensure!(told["status"] == "cancelled", "{told}");
     Ok(())
 }

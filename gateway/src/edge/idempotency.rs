@@ -4,9 +4,10 @@
 //! A key belongs to whoever sends it (a person; without a token, an address) and to the path it is sent to. While the
 //! first request is under way another gets 409; afterwards, for [`KEPT`], the same request gets the same answer and another
 //! body 422. A request that made nothing (any answer but a 2xx) leaves its key free. A gateway that dies in between frees
-//! the key after the lease. Of an answer with tokens nobody who reads the vault has anything: it is sealed, and kept for
+//! the key after the lease; a job that it had taken in by then is found by the key in its row ([`AskedKey`]). Of an answer with tokens nobody who reads the vault has anything: it is sealed, and kept for
 //! [`KEPT_TOKENS`] only.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,7 +16,8 @@ use std::time::Duration;
 use atelier_shared::ports::{ANSWER_MAX_BYTES, Once, OnceKey};
 use axum::RequestPartsExt;
 use axum::body::{Body, BodyDataStream, HttpBody};
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -40,7 +42,7 @@ use super::trace;
 
 pub const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// How long the answer is remembered.
-const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+pub const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long one with tokens is: whoever has had no answer by then has no use for them, and whoever has had it may have
 /// exchanged the refresh token, which must not be presented twice.
 const KEPT_TOKENS: Duration = Duration::from_secs(5 * 60);
@@ -57,6 +59,39 @@ const KEPT_BODY_MAX_BYTES: u64 = ANSWER_MAX_BYTES as u64 / 2;
 /// What a handler leaves unread of a body is read here, so that the whole of it counts; beyond this the body is refused
 /// as another one.
 const UNREAD_MAX_BYTES: usize = 64 << 20;
+
+/// The key of a request that makes something, where it has one: for what must not be made twice even if whoever makes it dies
+/// before the answer is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct AskedKey(pub Option<[u8; 32]>);
+
+impl AskedKey {
+    /// That of one of several things that one request makes.
+    pub fn part(self, index: usize) -> Self {
+        let part = |key: [u8; 32]| {
+            let hash = Sha256::new().chain_update(key);
+            hash.chain_update((index as u64).to_be_bytes()).finalize()
+        };
+        Self(self.0.map(|key| part(key).into()))
+    }
+
+    /// What is said of another body under it.
+    pub fn mismatch() -> Problem {
+        Problem::new(
+            Kind::IdempotencyMismatch,
+            "This Idempotency-Key was used for another request.",
+        )
+        .at("Idempotency-Key")
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for AskedKey {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().copied().unwrap_or(Self(None)))
+    }
+}
 
 /// An answer as the vault keeps it.
 #[derive(Serialize, Deserialize)]
@@ -126,6 +161,10 @@ async fn once(app: App, request: Request, next: Next) -> Result<Response, Proble
         },
         Once::Begun => {
             let (tee, body) = Tee::new(digest(&parts.headers), body);
+            let asked = Sha256::new().chain_update(key.owner).chain_update(key.key);
+            parts
+                .extensions
+                .insert(AskedKey(Some(asked.finalize().into())));
             let request = Request::from_parts(parts, body);
             // On a task of its own: a client that hangs up sends its request again, and must not find it half done.
             let handler = tokio::time::timeout(patience, next.run(request));
@@ -143,10 +182,7 @@ async fn once(app: App, request: Request, next: Next) -> Result<Response, Proble
 }
 
 /// The key, and, where the answer has tokens, what it is sealed with.
-async fn key_of(
-    app: &App,
-    parts: &mut axum::http::request::Parts,
-) -> Result<(OnceKey, Option<Vec<u8>>), Problem> {
+async fn key_of(app: &App, parts: &mut Parts) -> Result<(OnceKey, Option<Vec<u8>>), Problem> {
     let value = only(&parts.headers, &HEADER).and_then(|v| v.to_str().ok());
     let value = value.map(str::trim).unwrap_or_default().to_owned();
     let visible = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
@@ -249,11 +285,7 @@ async fn replay(kept: &str, digest: BodyDigest, body: Body) -> Result<Response, 
     let (tee, body) = Tee::new(digest, body);
     drop(body);
     if tee.hash().await != kept.body_hash {
-        return Err(Problem::new(
-            Kind::IdempotencyMismatch,
-            "This Idempotency-Key was used for another request.",
-        )
-        .at("Idempotency-Key"));
+        return Err(AskedKey::mismatch());
     }
     let mut response = Response::new(Body::from(STANDARD.decode(kept.body).unwrap_or_default()));
     *response.status_mut() = StatusCode::from_u16(kept.status).unwrap_or_default();

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::client::Authenticated;
 use super::extract::{Body, parse_value};
+use super::idempotency::AskedKey;
 use super::jobs::accept;
 use super::problem::{Problem, ProblemBody};
 use super::refusals::{BadBody, Failures, NeedsToken};
@@ -53,6 +54,7 @@ pub enum BatchItem {
 pub async fn create(
     State(app): State<App>,
     Authenticated(principal): Authenticated,
+    key: AskedKey,
     Body(asked): Body<NewJobs>,
 ) -> Result<(StatusCode, Json<BatchView>), Problem> {
     if !(1..=JOBS_MAX).contains(&asked.jobs.len()) {
@@ -64,7 +66,7 @@ pub async fn create(
     let mut items = Vec::with_capacity(asked.jobs.len());
     for (index, job) in asked.jobs.into_iter().enumerate() {
         let accepted = match parse_value::<NewJob>(job) {
-            Ok(job) => accept(&app, &principal, job).await,
+            Ok(job) => accept(&app, &principal, job, key.part(index)).await,
             Err(problem) => Err(problem),
         };
         items.push(match accepted {

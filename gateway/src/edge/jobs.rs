@@ -1,7 +1,7 @@
 //! `/jobs`: code taken in, looked at, cancelled.
 
 use atelier_shared::domain::ids::{JobId, PlaceId, RoomId};
-use atelier_shared::domain::job::{AskedLimits, Job, JobResult, JobState, Progress, QUEUE_CODE};
+use atelier_shared::domain::job::{AskedLimits, Job, JobResult, JobState, Progress};
 use atelier_shared::domain::place::{PlaceKind, PlaceRole};
 use atelier_shared::domain::room::{Activity, Role};
 use atelier_shared::ports::{JobQuery, Throttle};
@@ -20,6 +20,7 @@ use super::artifacts;
 use super::client::{Authenticated, may, role_in};
 use super::extract::{Body, Id, Query};
 use super::health::rfc3339;
+use super::idempotency::{self, AskedKey};
 use super::page::{Page, PageParams, cursor};
 use super::places;
 use super::problem::Problem;
@@ -153,9 +154,10 @@ impl From<Job> for JobSummary {
 pub async fn create(
     State(app): State<App>,
     Authenticated(principal): Authenticated,
+    key: AskedKey,
     Body(asked): Body<NewJob>,
 ) -> Result<impl IntoResponse, Problem> {
-    let job = accept(&app, &principal, asked).await?;
+    let job = accept(&app, &principal, asked, key).await?;
     let location = format!("/api/v1/jobs/{}", job.id);
     Ok((
         StatusCode::ACCEPTED,
@@ -169,6 +171,7 @@ pub(super) async fn accept(
     app: &App,
     principal: &Principal,
     asked: NewJob,
+    AskedKey(key): AskedKey,
 ) -> Result<Job, Problem> {
     let (room_id, project_id) = (asked.room_id.clone(), asked.project_id);
     let (asked_spec, priority) = asked.check()?;
@@ -199,8 +202,10 @@ pub(super) async fn accept(
         priority,
         traceparent: trace::current_traceparent(),
         asked_by: None,
+        key: key.map(|key| (key, idempotency::KEPT)),
     };
-    Ok(runs::accept(&app.backends, accepted).await?)
+    let taken = runs::accept(&app.backends, accepted).await?;
+    taken.ok_or_else(AskedKey::mismatch)
 }
 
 async fn may_run_in(app: &App, room: &RoomId, principal: &Principal) -> Result<(), Problem> {
@@ -372,8 +377,8 @@ async fn stop(app: &App, job: Job) -> Result<Job, Problem> {
         // Asked for again, perhaps because the first time a store was away half-way.
         let at = job.finished_at.unwrap_or_else(Utc::now);
         withdrawal::tell(&*b.records, &*b.log, &*b.archive, &*b.queue, &job, at).await?;
-    } else if !job.state.is_final() && !withdrawal::withdraw(b, &job).await? {
-        b.queue.cancel(QUEUE_CODE, &job.id.to_string()).await?;
+    } else if !job.state.is_final() {
+        withdrawal::cancel(b, &job).await?;
     }
     let now = b.records.job(job.id).await?;
     now.ok_or_else(|| Problem::not_found("job"))

@@ -158,15 +158,22 @@ pub async fn replay(
 ) -> Result<Json<ReplayView>, Problem> {
     let b = &app.backends;
     let job: Option<JobId> = id.parse().ok().filter(|_| queue == QUEUE_CODE);
+    let mut revived = false;
     if let Some(job) = job {
         // The row before the letter: if this ends between the two, the sweep of the outbox queues the job.
-        outbox::revive(&*b.records, &*b.archive, job).await?;
+        revived = outbox::revive(&*b.records, &*b.archive, job).await?;
     }
-    if !b.queue.replay(queue, &id).await? {
+    let replayed = b.queue.replay(queue, &id).await?;
+    if !replayed && !revived {
         return Err(Problem::not_found("dead letter"));
     }
     if let Some(job) = job {
-        b.records.mark_queued(job).await?;
+        if replayed {
+            b.records.mark_queued(job).await?;
+        } else if let Some(job) = b.records.job(job).await? {
+            // Its letter made room for ten thousand others, or went with an emptied queue.
+            outbox::hand_over(&*b.records, &*b.queue, &job).await?;
+        }
     }
     Ok(Json(ReplayView {
         id,

@@ -83,6 +83,7 @@ impl Actor {
                         client_id: by.client_id.clone(),
                         reference: reference.clone(),
                     }),
+                    key: None,
                 };
                 // Sent before and not started yet: the first is the one that runs, and its start is the ack.
                 runs::accept(b, accepted)

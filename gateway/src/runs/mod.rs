@@ -31,6 +31,8 @@ pub struct Accepted {
     pub traceparent: Option<String>,
     /// The message in the room that asked for it.
     pub asked_by: Option<AskedBy>,
+    /// The key it is asked for under, and for how long that is its own.
+    pub key: Option<([u8; 32], Duration)>,
 }
 
 /// Counts one job of this person's; more than `per_minute` must wait.
@@ -47,8 +49,9 @@ pub async fn throttle(
 }
 
 /// Stores the job's row, which is the queue's outbox too, and hands it to the queue; not if the message that asks for it has
-/// asked before.
-pub async fn accept(backends: &Backends, accepted: Accepted) -> Result<Job, PortError> {
+/// asked before, or it is there under its key: then that one is answered. `None`: the key is another request's.
+pub async fn accept(backends: &Backends, accepted: Accepted) -> Result<Option<Job>, PortError> {
+    let key = accepted.key;
     let job = Job {
         id: JobId::generate(),
         owner: accepted.owner,
@@ -66,10 +69,27 @@ pub async fn accept(backends: &Backends, accepted: Accepted) -> Result<Job, Port
         started_at: None,
         finished_at: None,
     };
-    if backends.records.create_job(&job).await? {
+    let records = &backends.records;
+    let made = match key {
+        None => records.create_job(&job).await?,
+        Some((key, kept)) => match records
+            .create_job_once(&job, &key, job.created_at - kept)
+            .await?
+        {
+            Some(first) => {
+                let same = first.spec == job.spec
+                    && first.room_id == job.room_id
+                    && first.project_id == job.project_id
+                    && first.priority == job.priority;
+                return Ok(same.then_some(first));
+            }
+            None => true,
+        },
+    };
+    if made {
         hand_over(backends, &job).await;
     }
-    Ok(job)
+    Ok(Some(job))
 }
 
 /// From the row on it is accepted: if the queue is away, the sweep of the outbox hands it over later.

@@ -246,3 +246,41 @@ pub struct JobResult {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
+
+impl JobResult {
+    /// That of a job of which nothing is known but how it stands, and why in words.
+    pub fn without_outcome(
+        job: &Job,
+        attempts: u32,
+        started_at: DateTime<Utc>,
+        status: JobState,
+        message: String,
+    ) -> Self {
+        let queued = started_at - job.created_at;
+        Self {
+            status,
+            exit_code: None,
+            signal: None,
+            stdout: String::new(),
+            stderr: String::new(),
+            truncated: false,
+            compile: None,
+            usage: Usage::default(),
+            artifacts: Vec::new(),
+            // Two machines' clocks: never below nothing.
+            queued_ms: u64::try_from(queued.num_milliseconds()).unwrap_or(0),
+            started_at,
+            finished_at: Utc::now().max(started_at),
+            attempts,
+            trace_id: job.traceparent.as_deref().and_then(trace_id),
+            progress: None,
+            artifacts_skipped: Vec::new(),
+            message: (!message.is_empty()).then_some(message),
+        }
+    }
+}
+
+/// The second field of a W3C `traceparent`.
+fn trace_id(traceparent: &str) -> Option<String> {
+    traceparent.split('-').nth(1).map(str::to_owned)
+}

@@ -410,6 +410,19 @@ pub static LANGUAGES: &[Language] = &[
     },
 ];
 
+/// What compilers are told to call what they make, where they can be told.
+const COMPILED: &str = "program";
+
+impl Language {
+    /// Whether its compiler leaves a file of this path, which nobody asked the program for.
+    pub fn compiles_to(&self, path: &str) -> bool {
+        let compilers = self.toolchains.iter().filter_map(|way| way.compile);
+        let mut arguments = compilers.flatten();
+        (path == COMPILED && arguments.any(|argument| *argument == COMPILED))
+            || (self.name == "java" && path.ends_with(".class"))
+    }
+}
+
 /// The row of a name or alias, in any case.
 pub fn find(name: &str) -> Option<&'static Language> {
     let is = |given: &&str| given.eq_ignore_ascii_case(name);

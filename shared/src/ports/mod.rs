@@ -34,9 +34,9 @@ pub use live_output::{
 pub use places::{PlaceChange, PlaceDeletion, PlaceMember, PlacePatch, PlaceRecords, PlaceScope};
 pub use presence::{Claim, NAME_HOLDERS_MAX, Presence, Reports, RoomOccupancy};
 pub use queue::{
-    Claimed, DEAD_MAX, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, ID_MAX_BYTES,
-    LEASE_LAPSED, Lease, PAYLOAD_MAX_BYTES, Queue, QueueStats, QueueWaker, REASON_MAX_BYTES,
-    Settled, WorkerInfo,
+    Cancelled, Claimed, DEAD_MAX, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued,
+    ID_MAX_BYTES, LEASE_LAPSED, Lease, PAYLOAD_MAX_BYTES, Queue, QueueStats, QueueWaker,
+    REASON_MAX_BYTES, Settled, WorkerInfo,
 };
 pub use records::{
     Acceptance, CleanupRecords, CreateUserError, DELETED_ID_RESERVED, FileRecords, INVITES_MAX,

@@ -109,6 +109,19 @@ pub struct Claimed {
     pub lapses: u32,
     pub enqueued_at: DateTime<Utc>,
     pub traceparent: Option<String>,
+    /// It was cancelled while an earlier holder had it.
+    pub cancelled: bool,
+}
+
+/// What became of a cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It is claimed: its holder, or whoever holds it next, sees the mark.
+    Marked,
+    /// It waited, or was delayed, and is out: nobody will hold it.
+    TakenOut,
+    /// There is no such job.
+    Unknown,
 }
 
 /// Did the settling count?
@@ -199,9 +212,9 @@ pub trait Queue: Send + Sync {
     /// Hands it back untouched: the attempt does not count, and it is next in line.
     async fn release(&self, lease: &Lease) -> Result<Settled>;
 
-    /// Takes a waiting or delayed job out. For a claimed one marks it so that its holder sees [`Queue::is_cancelled`].
-    /// A wish to run again after it is dropped as well. False: no such job.
-    async fn cancel(&self, queue: &str, id: &str) -> Result<bool>;
+    /// Takes a waiting or delayed job out. For a claimed one marks it so that its holder sees [`Queue::is_cancelled`], and
+    /// whoever claims it after them [`Claimed::cancelled`]. A wish to run again after it is dropped as well.
+    async fn cancel(&self, queue: &str, id: &str) -> Result<Cancelled>;
 
     async fn is_cancelled(&self, lease: &Lease) -> Result<bool>;
 

@@ -272,6 +272,14 @@ pub trait JobRecords: Send + Sync {
     /// False: a job of this room and owner was asked for by the same client under the same ref; nothing was stored.
     async fn create_job(&self, job: &Job) -> Result<bool>;
 
+    /// Stores it, unless a job made since `since` is stored under this key: then that one is answered, as it is now.
+    async fn create_job_once(
+        &self,
+        job: &Job,
+        key: &[u8; 32],
+        since: DateTime<Utc>,
+    ) -> Result<Option<Job>>;
+
     async fn job(&self, id: JobId) -> Result<Option<Job>>;
 
     /// The queue has it. Idempotent.
@@ -280,6 +288,10 @@ pub trait JobRecords: Send + Sync {
     /// Takes back what [`Self::mark_queued`] said of at most `limit` jobs made before `before` that are not over, oldest
     /// first: a queue that lost its memory no longer has them. Returns how many.
     async fn doubt_queued(&self, before: DateTime<Utc>, limit: usize) -> Result<u64>;
+
+    /// Takes back what [`Self::mark_queued`] said of at most `limit` jobs that ended since `since` (made within a day before that) and have somebody to be told, a room or a `callback_url`: a queue that lost its memory may have lost
+    /// whoever was telling them. Returns how many.
+    async fn doubt_ended(&self, since: DateTime<Utc>, limit: usize) -> Result<u64>;
 
     /// Jobs made before `before` that the queue was never confirmed to have, oldest first.
     async fn unqueued_jobs(&self, before: DateTime<Utc>, limit: usize) -> Result<Vec<Job>>;

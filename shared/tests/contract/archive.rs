@@ -73,6 +73,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
         forgetting::what_comes_back_is_read_as_before_and_not_counted_again,
         forgetting::rooms_of_which_anything_is_archived_are_walked_by_id,
         results::a_result_is_stored_once,
+        results::a_result_of_any_output_is_kept,
         results::an_expired_result_is_none,
         results::expired_results_stay_until_they_are_removed,
     );

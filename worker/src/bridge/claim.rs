@@ -107,7 +107,8 @@ async fn claim_jobs<J: Job>(lane: Arc<Lane>, hand_over: mpsc::Sender<Task<J>>) {
         lane.in_flight.add(lease.clone());
         match serde_json::from_str::<J>(&claimed.payload) {
             Ok(job) => {
-                let task = into_task(job, claimed, Held::new(&lane, lease, asked_at, permit));
+                let held = Held::new(&lane, &claimed, asked_at, permit);
+                let task = into_task(job, claimed, held);
                 if hand_over.send(task).await.is_err() {
                     break;
                 }

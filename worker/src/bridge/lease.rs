@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apalis_core::error::BoxDynError;
-use atelier_shared::ports::{Lease, QueueWaker, Settled};
+use atelier_shared::ports::{Claimed, Lease, QueueWaker, Settled};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -36,13 +36,17 @@ impl Held {
     /// `asked_at`: before the claim was sent, so that we count the lease as over before the store does.
     pub fn new(
         lane: &Lane,
-        lease: Lease,
+        claimed: &Claimed,
         asked_at: Instant,
         permit: OwnedSemaphorePermit,
     ) -> Arc<Self> {
+        let cancel = CancellationToken::new();
+        if claimed.cancelled {
+            cancel.cancel();
+        }
         Arc::new(Self {
-            lease,
-            cancel: CancellationToken::new(),
+            lease: claimed.lease.clone(),
+            cancel,
             claimed_until: asked_at + lane.config.lease,
             _permit: permit,
         })
@@ -64,7 +68,7 @@ impl Held {
         );
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut waker = lane.waker().await.ok();
-        // A mark that an earlier attempt left is found a moment into this one.
+        // One that was cancelled between the claim and the waker is found a moment later.
         let mut look_at = Some(Instant::now() + CANCEL_LOOK);
         tokio::pin!(handler);
         loop {

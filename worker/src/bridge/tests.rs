@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use atelier_shared::Backends;
 use atelier_shared::config::StoreConfig;
-use atelier_shared::ports::{DeadJob, Enqueue, Queue, QueueStats, Settled};
+use atelier_shared::ports::{Cancelled, DeadJob, Enqueue, Queue, QueueStats, Settled};
 use futures::future::BoxFuture;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -327,7 +327,8 @@ async fn a_cancel_reaches_the_running_job_in_good_time() {
     bench.one(1).await;
     begins.recv().await.unwrap();
     let asked = Instant::now();
-    assert!(bench.queue.cancel(Scripted::QUEUE, "one").await.unwrap());
+    let cancelled = bench.queue.cancel(Scripted::QUEUE, "one").await.unwrap();
+    assert_eq!(cancelled, Cancelled::Marked);
     bench
         .until("finished", |stats| stats.finished_total == 1)
         .await;

@@ -15,7 +15,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atelier_shared::domain::job::{Job as Row, JobState, Progress, QUEUE_CODE};
+use atelier_shared::domain::job::{Job as Row, JobResult, JobState, Progress, QUEUE_CODE};
 use atelier_shared::outbox::{EXECUTE_LAPSES, ExecuteJob};
 use atelier_shared::ports::{Archive, Files, LiveOutput, Presence, Queue, Records, RoomLog};
 use atelier_shared::withdrawal;
@@ -79,7 +79,17 @@ impl Job for ExecuteJob {
         if withdrawal::is_withdrawn(&row) {
             return recorder.tell_withdrawn(&row).await;
         }
-        if row.state.is_final() || !recorder.start(&row, attempt.number).await? {
+        if row.state.is_final() {
+            return Ok(());
+        }
+        if attempt.cancel.is_cancelled() {
+            // While an earlier attempt had it.
+            let (attempts, at) = (attempt.number, Utc::now());
+            let state = JobState::Cancelled;
+            let result = JobResult::without_outcome(&row, attempts, at, state, String::new());
+            return recorder.conclude(&row, result).await;
+        }
+        if !recorder.start(&row, attempt.number).await? {
             return Ok(());
         }
         recorder.tell_started(&row).await?;
@@ -105,10 +115,15 @@ impl Job for ExecuteJob {
                 } else {
                     JobState::Rejected
                 };
-                let attempts = attempt.number;
+                let (attempts, reason) = (attempt.number, error.to_string());
                 let result =
-                    result::without_outcome(&row, attempts, started_at, state, error.to_string());
-                recorder.conclude(&row, result).await
+                    JobResult::without_outcome(&row, attempts, started_at, state, reason.clone());
+                recorder.conclude(&row, result).await?;
+                match state {
+                    // Its letter lies with the others, to be looked at and put back.
+                    JobState::Dead => Err(Failure::Final(reason)),
+                    _ => Ok(()),
+                }
             }
         }
     }
@@ -162,7 +177,9 @@ impl Execution {
         let recorder = Recorder::new(self);
         let result = match recorder.result(row.id).await? {
             Some(result) => result,
-            None => result::without_outcome(row, attempts, at, JobState::Dead, reason.to_owned()),
+            None => {
+                JobResult::without_outcome(row, attempts, at, JobState::Dead, reason.to_owned())
+            }
         };
         recorder.conclude(row, result).await
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use atelier_shared::domain::job::QUEUE_CODE;
 use atelier_shared::ports::PortError;
 use atelier_shared::{Backends, outbox};
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 
 use super::schedule::OUTBOX_DOUBT;
 
@@ -42,8 +42,16 @@ pub(super) async fn sweep(backends: Backends) -> Result<(), PortError> {
     Ok(())
 }
 
-/// Every job that is not over, whatever its row says of the queue.
+/// Jobs that ended so long ago are taken up once more when the queue was emptied: whoever ended them may have got no
+/// further than their row, and who waits for a callback may have been forgotten. Whoever has heard hears no more of it (a
+/// callback may come twice).
+const ENDED: TimeDelta = TimeDelta::hours(1);
+
+/// Every job that is not over, and every one that ended lately and has somebody to be told, whatever its row says of the
+/// queue. Answers how many are not over.
 async fn doubt_all(backends: &Backends) -> Result<u64, PortError> {
+    let since = Utc::now() - ENDED;
+    while backends.records.doubt_ended(since, DOUBTED).await? >= DOUBTED as u64 {}
     let mut all = 0;
     loop {
         let doubted = backends.records.doubt_queued(Utc::now(), DOUBTED).await?;

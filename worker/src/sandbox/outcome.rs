@@ -84,12 +84,16 @@ impl Outcome {
         self.run.as_ref().or(self.compile.as_ref())
     }
 
-    /// One word for the whole. A program that was cancelled before its first step has none.
+    /// One word for the whole. A program that was cancelled before its first step has none, and one that was cancelled before
+    /// its run has a compile step that passed.
     pub fn state(&self) -> JobState {
         let Some(step) = self.deciding_step() else {
             return JobState::Cancelled;
         };
         match step.verdict {
+            Verdict::Exited if step.exit_code == Some(0) && self.run.is_none() => {
+                JobState::Cancelled
+            }
             Verdict::Exited if step.exit_code == Some(0) => JobState::Succeeded,
             Verdict::Exited | Verdict::NotStarted => JobState::Failed,
             Verdict::Signaled | Verdict::DiskExceeded => JobState::Killed,
@@ -97,6 +101,40 @@ impl Outcome {
             Verdict::OutOfMemory => JobState::OutOfMemory,
             Verdict::OutputLimit => JobState::OutputLimit,
             Verdict::Cancelled => JobState::Cancelled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_cancelled_between_compiling_and_running_did_not_succeed() {
+        let step = |exit_code| StepOutcome {
+            verdict: Verdict::Exited,
+            exit_code: Some(exit_code),
+            signal: None,
+            stdout: Bytes::new(),
+            stderr: Bytes::new(),
+            truncated: false,
+            usage: Usage::default(),
+            message: None,
+        };
+        for (compile, run, state) in [
+            (None, None, JobState::Cancelled),
+            (Some(0), None, JobState::Cancelled),
+            (Some(1), None, JobState::Failed),
+            (Some(0), Some(0), JobState::Succeeded),
+            (None, Some(0), JobState::Succeeded),
+        ] {
+            let outcome = Outcome {
+                compile: compile.map(step),
+                run: run.map(step),
+                artifacts: Vec::new(),
+                artifacts_skipped: Vec::new(),
+            };
+            assert_eq!(outcome.state(), state, "{compile:?} {run:?}");
         }
     }
 }

@@ -11,8 +11,9 @@ pub const MAX_FILES: usize = 1024;
 pub const MAX_PATH_BYTES: usize = 512;
 /// Most arguments of one step, and most environment variables.
 pub const MAX_ARGUMENTS: usize = 256;
-/// Most bytes of all arguments and environment variables of one step.
-pub const MAX_ARGUMENT_BYTES: usize = 64 * 1024;
+/// Most bytes of all arguments and environment variables of one step: all that a job may have (64 of each, of 4 KiB), and
+/// what the language adds.
+pub const MAX_ARGUMENT_BYTES: usize = 576 * 1024;
 /// Most bytes of files and standard input together.
 pub const MAX_CONTENT_BYTES: usize = 32 * 1024 * 1024;
 

@@ -462,6 +462,19 @@ pub fn empty_clone3() -> io::Result<()> {
     }
 }
 
+/// Calls `fsync(2)` on no file, to see who answers.
+///
+/// # Errors
+/// `EBADF` from a kernel, none behind a filter that answers itself.
+pub fn sync_nothing() -> io::Result<()> {
+    // SAFETY: fsync takes no pointers, and no file has this number.
+    if unsafe { libc::fsync(-1) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// The unit of times in `/proc/<pid>/stat`.
 pub fn clock_ticks_per_second() -> u64 {
     // SAFETY: sysconf takes no pointers.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use atelier_shared::domain::job::JobState;
 use atelier_worker::sandbox::{
-    AccountingChoice, NsConfig, NsSandbox, Program, Sandbox as _, TierLevel, Verdict,
+    AccountingChoice, Limits, NsConfig, NsSandbox, Program, Sandbox as _, Step, TierLevel, Verdict,
 };
 use libtest_mimic::{Failed, Trial};
 
@@ -35,6 +35,10 @@ pub fn tests() -> Vec<Trial> {
         test("open_files_are_limited", open_files),
         test("a_runaway_recursion_is_the_programs_own_fault", recursion),
         test("the_compile_step_has_limits_of_its_own", compile_limits),
+        test(
+            "a_run_that_may_have_less_than_compiling_left_is_out_of_memory",
+            less_than_compiling_left,
+        ),
         test(
             "without_cgroups_the_limits_hold_and_the_tier_is_reduced",
             unaided,
@@ -329,5 +333,25 @@ async fn unaided() -> Result<(), Failed> {
     let used = step(&sandbox, bomb).await?.usage;
     assert!(used.pids_max <= 64, "{used:?}");
     sandbox.shutdown().await;
+    Ok(())
+}
+
+async fn less_than_compiling_left() -> Result<(), Failed> {
+    let mut program = sh("echo never");
+    program.limits.memory_bytes = 32 * MIB;
+    program.limits.disk_bytes = 256 * MIB;
+    program.compile = Some(Step {
+        argv: ["/bin/sh", "-c", "head -c 100000000 /dev/zero > left"]
+            .map(Into::into)
+            .to_vec(),
+        ..Step::default()
+    });
+    program.compile_limits = Some(Limits {
+        memory_bytes: 512 * MIB,
+        ..program.limits
+    });
+    let outcome = run(shared(), program).await?;
+    assert_eq!(outcome.state(), JobState::OutOfMemory, "{outcome:?}");
+    assert_eq!(outcome.compile.ok_or("no compile step")?.exit_code, Some(0));
     Ok(())
 }

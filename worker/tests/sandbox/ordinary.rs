@@ -38,6 +38,12 @@ pub fn tests() -> Vec<Trial> {
         test("a_program_that_is_not_there_is_told_by_name", not_there),
         test("files_come_out_by_pattern", artifacts),
         test(
+            "names_that_are_too_long_to_be_told_cost_no_result",
+            long_names,
+        ),
+        test("all_arguments_that_a_job_may_have_fit", most_arguments),
+        test("files_are_synced_as_far_as_a_program_sees", synced),
+        test(
             "files_beyond_the_disk_limit_are_refused_by_field",
             too_many_files,
         ),
@@ -381,5 +387,46 @@ async fn many() -> Result<(), Failed> {
         Ok::<_, Failed>(())
     });
     futures::future::try_join_all(programs).await?;
+    Ok(())
+}
+
+/// 256 of them fit one report, and not one with the step's beside them.
+async fn long_names() -> Result<(), Failed> {
+    let source = "import os\nfor _ in range(16):\n    os.mkdir('d' * 250)\n    os.chdir('d' * 250)\nfor n in range(256):\n    os.symlink('x', f'{n:037}')\n";
+    let mut program = python(source);
+    program.artifacts = Some(ArtifactRequest {
+        patterns: vec!["**".into()],
+        max_files: 10,
+        max_bytes: 1024,
+    });
+    let outcome = run(shared(), program).await?;
+    assert_eq!(outcome.state(), JobState::Succeeded, "{outcome:?}");
+    let skipped = outcome.artifacts_skipped;
+    assert_eq!(skipped.len(), 256);
+    for file in skipped {
+        assert_eq!(file.reason, "not a regular file");
+        assert!(file.path.len() < 600, "{}", file.path.len());
+    }
+    Ok(())
+}
+
+async fn most_arguments() -> Result<(), Failed> {
+    // Each byte takes six in JSON.
+    let longest = "\u{1}".repeat(4096);
+    let mut program =
+        python("import os, sys\nprint(len(sys.argv), os.environ['V63'] == '\\1' * 4096)");
+    program.run.argv.extend(vec![longest.clone(); 64]);
+    program.run.env = (0..64)
+        .map(|n| (format!("V{n}"), longest.clone()))
+        .collect();
+    let step = step(shared(), program).await?;
+    assert_eq!(text(&step.stdout), "65 True\n", "{step:?}");
+    Ok(())
+}
+
+async fn synced() -> Result<(), Failed> {
+    let source = "import mmap, os\nwith open('own', 'wb+') as file:\n    file.write(b'x' * 4096)\n    file.flush()\n    os.fsync(file)\n    os.fdatasync(file)\n    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)\n    mapped = mmap.mmap(file.fileno(), 4096)\n    mapped[:3] = b'abc'\n    mapped.flush()\nos.sync()\nprint(open('own').read(4))";
+    let step = step(shared(), python(source)).await?;
+    assert_eq!(text(&step.stdout), "abcx\n", "{step:?}");
     Ok(())
 }

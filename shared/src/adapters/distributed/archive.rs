@@ -5,6 +5,7 @@ mod append;
 mod backups;
 mod checkpoint;
 mod messages;
+mod results;
 mod rows;
 
 use std::collections::HashMap;
@@ -18,9 +19,9 @@ use mongodb::error::ErrorKind;
 use mongodb::{Collection, Cursor, Database};
 
 use self::messages::MessageRow;
+use self::results::ResultRow;
 use self::rows::{
-    CheckpointRow, ChunkRow, EntryRow, HeadRow, RefRow, ResultRow, end_of, entry_id, start_of,
-    uuid_key,
+    CheckpointRow, ChunkRow, EntryRow, HeadRow, RefRow, end_of, entry_id, start_of, uuid_key,
 };
 use super::mongo::{bounded, is_duplicate_key, ping};
 use crate::adapters::archive::{Answer, REFS_PER_QUERY, from_db, to_db};
@@ -377,13 +378,8 @@ impl Archive for MongoArchive {
         result: &JobResult,
         expires_at: DateTime<Utc>,
     ) -> Result<bool> {
-        let result =
-            serde_json::to_string(result).map_err(|e| PortError::fatal("encode job result", e))?;
-        let row = ResultRow {
-            job: uuid_key(job.0),
-            result,
-            expires_at: bson::DateTime::from_millis(expires_at.timestamp_millis()),
-        };
+        let expires_at = bson::DateTime::from_millis(expires_at.timestamp_millis());
+        let row = ResultRow::of(job, result, expires_at).await?;
         bounded("store job result", async {
             match self.results.insert_one(row).await {
                 Ok(_) => Ok(true),
@@ -403,10 +399,10 @@ impl Archive for MongoArchive {
                 .await
         })
         .await?;
-        row.map(|row| {
-            serde_json::from_str(&row.result).map_err(|e| PortError::fatal("decode job result", e))
-        })
-        .transpose()
+        match row {
+            Some(row) => row.read().await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn expired_results(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<JobId>> {

@@ -75,6 +75,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "visits of rooms",
         include_str!("../../../../migrations/postgres/0014_room_visits.sql"),
     ),
+    (
+        "keys of jobs",
+        include_str!("../../../../migrations/postgres/0015_job_keys.sql"),
+    ),
 ];
 
 /// Fit for a pooler in transaction mode (PgBouncer): no start-up parameters that it would refuse, no statements cached

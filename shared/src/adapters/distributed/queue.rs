@@ -15,8 +15,8 @@ use super::redis::{Redis, port_error};
 use super::wake::Wakers;
 use crate::ports::queue::cut_reason;
 use crate::ports::{
-    Claimed, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, Lease, PortError, Queue,
-    QueueStats, QueueWaker, Result, Settled, WorkerInfo,
+    Cancelled, Claimed, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, Lease, PortError,
+    Queue, QueueStats, QueueWaker, Result, Settled, WorkerInfo,
 };
 
 /// Workers listed at most; an installation has dozens.
@@ -30,7 +30,18 @@ pub struct RedisQueue {
 }
 
 /// What the claim script answers: a job, or a number of milliseconds.
-type RawClaim = (String, String, String, String, u32, u32, i64, String, u32);
+type RawClaim = (
+    String,
+    String,
+    String,
+    String,
+    u32,
+    u32,
+    i64,
+    String,
+    u32,
+    String,
+);
 
 impl RedisQueue {
     pub fn new(redis: Redis, wakers: Arc<Wakers>) -> Self {
@@ -131,8 +142,9 @@ impl Queue for RedisQueue {
             let wait: i64 = convert("claim", answer)?;
             return Ok(Err(u64::try_from(wait).ok().map(Duration::from_millis)));
         }
-        let (id, token, payload, tenant, attempt, max_attempts, enqueued_ms, trace, lapses): RawClaim =
-            convert("claim", answer)?;
+        let answer: RawClaim = convert("claim", answer)?;
+        let (id, token, payload, tenant, attempt, max_attempts, enqueued_ms, trace, lapses, mark) =
+            answer;
         Ok(Ok(Claimed {
             lease: Lease {
                 queue: queue.to_owned(),
@@ -146,6 +158,7 @@ impl Queue for RedisQueue {
             lapses,
             enqueued_at: time(enqueued_ms),
             traceparent: (!trace.is_empty()).then_some(trace),
+            cancelled: mark != "0",
         }))
     }
 
@@ -173,12 +186,18 @@ impl Queue for RedisQueue {
             .await
     }
 
-    async fn cancel(&self, queue: &str, id: &str) -> Result<bool> {
+    async fn cancel(&self, queue: &str, id: &str) -> Result<Cancelled> {
         let args = vec![id.to_owned()];
-        self.scripts
+        let answer: String = self
+            .scripts
             .cancel
             .run(&self.redis, "cancel job", self.prefix(queue), args)
-            .await
+            .await?;
+        Ok(match answer.as_str() {
+            "marked" => Cancelled::Marked,
+            "out" => Cancelled::TakenOut,
+            _ => Cancelled::Unknown,
+        })
     }
 
     async fn is_cancelled(&self, lease: &Lease) -> Result<bool> {

@@ -20,8 +20,8 @@ use self::writer::{Writer, now_ms};
 use super::sqlite::{Commits, Sqlite, port_error};
 use crate::ports::queue::cut_reason;
 use crate::ports::{
-    Claimed, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, Lease, PortError, Queue,
-    QueueStats, QueueWaker, Result, Settled, WorkerInfo,
+    Cancelled, Claimed, DEAD_PAGE_MAX, DEPTH_MAX, DeadJob, Enqueue, Enqueued, Lease, PortError,
+    Queue, QueueStats, QueueWaker, Result, Settled, WorkerInfo,
 };
 
 const FILE: &str = "queue.db";
@@ -130,7 +130,7 @@ impl Queue for SqliteQueue {
         self.settle("release job", lease, Settling::Release).await
     }
 
-    async fn cancel(&self, queue: &str, id: &str) -> Result<bool> {
+    async fn cancel(&self, queue: &str, id: &str) -> Result<Cancelled> {
         let (queue, id) = (queue.to_owned(), id.to_owned());
         self.writer
             .run("cancel job", |step| {

@@ -83,6 +83,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "visits of rooms",
         include_str!("../../../../migrations/sqlite/records/0014_room_visits.sql"),
     ),
+    (
+        "keys of jobs",
+        include_str!("../../../../migrations/sqlite/records/0015_job_keys.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]

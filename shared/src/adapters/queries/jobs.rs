@@ -1,6 +1,6 @@
 //! Jobs: the rows and the queries of [`crate::ports::JobRecords`].
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{corrupt, parse};
@@ -56,8 +56,63 @@ impl JobRow {
     }
 }
 
+/// From being asked for to its end a job takes no longer, or is not looked for among those that ended.
+pub const LONGEST: TimeDelta = TimeDelta::days(1);
+
+/// No job made from then on has a lower id.
+pub fn first_id_of(at: DateTime<Utc>) -> Uuid {
+    let ms = u64::try_from(at.timestamp_millis()).unwrap_or(0);
+    Uuid::from_u128(u128::from(ms) << 80)
+}
+
+macro_rules! insert_unless {
+    ($taken:literal) => {
+        concat!(
+            "INSERT INTO jobs (id, owner, owner_name, room_id, project_id, priority, spec, state, attempts,
+                 traceparent, queued, created_at, started_at, finished_at, asked_client, asked_ref, asked_key)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+             ON CONFLICT ",
+            $taken,
+            " DO NOTHING"
+        )
+    };
+}
+pub const INSERT_BY_REF: &str =
+    insert_unless!("(room_id, owner, asked_client, asked_ref) WHERE asked_ref IS NOT NULL");
+pub const INSERT_BY_KEY: &str = insert_unless!("(asked_key) WHERE asked_key IS NOT NULL");
+
 macro_rules! job_records {
     ($adapter:ty, $db:ty) => {
+        /// The statement that stores a job, of those above.
+        fn job_row(
+            insert: &'static str,
+            job: &crate::domain::job::Job,
+            key: Option<&[u8; 32]>,
+        ) -> sqlx::Result<sqlx::query::Query<'static, $db, <$db as sqlx::Database>::Arguments>> {
+            use crate::adapters::queries::{micros, unstorable};
+
+            let asked = job.asked_by.as_ref();
+            let reference = asked.and_then(|asked| asked.reference.as_ref());
+            Ok(statement(insert)
+                .bind(job.id.0)
+                .bind(job.owner.0)
+                .bind(job.owner_name.clone())
+                .bind(job.room_id.as_ref().map(|room| room.as_str().to_owned()))
+                .bind(job.project_id)
+                .bind(job.priority)
+                .bind(serde_json::to_string(&job.spec).map_err(unstorable)?)
+                .bind(job.state.as_str())
+                .bind(i64::from(job.attempts))
+                .bind(job.traceparent.clone())
+                .bind(false)
+                .bind(micros(job.created_at))
+                .bind(job.started_at.map(micros))
+                .bind(job.finished_at.map(micros))
+                .bind(asked.map(|asked| asked.client_id.as_str().to_owned()))
+                .bind(reference.map(|reference| reference.as_str().to_owned()))
+                .bind(key.map(|key| key.to_vec())))
+        }
+
         impl $adapter {
             /// Gives a job its final state, also (`begun`) if it has begun. False: there is none to give it to.
             async fn close_job(
@@ -91,37 +146,48 @@ macro_rules! job_records {
         #[async_trait::async_trait]
         impl crate::ports::JobRecords for $adapter {
             async fn create_job(&self, job: &crate::domain::job::Job) -> crate::ports::Result<bool> {
-                use crate::adapters::queries::{micros, unstorable};
+                use crate::adapters::queries::jobs::INSERT_BY_REF;
 
                 let made = async {
-                    let spec = serde_json::to_string(&job.spec).map_err(unstorable)?;
                     let mut tx = self.write().await?;
-                    let done = statement(
-                        "INSERT INTO jobs (id, owner, owner_name, room_id, project_id, priority, spec, state, attempts,
-                             traceparent, queued, created_at, started_at, finished_at, asked_client, asked_ref)
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
-                         ON CONFLICT (room_id, owner, asked_client, asked_ref) WHERE asked_ref IS NOT NULL DO NOTHING",
-                    )
-                    .bind(job.id.0)
-                    .bind(job.owner.0)
-                    .bind(&job.owner_name)
-                    .bind(job.room_id.as_ref().map(|room| room.as_str()))
-                    .bind(job.project_id)
-                    .bind(job.priority)
-                    .bind(spec)
-                    .bind(job.state.as_str())
-                    .bind(i64::from(job.attempts))
-                    .bind(&job.traceparent)
-                    .bind(false)
-                    .bind(micros(job.created_at))
-                    .bind(job.started_at.map(micros))
-                    .bind(job.finished_at.map(micros))
-                    .bind(job.asked_by.as_ref().map(|asked| asked.client_id.as_str()))
-                    .bind(job.asked_by.as_ref().and_then(|asked| asked.reference.as_ref()).map(|r| r.as_str()))
-                    .execute(&mut *tx)
-                    .await?;
+                    let made = job_row(INSERT_BY_REF, job, None)?.execute(&mut *tx).await?;
                     tx.commit().await?;
-                    sqlx::Result::Ok(done.rows_affected() == 1)
+                    sqlx::Result::Ok(made.rows_affected() == 1)
+                };
+                made.await.map_err(|e| failed("create a job", e))
+            }
+
+            async fn create_job_once(
+                &self,
+                job: &crate::domain::job::Job,
+                key: &[u8; 32],
+                since: chrono::DateTime<chrono::Utc>,
+            ) -> crate::ports::Result<Option<crate::domain::job::Job>> {
+                use crate::adapters::queries::jobs::{INSERT_BY_KEY, JobRow};
+                use crate::adapters::queries::micros;
+
+                let made = async {
+                    let mut tx = self.write().await?;
+                    // Its time is over.
+                    statement("UPDATE jobs SET asked_key = NULL WHERE asked_key = $1 AND created_at < $2")
+                        .bind(key.to_vec())
+                        .bind(micros(since))
+                        .execute(&mut *tx)
+                        .await?;
+                    let insert = job_row(INSERT_BY_KEY, job, Some(key))?;
+                    let made = insert.execute(&mut *tx).await?.rows_affected() == 1;
+                    let mut first: Option<JobRow> = None;
+                    if !made {
+                        first = rows("SELECT * FROM jobs WHERE asked_key = $1")
+                            .bind(key.to_vec())
+                            .fetch_optional(&mut *tx)
+                            .await?;
+                    }
+                    tx.commit().await?;
+                    match first {
+                        None if !made => Err(sqlx::Error::RowNotFound),
+                        first => first.map(JobRow::job).transpose(),
+                    }
                 };
                 made.await.map_err(|e| failed("create a job", e))
             }
@@ -181,6 +247,35 @@ macro_rules! job_records {
                     sqlx::Result::Ok(done.rows_affected())
                 };
                 doubted.await.map_err(|e| failed("doubt queued jobs", e))
+            }
+
+            async fn doubt_ended(
+                &self,
+                since: chrono::DateTime<chrono::Utc>,
+                limit: usize,
+            ) -> crate::ports::Result<u64> {
+                use crate::adapters::queries::jobs::{LONGEST, first_id_of};
+                use crate::adapters::queries::micros;
+
+                let doubted = async {
+                    let mut tx = self.write().await?;
+                    let done = statement(
+                        // The specification is text: within a string a quotation mark has a backslash before it.
+                        "UPDATE jobs SET queued = $1 WHERE id IN
+                             (SELECT id FROM jobs WHERE id >= $4 AND queued AND finished_at >= $2
+                                  AND (room_id IS NOT NULL OR spec LIKE '%\"callback_url\":\"%')
+                              ORDER BY finished_at DESC LIMIT +$3)",
+                    )
+                    .bind(false)
+                    .bind(micros(since))
+                    .bind(i64::try_from(limit.min(crate::ports::PAGE_MAX)).unwrap_or(i64::MAX))
+                    .bind(first_id_of(since - LONGEST))
+                    .execute(&mut *tx)
+                    .await?;
+                    tx.commit().await?;
+                    sqlx::Result::Ok(done.rows_affected())
+                };
+                doubted.await.map_err(|e| failed("doubt ended jobs", e))
             }
 
             async fn unqueued_jobs(

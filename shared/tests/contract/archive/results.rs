@@ -104,3 +104,36 @@ pub async fn expired_results_stay_until_they_are_removed(mode: Mode) -> Outcome 
     assert_eq!(archives.there.result(late, before).await?, None);
     Ok(())
 }
+
+/// The most output that a worker may be set to (5 MiB of each step), of the bytes that take the most room.
+pub async fn a_result_of_any_output_is_kept(mode: Mode) -> Outcome {
+    const MOST: usize = 5 << 20;
+    let archives = fixture::archive(mode).await;
+    let expires = Utc::now() + TimeDelta::hours(1);
+    // Without a pattern, so that nothing packs well; a generator of its own, so that it is the same each time.
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        state >> 33
+    };
+    let control: String = (0..MOST).map(|_| char::from((next() % 32) as u8)).collect();
+    let ascii: String = (0..MOST)
+        .map(|_| char::from((next() % 128) as u8))
+        .collect();
+    for output in ["\0".repeat(MOST), "\u{fffd}".repeat(MOST), control, ascii] {
+        let job = JobId::generate();
+        let mut whole = result(&output);
+        whole.compile = Some(CompileResult {
+            stderr: output,
+            ..CompileResult::default()
+        });
+        assert!(archives.here.put_result(job, &whole, expires).await?);
+        let kept = archives.there.result(job, Utc::now()).await?;
+        // Not assert_eq: it would print them.
+        assert!(kept.as_ref() == Some(&whole));
+        assert!(!archives.there.put_result(job, &whole, expires).await?);
+    }
+    Ok(())
+}

@@ -272,6 +272,17 @@ async fn jobs(records: &dyn Records, cast: &Cast) -> Outcome {
     records.unqueued_jobs(now(), 10).await?;
     records.mark_queued(asked.id).await?;
     records.doubt_queued(now(), 10).await?;
+    // All rows here are of today; those that it must not walk are older.
+    let later = now() + chrono::Duration::days(2);
+    records.doubt_ended(later, 10).await?;
+    let once = Job {
+        id: JobId::generate(),
+        asked_by: None,
+        ..asked.clone()
+    };
+    for _ in 0..2 {
+        records.create_job_once(&once, &[7; 32], now()).await?;
+    }
     records.cancel_job(JobId::generate(), now()).await?;
     records.start_job(asked.id, 1, now()).await?;
     records.finish_job(asked.id, JobState::Dead, now()).await?;

@@ -1,5 +1,7 @@
 //! Who is next: turns between tenants, priorities and arrival within one, caps.
 
+use atelier_shared::ports::Cancelled;
+
 use super::*;
 
 fn of(tenant: &str, id: &str) -> Enqueue {
@@ -114,7 +116,7 @@ pub async fn cap_frees(mode: Mode) -> Outcome {
     let held = one().await.expect("t2 after its lease lapsed");
     assert_eq!((held.lease.id.as_str(), held.attempt), ("t2", 2));
     assert!(one().await.is_none());
-    assert!(queue.cancel(Q, "t3").await?);
+    assert_eq!(queue.cancel(Q, "t3").await?, Cancelled::TakenOut);
     queue.finish(&held.lease).await?;
     assert_eq!(one().await.expect("t4").lease.id, "t4");
     assert!(one().await.is_none());

@@ -1,6 +1,6 @@
 //! One live job per id, one more run where asked, cancelling, and what is refused.
 
-use atelier_shared::ports::{Enqueued, PAYLOAD_MAX_BYTES};
+use atelier_shared::ports::{Cancelled, Enqueued, PAYLOAD_MAX_BYTES};
 
 use super::*;
 
@@ -25,7 +25,7 @@ pub async fn unique(mode: Mode) -> Outcome {
         "delayed"
     );
     assert!(try_claim(&*queue).await.is_none());
-    assert!(queue.cancel(Q, "a").await?);
+    assert_eq!(queue.cancel(Q, "a").await?, Cancelled::TakenOut);
     assert_eq!(queue.enqueue(Q, &job("a")).await?, Enqueued::Added, "gone");
     let claimed = try_claim(&*queue).await.expect("a job");
     queue.finish(&claimed.lease).await?;
@@ -102,10 +102,15 @@ pub async fn cancel_waiting(mode: Mode) -> Outcome {
         )
         .await?;
     queue.enqueue(Q, &job("stays")).await?;
-    assert!(queue.cancel(Q, "waiting").await?);
-    assert!(queue.cancel(Q, "delayed").await?);
-    assert!(!queue.cancel(Q, "waiting").await?, "no such job any more");
-    assert!(!queue.cancel(Q, "unknown").await?);
+    for (id, is) in [
+        ("waiting", Cancelled::TakenOut),
+        ("delayed", Cancelled::TakenOut),
+        // No such job any more.
+        ("waiting", Cancelled::Unknown),
+        ("unknown", Cancelled::Unknown),
+    ] {
+        assert_eq!(queue.cancel(Q, id).await?, is, "{id}");
+    }
     let stats = queue.stats(Q).await?;
     assert_eq!((stats.waiting, stats.delayed), (1, 0));
     assert_eq!(ids_in_turn(&*queue).await, ["stays"]);
@@ -135,16 +140,21 @@ pub async fn cancel_claimed(mode: Mode) -> Outcome {
         .await?;
     assert!(!queue.is_cancelled(&held.lease).await?);
     let mut waker = queue.waker(Q).await?;
-    assert!(queues.there.cancel(Q, "a").await?);
+    assert!(!held.cancelled);
+    assert_eq!(queues.there.cancel(Q, "a").await?, Cancelled::Marked);
     assert!(woken(&mut waker).await, "the holder is told to look");
     assert!(queue.is_cancelled(&held.lease).await?);
     // The mark outlives its holder.
     let next = wait_claim(&queue, LONG).await;
-    assert!(queue.is_cancelled(&next.lease).await?);
+    assert!(next.cancelled && queue.is_cancelled(&next.lease).await?);
     assert!(
         !queue.is_cancelled(&held.lease).await?,
         "not the late holder's any more"
     );
+    // Handed back or not.
+    queue.release(&next.lease).await?;
+    let next = try_claim(&*queue).await.expect("a job");
+    assert!(next.cancelled);
     queue.finish(&next.lease).await?;
     assert!(
         try_claim(&*queue).await.is_none(),
@@ -153,9 +163,12 @@ pub async fn cancel_claimed(mode: Mode) -> Outcome {
     queue.enqueue(Q, &job("a")).await?;
     let fresh = try_claim(&*queue).await.expect("a job");
     assert!(
-        !queue.is_cancelled(&fresh.lease).await?,
+        !fresh.cancelled && !queue.is_cancelled(&fresh.lease).await?,
         "the mark ends with the job"
     );
+    // Handed back or put off by its holder, it is nobody's.
+    queue.retry(&fresh.lease, LONG, "x").await?;
+    assert_eq!(queue.cancel(Q, "a").await?, Cancelled::TakenOut);
     DONE
 }
 

@@ -37,6 +37,12 @@ pub fn trials(trials: &mut Vec<Trial>) {
     both(
         trials,
         "records",
+        "what_ended_and_may_not_have_been_told_is_found_again",
+        ended_untold,
+    );
+    both(
+        trials,
+        "records",
         "a_job_is_cancelled_only_before_it_began",
         cancelled,
     );
@@ -52,6 +58,12 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "records",
         "a_run_asked_for_twenty_times_under_one_ref_is_stored_once",
         asked_once,
+    );
+    both(
+        trials,
+        "records",
+        "a_job_asked_for_twenty_times_under_one_key_is_stored_once",
+        keyed_once,
     );
     both(
         trials,
@@ -113,6 +125,54 @@ async fn asked_once(mode: Mode) -> Outcome {
         assert!(records.create_job(&unnamed).await?);
         assert_eq!(records.job(unnamed.id).await?, Some(unnamed));
     }
+    Ok(())
+}
+
+async fn keyed_once(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let owner = UserId::generate();
+    let key = |n: u8| {
+        let mut key = [n; 32];
+        key[..16].copy_from_slice(owner.0.as_bytes());
+        key
+    };
+    let since = now() - chrono::Duration::hours(24);
+    let answers = at_once(20, |_| {
+        let (records, job, key) = (records.clone(), job(owner), key(1));
+        async move {
+            let first = records.create_job_once(&job, &key, since).await;
+            first.map(|first| (job, first))
+        }
+    })
+    .await;
+    let (mut made, mut found) = (Vec::new(), Vec::new());
+    for answer in answers {
+        match answer? {
+            (job, None) => made.push(job),
+            (_, Some(first)) => found.push(first),
+        }
+    }
+    assert_eq!((made.len(), found.len()), (1, 19));
+    assert!(found.iter().all(|first| *first == made[0]));
+    // As it is now.
+    assert!(records.start_job(made[0].id, 1, now()).await?);
+    let first = records.create_job_once(&job(owner), &key(1), since).await?;
+    assert_eq!(first.map(|job| job.state), Some(JobState::Running));
+    // Another key is another job; so is the same one when its time is over, and then it is that one's.
+    assert_eq!(
+        records.create_job_once(&job(owner), &key(2), since).await?,
+        None
+    );
+    let later = job(owner);
+    let over = made[0].created_at + chrono::Duration::seconds(1);
+    let later = Job {
+        created_at: over,
+        ..later
+    };
+    assert_eq!(records.create_job_once(&later, &key(1), over).await?, None);
+    let first = records.create_job_once(&job(owner), &key(1), since).await?;
+    assert_eq!(first, Some(later));
+    assert!(records.job(made[0].id).await?.is_some());
     Ok(())
 }
 
@@ -320,6 +380,44 @@ async fn outbox(mode: Mode) -> Outcome {
     assert_eq!(records.doubt_queued(age(35), 100).await?, 1);
     assert_eq!(waiting(60, 100).await, [10, 20, 40, 50]);
     assert_eq!(records.doubt_queued(age(35), 100).await?, 0);
+    Ok(())
+}
+
+async fn ended_untold(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    // Looked for by these times; other tests' jobs are of today.
+    let made_at = |n: usize| DateTime::<Utc>::UNIX_EPOCH + Duration::from_secs(1_000 + n as u64);
+    let ended = now();
+    let mut jobs = Vec::new();
+    for n in 0..5 {
+        let mut made = job(UserId::generate());
+        made.created_at = made_at(n);
+        made.room_id = [0, 3].contains(&n).then(RoomId::generate);
+        made.spec.callback_url = (n == 1).then(|| "https://example.org/".to_owned());
+        // Not what it says it is.
+        made.spec.stdin = r#"{"callback_url":"https://example.org/"}"#.into();
+        assert!(records.create_job(&made).await?);
+        records.mark_queued(made.id).await?;
+        if n < 4 {
+            let at = if n == 3 {
+                ended - chrono::Duration::hours(2)
+            } else {
+                ended
+            };
+            assert!(records.finish_job(made.id, JobState::Succeeded, at).await?);
+        }
+        jobs.push(made.id);
+    }
+    let since = ended - chrono::Duration::hours(1);
+    while records.doubt_ended(since, 100).await? >= 100 {}
+    let found = records.unqueued_jobs(made_at(10), 1_000).await?;
+    let found = |id: &JobId| found.iter().any(|job| job.id == *id);
+    let found: Vec<bool> = jobs.iter().map(found).collect();
+    // In a room; with a callback; with neither; ended long ago; not over.
+    assert_eq!(found, [true, true, false, false, false]);
+    records.mark_queued(jobs[0]).await?;
+    let state = records.job(jobs[0]).await?.map(|job| job.state);
+    assert_eq!(state, Some(JobState::Succeeded), "looking changes nothing");
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use atelier_shared::domain::ids::{ClientId, ConnectionId, Epoch, PodId, RoomId, 
 use atelier_shared::domain::job::QUEUE_ARCHIVE;
 use atelier_shared::domain::presence::{Member, Status};
 use atelier_shared::domain::room::Role;
-use atelier_shared::ports::{Append, LogHead};
+use atelier_shared::ports::{Append, Cancelled, LogHead};
 use atelier_shared::recovery::{self, ArchiveRoom};
 use serde_json::json;
 
@@ -174,6 +174,7 @@ impl Stage {
                 .cancel(QUEUE_ARCHIVE, &id)
                 .await
                 .unwrap()
+                != Cancelled::Unknown
             {
                 found.push(kind.to_owned());
             }

@@ -10,7 +10,7 @@ use atelier_shared::domain::job::QUEUE_CLEANUP;
 use atelier_shared::domain::removal::RemovalState;
 use atelier_shared::domain::room::{Retention, Room};
 use atelier_shared::domain::signal::Signal;
-use atelier_shared::ports::{Enqueued, Result, RoomQuery, RoomVisibility};
+use atelier_shared::ports::{Cancelled, Enqueued, Result, RoomQuery, RoomVisibility};
 use atelier_shared::removals::{self, Claim};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -21,6 +21,9 @@ use super::{Cleaner, chrono_of, count, now};
 const PAGE: usize = 500;
 /// Beyond any clock's error: a room in which somebody was active just now counts as quiet for whoever was told otherwise.
 const FAR: chrono::Duration = chrono::Duration::days(1);
+
+/// Least time between two looks at a room that was left meanwhile.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Does anybody who is in the room while it is removed have it back?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +55,7 @@ impl Cleaner {
                 }
                 let id = removals::room_job_id(&room.id);
                 if occupied.contains(&room.id) {
-                    if !dry_run && b.queue.cancel(QUEUE_CLEANUP, &id).await? {
+                    if !dry_run && b.queue.cancel(QUEUE_CLEANUP, &id).await? != Cancelled::Unknown {
                         count(counts, "unscheduled_rooms", 1);
                     }
                     continue;
@@ -112,6 +115,9 @@ impl Cleaner {
         };
         let members = self.backends.presence.members(id).await?.len();
         if !is_abandoned(&room, members, now(), delay) {
+            if members == 0 && !dry_run {
+                self.look_again(&room, delay).await?;
+            }
             return Ok(());
         }
         if dry_run {
@@ -121,6 +127,22 @@ impl Cleaner {
         let quiet_since = now() - delay;
         self.remove(id, quiet_since, Wanted::IfAnybodyComes, counts)
             .await
+    }
+
+    /// Somebody looked in since it was scheduled: its time counts from when they left, not from when a beat next finds it
+    /// empty.
+    async fn look_again(&self, room: &Room, delay: chrono::Duration) -> Result<()> {
+        if room.retention != Retention::Ephemeral {
+            return Ok(());
+        }
+        let left = room.last_activity_at + delay - now();
+        // Never at once: two clocks that differ would ask each other again and again.
+        let left = left.to_std().unwrap_or_default().max(LEAST_PAUSE);
+        let mut job = removals::room_job(room.id.clone(), left);
+        // This very job has the id.
+        job.again_if_running = true;
+        self.backends.queue.enqueue(QUEUE_CLEANUP, &job).await?;
+        Ok(())
     }
 
     /// An administrator names the room: whoever is in it is told, and has time to make it one that is kept.

@@ -519,3 +519,36 @@ fn what_a_deleted_room_leaves_goes_and_a_room_that_is_there_is_left_alone() {
         assert_eq!(b.archive.head(&world.names[1]).await.unwrap().seq.0, 1);
     });
 }
+
+/// Who looked in left a hundred seconds ago, between two beats.
+#[tokio::test]
+async fn a_room_that_was_looked_into_is_looked_at_again_when_its_own_time_is_over() {
+    let (cleaner, _folder) = embedded().await;
+    let (b, left) = (&cleaner.backends, Duration::from_secs(100));
+    let choice = RoomChoice {
+        kind: Some(RoomKind::Open),
+        retention: Some(Retention::Ephemeral),
+        ..RoomChoice::default()
+    };
+    let room = Room::new(
+        RoomId::generate(),
+        choice,
+        None,
+        None,
+        now() - chrono_of(left),
+    );
+    assert!(b.records.create_room(&room).await.unwrap());
+    let job = removals::room_job(room.id.clone(), Duration::ZERO);
+    b.queue.enqueue(QUEUE_CLEANUP, &job).await.unwrap();
+    let claim = || b.queue.claim(QUEUE_CLEANUP, DELAY * 9, 1);
+    let held = claim().await.unwrap().unwrap();
+    let mut counts = Counts::new();
+    cleaner
+        .abandoned_room(&room.id, false, &mut counts)
+        .await
+        .unwrap();
+    b.queue.finish(&held.lease).await.unwrap();
+    let due = claim().await.unwrap().unwrap_err().unwrap();
+    assert!(due <= DELAY - left, "{due:?}");
+    assert!(b.records.room(&room.id).await.unwrap().is_some());
+}

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use atelier_shared::domain::entry::{Author, Body, Record};
-use atelier_shared::domain::ids::{JobId, Ref};
+use atelier_shared::domain::entry::Body;
+use atelier_shared::domain::ids::JobId;
 use atelier_shared::domain::job::{Job as Row, JobResult};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::ports::PortError;
-use atelier_shared::{outbox, recovery, withdrawal};
+use atelier_shared::{conclusion, withdrawal};
 use chrono::{TimeDelta, Utc};
 use tokio::time::Instant;
 
@@ -51,7 +51,8 @@ impl<'a> Recorder<'a> {
             language: row.spec.language.clone(),
         };
         // In the name of the message that asked for it, if one did: the place of this entry is its ack.
-        let (mut by, mut reference) = (author(row)?, reference(row, "started"));
+        let by = conclusion::author(row).map_err(invalid)?;
+        let (mut by, mut reference) = (by, conclusion::reference(row, "started"));
         // Under that ref it starts once; after it was dead and put back it starts under its own.
         let asked = row.asked_by.as_ref().filter(|_| row.revivals == 0);
         if let Some(asked) = asked.and_then(|asked| asked.reference.clone()) {
@@ -61,7 +62,13 @@ impl<'a> Recorder<'a> {
             by.color = Some(member.color);
             by.avatar_url = member.avatar_url;
         }
-        self.tell(row, by, reference, body).await
+        let s = self.services;
+        patiently(|| {
+            let (records, archive, log, queue) = (&*s.records, &*s.archive, &*s.log, &*s.queue);
+            let said = (reference.clone(), body.clone());
+            conclusion::tell(records, archive, log, queue, row, by.clone(), said)
+        })
+        .await
     }
 
     /// The owner as the room sees them, if they are there: by the connection that asked, else by any.
@@ -88,93 +95,20 @@ impl<'a> Recorder<'a> {
 
     /// Stores the result (or takes the one that was stored before), closes the row, and tells the room.
     pub async fn conclude(&self, row: &Row, result: JobResult) -> Result<(), Failure> {
-        let archive = &self.services.archive;
-        let keep = TimeDelta::from_std(self.services.keep_results).unwrap_or(TimeDelta::MAX);
+        let s = self.services;
+        let keep = TimeDelta::from_std(s.keep_results).unwrap_or(TimeDelta::MAX);
         let expires_at = Utc::now()
             .checked_add_signed(keep)
             .unwrap_or(chrono::DateTime::<Utc>::MAX_UTC);
-        let stored = patiently(|| archive.put_result(row.id, &result, expires_at)).await?;
-        let result = if stored {
-            result
-        } else {
-            // Somebody was first: a late holder of this very job. What everybody reads is what is stored.
-            self.result(row.id).await?.unwrap_or(result)
-        };
-        let finished_at = result.finished_at;
         patiently(|| {
-            self.services
-                .records
-                .finish_job(row.id, result.status, finished_at)
+            let (records, archive, log, queue) = (&*s.records, &*s.archive, &*s.log, &*s.queue);
+            conclusion::conclude(records, archive, log, queue, row, &result, expires_at)
         })
         .await?;
-        let body = Body::RunFinished {
-            run_id: row.id,
-            status: result.status,
-            exit_code: result.exit_code,
-            signal: result.signal,
-            wall_ms: result.usage.wall_ms,
-        };
-        self.tell(row, author(row)?, reference(row, "finished"), body)
-            .await?;
-        patiently(|| outbox::call_back(&*self.services.queue, row)).await?;
-        if let Err(error) = self.services.output.end(row.id).await {
+        if let Err(error) = s.output.end(row.id).await {
             tracing::debug!(%error, "watchers not told of the end; they look themselves in a while");
         }
         Ok(())
-    }
-
-    /// Appends to the job's room, once, in its owner's name. A job without a room, or whose room is gone, tells nobody.
-    async fn tell(
-        &self,
-        row: &Row,
-        author: Author,
-        reference: Ref,
-        body: Body,
-    ) -> Result<(), Failure> {
-        let Some(room) = &row.room_id else {
-            return Ok(());
-        };
-        if patiently(|| self.services.records.room(room))
-            .await?
-            .is_none()
-        {
-            return Ok(());
-        }
-        let now_ms = Utc::now().timestamp_millis();
-        let record = Record {
-            ts_ms: now_ms,
-            author,
-            reference: Some(reference),
-            audience: None,
-            body,
-        };
-        let (log, archive, queue) = (
-            &*self.services.log,
-            &*self.services.archive,
-            &*self.services.queue,
-        );
-        patiently(|| recovery::append(log, archive, queue, room, &record, now_ms)).await?;
-        Ok(())
-    }
-}
-
-/// The owner, as the client that asked, or on a connection of the job's own: refs are remembered per person and client.
-fn author(row: &Row) -> Result<Author, Failure> {
-    Ok(Author {
-        client_id: row.speaks_as().map_err(invalid)?,
-        user_id: row.owner,
-        connection: None,
-        name: row.owner_name.clone(),
-        color: None,
-        avatar_url: None,
-    })
-}
-
-/// What a room has heard under it, it does not hear again: a job that was put back speaks under another.
-fn reference(row: &Row, what: &str) -> Ref {
-    match row.revivals {
-        0 => row.own_reference(format_args!("{what}")),
-        again => row.own_reference(format_args!("{what}:{again}")),
     }
 }
 

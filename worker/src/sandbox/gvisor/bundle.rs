@@ -136,6 +136,8 @@ fn config(order: &Order<'_>, binds: &[(String, PathBuf)]) -> Value {
             "memory": {"limit": memory_bytes, "swap": memory_bytes},
             // The kernel of its own has threads too.
             "pids": {"limit": u64::from(pids).saturating_add(KERNEL_TASKS)},
+            // A tenth of an ordinary group's part of the processors, where both want them.
+            "cpu": {"shares": 102},
         });
     }
     json!({
@@ -149,6 +151,8 @@ fn config(order: &Order<'_>, binds: &[(String, PathBuf)]) -> Value {
             "env": environment(order.step, &cwd),
             "cwd": cwd,
             "noNewPrivileges": true,
+            // Goes before anything of the server, should the machine have no memory left.
+            "oomScoreAdj": 1000,
             "capabilities": {
                 "bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": [],
             },
@@ -255,6 +259,9 @@ mod tests {
         let process = &config["process"];
         assert_eq!(process["user"]["uid"], 61_003);
         assert_eq!(process["noNewPrivileges"], true);
+        assert_eq!(process["oomScoreAdj"], 1000);
+        let cpu = &config["linux"]["resources"]["cpu"];
+        assert_eq!(cpu["shares"], 102);
         for set in [
             "bounding",
             "effective",

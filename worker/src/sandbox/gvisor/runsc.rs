@@ -8,6 +8,10 @@ use serde::Deserialize;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::sandbox::ns::inside::NICE;
+
+/// Executes a program further behind; the process stays the same.
+const NICE_PROGRAM: &str = "/usr/bin/nice";
 /// How long a call that starts nothing may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -31,7 +35,10 @@ pub struct Stats {
 impl Runsc {
     /// A call with the flags of all calls, nothing of our environment in it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        self.finish(Command::new(&self.program))
+    }
+
+    fn finish(&self, mut command: Command) -> Command {
         command.env_clear().env(
             "PATH",
             "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -44,9 +51,15 @@ impl Runsc {
         command
     }
 
-    /// `runsc run`, ready to be started.
+    /// `runsc run`, ready to be started; it comes after the server where both want a processor.
     pub fn run(&self, bundle: &Path, id: &str) -> Command {
-        let mut command = self.command();
+        let mut command = if Path::new(NICE_PROGRAM).exists() {
+            let mut command = Command::new(NICE_PROGRAM);
+            command.arg("-n").arg(NICE.to_string()).arg(&self.program);
+            self.finish(command)
+        } else {
+            self.command()
+        };
         command.arg("run").arg("--bundle").arg(bundle).arg(id);
         command
             .stdin(Stdio::piped())

@@ -8,7 +8,7 @@ use landlock::{
 };
 use rustix::process::{Gid, Signal, Uid};
 
-use crate::sandbox::ns::inside::{Birth, capabilities_gone, drop_capabilities};
+use crate::sandbox::ns::inside::{Birth, capabilities_gone, drop_capabilities, stands_behind};
 use crate::sandbox::{Layer, LayerReport, sys};
 
 /// The newest Landlock we know rules for; older kernels get what they understand.
@@ -56,6 +56,7 @@ pub fn close(birth: &Birth<'_>) -> Result<Closed, String> {
     sys::end_everybody_on(Signal::TERM).map_err(|error| format!("signals: {error}"))?;
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
         .map_err(|error| format!("death signal: {error}"))?;
+    stands_behind();
     birth
         .filters
         .install()

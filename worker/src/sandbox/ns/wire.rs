@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accounting::AccountingChoice;
 use super::kind::BoxKind;
-use crate::sandbox::program::{MAX_CONTENT_BYTES, MAX_FILES, MAX_PATH_BYTES};
+use crate::sandbox::program::{MAX_ARGUMENT_BYTES, MAX_CONTENT_BYTES, MAX_FILES, MAX_PATH_BYTES};
 use crate::sandbox::{
     ArtifactRequest, Channel, LayerReport, Limits, Program, ProgramFile, Skipped, Step, StepKind,
     Verdict,
@@ -27,9 +27,11 @@ pub const CHUNK_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 16 * 1024;
 /// Most bytes a helper or box may say at once to the one above it.
 pub const MAX_REPORT_BYTES: usize = 1024 * 1024;
-/// Most bytes of a program: contents, and per file what names it.
-pub const MAX_PROGRAM_BYTES: usize =
-    MAX_CONTENT_BYTES + MAX_FILES * (MAX_PATH_BYTES * 6 + 64) + 2 * 1024 * 1024;
+/// Most bytes of a program: contents, per file what names it, and two steps. In JSON a byte may take six.
+pub const MAX_PROGRAM_BYTES: usize = MAX_CONTENT_BYTES
+    + MAX_FILES * (MAX_PATH_BYTES * 6 + 64)
+    + 2 * MAX_ARGUMENT_BYTES * 6
+    + 1024 * 1024;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -545,4 +545,25 @@ pub const PROBES: &[Probe] = probes![
         Bare,
         "a, b = socket.socketpair()\nattempt(lambda: a.sendmsg([b'x'], [(1, 2, struct.pack('3i', 2, 0, 0))]), 'credentials of another')"
     ),
+    // What it shares with the machine.
+    (
+        "watch_a_folder_of_the_toolchains",
+        Bare,
+        "reached(72, os.open('/usr/bin', os.O_RDONLY), 1026, 0x80000001)"
+    ),
+    (
+        "flush_the_disk_of_the_host",
+        Bare,
+        "for number in (74, 75, 277, 221, 306):\n    result, error = call(number, -1, 0, 0, 0)\n    if error == errno.EBADF: escaped(f'system call {number} asks for a file')\nimport mmap\nfile = os.open('/usr/bin/env', os.O_RDONLY)\nmapped = mmap.mmap(file, 4096, mmap.MAP_SHARED, mmap.PROT_READ)\nresult, error = call(26, 1, 4096, 4)\nif error == errno.EINVAL: escaped('msync')"
+    ),
+    (
+        "as_urgent_as_the_server",
+        Bare,
+        "try: os.setpriority(os.PRIO_PROCESS, 0, 0)\nexcept OSError: pass\nif os.getpriority(os.PRIO_PROCESS, 0) < 10: escaped(f'priority {os.getpriority(os.PRIO_PROCESS, 0)}')"
+    ),
+    (
+        "outlives_the_server_without_memory",
+        Bare,
+        "own = '/proc/self/oom_score_adj'\ntry: open(own, 'w').write('0')\nexcept OSError: pass\nif int(open(own).read()) < 1000: escaped('it is not killed first')"
+    ),
 ];

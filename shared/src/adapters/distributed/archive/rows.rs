@@ -112,12 +112,3 @@ pub struct ChunkRow {
     pub generation: bson::oid::ObjectId,
     pub data: Binary,
 }
-
-#[derive(Debug, Serialize, Deserialize)]
-pub struct ResultRow {
-    #[serde(rename = "_id")]
-    pub job: bson::Uuid,
-    /// JSON text of a [`crate::domain::job::JobResult`].
-    pub result: String,
-    pub expires_at: bson::DateTime,
-}

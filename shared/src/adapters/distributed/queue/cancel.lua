@@ -1,13 +1,13 @@
--- ARGV: id. Answers 1 if there is such a job.
+-- ARGV: id. Answers 'marked', 'out' or 'unknown'.
 local id = ARGV[1]
 local f = redis.call('HMGET', job_key(id), 'state', 'tenant', 'place')
-if not f[1] then return 0 end
+if not f[1] then return 'unknown' end
 if f[1] == 'claimed' then
   redis.call('HSET', job_key(id), 'cancelled', '1')
   redis.call('HDEL', job_key(id), 'again')
   -- The holder looks at its mark when the waker moves.
   wake()
-  return 1
+  return 'marked'
 end
 if f[1] == 'waiting' then
   redis.call('ZREM', waiting, id)
@@ -20,4 +20,4 @@ else
   redis.call('ZREM', delayed, id)
 end
 redis.call('DEL', job_key(id))
-return 1
+return 'out'

@@ -1,6 +1,6 @@
 -- ARGV: lease in ms, in-flight cap per tenant.
--- Answers {id, token, payload, tenant, attempts, max, enqueued, trace, lapses}, or the milliseconds until something is due at
--- the latest (-1: nothing is delayed or leased).
+-- Answers {id, token, payload, tenant, attempts, max, enqueued, trace, lapses, cancelled}, or the milliseconds until something
+-- is due at the latest (-1: nothing is delayed or leased).
 -- Every loop is bounded by CHUNK, so that a mountain of due jobs never holds Redis up: who comes next goes on with it.
 local cap = math.max(1, tonumber(ARGV[2]))
 
@@ -43,8 +43,8 @@ while looked < CHUNK do
         redis.call('HSET', job, 'state', 'claimed', 'token', int(token))
         redis.call('ZADD', leases, int(now + tonumber(ARGV[1])), id)
         redis.call('HINCRBY', inflight, tenant, 1)
-        local f = redis.call('HMGET', job, 'payload', 'max', 'enqueued', 'trace', 'lapses')
-        return { id, int(token), f[1], tenant, int(attempts), f[2], f[3], f[4], f[5] or '0' }
+        local f = redis.call('HMGET', job, 'payload', 'max', 'enqueued', 'trace', 'lapses', 'cancelled')
+        return { id, int(token), f[1], tenant, int(attempts), f[2], f[3], f[4], f[5] or '0', f[6] or '0' }
       end
     end
   end

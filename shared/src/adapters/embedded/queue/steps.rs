@@ -8,7 +8,9 @@ use sqlx::sqlite::SqliteRow;
 use super::line::{self, CLAIMED, DELAYED, Line, WAITING};
 use super::writer::Step;
 use super::{millis, time};
-use crate::ports::{Claimed, DEPTH_MAX, Enqueue, Enqueued, LEASE_LAPSED, Lease, Settled};
+use crate::ports::{
+    Cancelled, Claimed, DEPTH_MAX, Enqueue, Enqueued, LEASE_LAPSED, Lease, Settled,
+};
 
 /// Leases reaped and jobs promoted by one claim, at most.
 const CHUNK: i64 = 64;
@@ -99,7 +101,7 @@ pub(super) async fn claim(
         "UPDATE job SET state = $3, at_ms = $4, token = $5, attempts = attempts + 1
          WHERE rowid = (SELECT rowid FROM job WHERE queue = $1 AND tenant = $2 AND state = 0
                         ORDER BY priority DESC, place LIMIT 1)
-         RETURNING id, token, payload, tenant, attempts, max_attempts, lapses, enqueued_ms, traceparent",
+         RETURNING id, token, payload, tenant, attempts, max_attempts, lapses, enqueued_ms, traceparent, cancelled",
     )
     .bind(&queue)
     .bind(&tenant)
@@ -134,6 +136,7 @@ fn claimed(queue: String, row: &SqliteRow) -> sqlx::Result<Claimed> {
         lapses: row.try_get("lapses")?,
         enqueued_at: time(row.try_get("enqueued_ms")?),
         traceparent: row.try_get("traceparent")?,
+        cancelled: row.try_get("cancelled")?,
     })
 }
 
@@ -264,13 +267,15 @@ pub(super) async fn settle(step: &mut Step, lease: Lease, how: Settling) -> sqlx
     Ok(Settled::Done)
 }
 
-pub(super) async fn cancel(step: &mut Step, queue: String, id: String) -> sqlx::Result<bool> {
+pub(super) async fn cancel(step: &mut Step, queue: String, id: String) -> sqlx::Result<Cancelled> {
     let row = sqlx::query("SELECT state, tenant FROM job WHERE queue = $1 AND id = $2")
         .bind(&queue)
         .bind(&id)
         .fetch_optional(step.db())
         .await?;
-    let Some(row) = row else { return Ok(false) };
+    let Some(row) = row else {
+        return Ok(Cancelled::Unknown);
+    };
     let state: i64 = row.try_get("state")?;
     if state == CLAIMED {
         sqlx::query("UPDATE job SET cancelled = 1, again = NULL WHERE queue = $1 AND id = $2")
@@ -280,7 +285,7 @@ pub(super) async fn cancel(step: &mut Step, queue: String, id: String) -> sqlx::
             .await?;
         // The holder looks at its mark when the waker moves.
         step.wake(&queue);
-        return Ok(true);
+        return Ok(Cancelled::Marked);
     }
     sqlx::query("DELETE FROM job WHERE queue = $1 AND id = $2")
         .bind(&queue)
@@ -290,7 +295,7 @@ pub(super) async fn cancel(step: &mut Step, queue: String, id: String) -> sqlx::
     if state == WAITING {
         line::leave(step, &queue, row.try_get("tenant")?, WAITING).await?;
     }
-    Ok(true)
+    Ok(Cancelled::TakenOut)
 }
 
 pub(super) async fn replay(step: &mut Step, queue: String, id: String) -> sqlx::Result<bool> {

@@ -9,6 +9,9 @@ use crate::sandbox::{Layer, LayerReport};
 /// In the order in which a box joins them.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpuacct"];
 
+/// Of processors, for all boxes of a helper together; an ordinary group has 1024.
+const SHARES: &str = "102";
+
 /// One folder of this helper in each hierarchy.
 #[derive(Debug)]
 pub struct CgroupV1 {
@@ -40,6 +43,8 @@ impl CgroupV1 {
             files::sweep(parent.as_fd());
             let (claimed, folder) = files::claim(parent.as_fd())
                 .map_err(|error| format!("no folder can be made in {}: {error}", path.display()))?;
+            // Where the hierarchy shares out processors too.
+            let _ = files::write_at(folder.as_fd(), "cpu.shares", SHARES);
             name = claimed;
             parents.push(parent);
             folders.push(folder);

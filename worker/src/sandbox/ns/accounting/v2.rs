@@ -9,6 +9,9 @@ use crate::sandbox::{Layer, LayerReport};
 /// The controllers without which version 2 is no use; CPU time is counted without one.
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 
+/// Of processors, for all boxes of a helper together; an ordinary group has 100.
+const WEIGHT: &str = "10";
+
 /// The folder of this helper, below the cgroup it was started in.
 #[derive(Debug)]
 pub struct CgroupV2 {
@@ -51,6 +54,9 @@ impl CgroupV2 {
             .map_err(|error| format!("no folder can be made in {}: {error}", path.display()))?;
         enable(folder.as_fd())
             .map_err(|error| format!("controllers can't be handed down: {error}"))?;
+        // Where that controller is given.
+        let _ = files::write_at(parent.as_fd(), "cgroup.subtree_control", "+cpu");
+        let _ = files::write_at(folder.as_fd(), "cpu.weight", WEIGHT);
         Ok(Self {
             parent,
             folder,

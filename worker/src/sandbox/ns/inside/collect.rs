@@ -15,6 +15,8 @@ const MAX_DEPTH: usize = 32;
 const MAX_NAMES: usize = 16_384;
 /// Most refusals told.
 const MAX_SKIPPED: usize = 256;
+/// Most bytes of a path told with one: all together are told in one report, where a byte may take six.
+const MAX_TOLD_BYTES: usize = 512;
 
 struct Search<'a> {
     request: &'a ArtifactRequest,
@@ -145,8 +147,12 @@ impl Search<'_> {
         Ok(())
     }
 
-    fn skip(&mut self, path: String, reason: &str) {
+    fn skip(&mut self, mut path: String, reason: &str) {
         if self.skipped.len() < MAX_SKIPPED {
+            if path.len() > MAX_TOLD_BYTES {
+                path.truncate(path.floor_char_boundary(MAX_TOLD_BYTES));
+                path.push('…');
+            }
             self.skipped.push(Skipped {
                 path,
                 reason: reason.to_owned(),

@@ -22,11 +22,13 @@ const NEW_NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP) as u64;
 
-/// Two programs, compiled once by the helper: the list, and the calls that must look as if the kernel had none.
+/// Three programs, compiled once by the helper: the list, the calls that must look as if the kernel had none, and those
+/// that must look as if they had been carried out.
 #[derive(Debug)]
 pub struct Filters {
     allowed: BpfProgram,
     absent: BpfProgram,
+    pretended: BpfProgram,
 }
 
 impl Filters {
@@ -52,21 +54,30 @@ impl Filters {
                 SeccompAction::Allow,
             )?,
             absent: build(absent, SeccompAction::Allow, refuse(libc::ENOSYS))?,
+            pretended: build(
+                pretended().map_err(|error| error.to_string())?,
+                SeccompAction::Allow,
+                // An error that is none: the call answers 0.
+                refuse(0),
+            )?,
         })
     }
 
-    /// Binds this process, and all it will ever start, to both.
+    /// Binds this process, and all it will ever start, to all three.
     pub fn install(&self) -> Result<(), String> {
-        // The stricter answer of the two wins; the list comes last as it forbids installing filters.
+        // The strictest answer wins; the list comes last as it forbids installing filters.
         seccompiler::apply_filter(&self.absent).map_err(|error| error.to_string())?;
+        seccompiler::apply_filter(&self.pretended).map_err(|error| error.to_string())?;
         seccompiler::apply_filter(&self.allowed).map_err(|error| error.to_string())
     }
 
-    /// Whether both answer as they should, tried.
+    /// Whether they answer as they should, tried.
     pub fn stand(&self) -> bool {
         let refused = |error: io::Error, code: i32| error.raw_os_error() == Some(code);
         sys::unshare(libc::CLONE_NEWUTS).is_err_and(|error| refused(error, libc::EPERM))
             && sys::empty_clone3().is_err_and(|error| refused(error, libc::ENOSYS))
+            // A kernel that was asked would find no such file.
+            && sys::sync_nothing().is_ok()
     }
 }
 
@@ -75,6 +86,7 @@ fn allowed(kind: BoxKind) -> Result<Rules, seccompiler::BackendError> {
         .iter()
         .chain(LEGACY)
         .chain(ABSENT)
+        .chain(PRETENDED)
         .map(|call| (*call, Vec::new()))
         .collect();
     let condition = |argument: u8, width: Width, operator: Op, value: u64| {
@@ -110,7 +122,19 @@ fn allowed(kind: BoxKind) -> Result<Rules, seccompiler::BackendError> {
         vec![rule(vec![equals(0, libc::AF_UNIX as u64)?])?],
     );
 
-    // Everything but typing into somebody's terminal. The kernel looks at the lower half only, so do we.
+    // Everything but a watch on a folder: those of toolchains are everybody's. The kernel looks at the lower half only, so do
+    // we.
+    rules.insert(
+        libc::SYS_fcntl,
+        vec![rule(vec![condition(
+            1,
+            Width::Dword,
+            Op::Ne,
+            libc::F_NOTIFY as u64,
+        )?])?],
+    );
+
+    // Everything but typing into somebody's terminal.
     let unequal = |value: u64| condition(1, Width::Dword, Op::Ne, value);
     rules.insert(
         libc::SYS_ioctl,
@@ -154,6 +178,21 @@ fn allowed(kind: BoxKind) -> Result<Rules, seccompiler::BackendError> {
     if kind == BoxKind::Landlock {
         narrow(&mut rules)?;
     }
+    Ok(rules)
+}
+
+/// What is answered without asking the kernel: a program's own files are in memory or thrown away with it, and whoever asks
+/// for a toolchain's file to be written makes the host's disk flush its cache for everybody.
+fn pretended() -> Result<Rules, seccompiler::BackendError> {
+    let mut rules: Rules = PRETENDED.iter().map(|call| (*call, Vec::new())).collect();
+    // Of a mapping too; without the flag the call writes nothing, and tells whether an address is mapped.
+    let waits = SeccompCondition::new(
+        2,
+        Width::Dword,
+        Op::MaskedEq(libc::MS_SYNC as u64),
+        libc::MS_SYNC as u64,
+    )?;
+    rules.insert(libc::SYS_msync, vec![SeccompRule::new(vec![waits])?]);
     Ok(rules)
 }
 
@@ -227,6 +266,16 @@ const ABSENT: &[i64] = &[
     libc::SYS_inotify_init1,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_inotify_init,
+];
+
+/// Calls that have files written to a disk, or dropped from a cache that is everybody's.
+const PRETENDED: &[i64] = &[
+    libc::SYS_fadvise64,
+    libc::SYS_fdatasync,
+    libc::SYS_fsync,
+    libc::SYS_sync,
+    libc::SYS_sync_file_range,
+    libc::SYS_syncfs,
 ];
 
 /// Options of `prctl(2)` that concern nobody but the caller.
@@ -327,7 +376,6 @@ const PLAIN: &[i64] = &[
     libc::SYS_exit_group,
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
-    libc::SYS_fadvise64,
     libc::SYS_fallocate,
     libc::SYS_fchdir,
     libc::SYS_fchmod,
@@ -335,8 +383,6 @@ const PLAIN: &[i64] = &[
     libc::SYS_fchmodat2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
-    libc::SYS_fcntl,
-    libc::SYS_fdatasync,
     libc::SYS_fgetxattr,
     libc::SYS_flistxattr,
     libc::SYS_flock,
@@ -344,7 +390,6 @@ const PLAIN: &[i64] = &[
     libc::SYS_fremovexattr,
     libc::SYS_fstat,
     libc::SYS_fstatfs,
-    libc::SYS_fsync,
     libc::SYS_ftruncate,
     libc::SYS_futex,
     libc::SYS_futex_waitv,
@@ -472,7 +517,6 @@ const PLAIN: &[i64] = &[
     libc::SYS_statfs,
     libc::SYS_statx,
     libc::SYS_symlinkat,
-    libc::SYS_sync_file_range,
     libc::SYS_sysinfo,
     libc::SYS_tee,
     libc::SYS_tgkill,

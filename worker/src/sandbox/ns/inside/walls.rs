@@ -13,7 +13,7 @@ use rustix::mount::MountFlags;
 use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::Birth;
+use super::{Birth, stands_behind};
 use crate::sandbox::ns::supervisor::BOX_USER;
 use crate::sandbox::{Layer, LayerReport, Limits, sys};
 
@@ -95,6 +95,7 @@ pub fn close(birth: &Birth<'_>) -> Result<Vec<LayerReport>, String> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| format!("death signal: {error}"))?;
     let _ = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    stands_behind();
     birth
         .filters
         .install()

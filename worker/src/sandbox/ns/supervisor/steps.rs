@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::job::Phase;
-use super::verdict::{Running, exceeded, report};
+use super::verdict::{Running, does_not_fit, exceeded, report};
 use super::{Supervisor, TICK, UNAIDED_TICK};
 use crate::sandbox::ns::kind::BoxKind;
 use crate::sandbox::ns::wire::{self, Failure, Kind, StepEnd, StepOrder};
@@ -55,6 +55,12 @@ impl Supervisor {
         });
         let before = match before {
             Ok(before) => before,
+            // Version 1 of control groups sets no limit below what is in use: what compiling left is more than the run may
+            // have.
+            Err(error) if kind == StepKind::Run && error.raw_os_error() == Some(libc::EBUSY) => {
+                job.run = Some(does_not_fit(&limits));
+                return self.finish_job(id);
+            }
             Err(error) => {
                 let reason = format!("limits can't be set: {error}");
                 return self.fail_job(

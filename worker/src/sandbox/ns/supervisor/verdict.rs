@@ -110,6 +110,21 @@ pub fn report(step: &Running, spent: &Spent, end: Option<StepEnd>) -> Option<Ste
     })
 }
 
+/// Of a run that has less memory than is in use before it begins.
+pub fn does_not_fit(limits: &Limits) -> StepReport {
+    StepReport {
+        verdict: Verdict::OutOfMemory,
+        exit_code: None,
+        signal: Some(libc::SIGKILL),
+        truncated: false,
+        usage: Usage::default(),
+        message: Some(format!(
+            "compiling left more than {} bytes in memory",
+            limits.memory_bytes
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
