@@ -163,13 +163,16 @@ pub fn heard_of(frame: &Value) -> Heard {
     Heard { kind, token }
 }
 
-/// Tokens are typed between brackets.
+/// Tokens are typed between brackets. (A clock of 91 is a bracket, too, to whoever looks at the bytes.)
 fn token_in(bytes: &[u8]) -> String {
     let text: String = bytes.iter().map(|b| char::from(*b)).collect();
+    let is_token = |text: &&str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '~');
+        text.contains('~') && text.chars().all(fits)
+    };
     let token = text
-        .split_once('[')
-        .and_then(|(_, rest)| rest.split_once(']'))
-        .map(|(token, _)| token)
-        .filter(|token| token.contains('~') && token.is_ascii());
+        .split('[')
+        .filter_map(|rest| Some(rest.split_once(']')?.0))
+        .find(is_token);
     token.unwrap_or_default().to_owned()
 }
