@@ -130,18 +130,20 @@ impl Fenced {
     /// Kills all that is left; answers whether there was something.
     fn kill_all(&self) -> bool {
         tree::reap();
-        match self.user {
+        let killed = match self.user {
             Some(user) => {
                 let proc = self.shared.proc.as_fd();
                 tree::lives(proc, user) && {
                     // Not being able to is told by their living on.
                     let _ = tree::kill_user(&self.shared.alone, user);
-                    tree::reap();
                     true
                 }
             }
             None => tree::kill(self.shared.proc.as_fd(), || self.roots()),
-        }
+        };
+        // Who ended after the first look does not live any more either, and nobody else asks for them.
+        tree::reap();
+        killed
     }
 
     fn look_at_files(&mut self) {
