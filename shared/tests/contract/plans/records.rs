@@ -275,12 +275,12 @@ async fn jobs(records: &dyn Records, cast: &Cast) -> Outcome {
     // All rows here are of today; those that it must not walk are older.
     let later = now() + chrono::Duration::days(2);
     records.doubt_ended(later, 10).await?;
-    let once = Job {
-        id: JobId::generate(),
-        asked_by: None,
-        ..asked.clone()
-    };
     for _ in 0..2 {
+        let once = Job {
+            id: JobId::generate(),
+            asked_by: None,
+            ..asked.clone()
+        };
         records.create_job_once(&once, &[7; 32], now()).await?;
     }
     records.cancel_job(JobId::generate(), now()).await?;
