@@ -166,10 +166,10 @@ impl NsSandbox {
             if link.stopped {
                 return Err(SandboxError::Lost("the sandbox is shut down".into()));
             }
-            if let Some(helper) = &link.helper {
+            if let Some(helper) = &mut link.helper {
                 let (ours, theirs) = UnixStream::pair().map_err(lost)?;
                 let theirs: OwnedFd = theirs.into_std().map_err(lost)?.into();
-                if helper.hand_over(&theirs).await.is_ok() {
+                if !helper.has_ended() && helper.hand_over(&theirs).await.is_ok() {
                     return Ok(ours);
                 }
                 tracing::warn!(

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::timeout;
 
 use super::wire::{self, Configuration, Inbox, Kind, MAX_REPORT_BYTES, Ready};
@@ -58,6 +58,11 @@ impl Helper {
             ready,
             ended,
         })
+    }
+
+    /// Is its process gone? Its socket says so later: a box that was just being made holds a copy until it dies as well.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.ended.try_recv(), Err(TryRecvError::Empty))
     }
 
     /// Hands a program's socket to the helper.
