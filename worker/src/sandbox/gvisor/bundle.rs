@@ -136,8 +136,8 @@ fn config(order: &Order<'_>, binds: &[(String, PathBuf)]) -> Value {
             "memory": {"limit": memory_bytes, "swap": memory_bytes},
             // The kernel of its own has threads too.
             "pids": {"limit": u64::from(pids).saturating_add(KERNEL_TASKS)},
-            // A tenth of an ordinary group's part of the processors, where both want them.
-            "cpu": {"shares": 102},
+            // A third of an ordinary group's part of the processors, where both want them.
+            "cpu": {"shares": 341},
         });
     }
     json!({
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(process["noNewPrivileges"], true);
         assert_eq!(process["oomScoreAdj"], 1000);
         let cpu = &config["linux"]["resources"]["cpu"];
-        assert_eq!(cpu["shares"], 102);
+        assert_eq!(cpu["shares"], 341);
         for set in [
             "bounding",
             "effective",

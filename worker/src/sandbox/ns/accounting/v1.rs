@@ -10,7 +10,7 @@ use crate::sandbox::{Layer, LayerReport};
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpuacct"];
 
 /// Of processors, for all boxes of a helper together; an ordinary group has 1024.
-const SHARES: &str = "102";
+const SHARES: &str = "341";
 
 /// One folder of this helper in each hierarchy.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use crate::sandbox::{Layer, LayerReport};
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 
 /// Of processors, for all boxes of a helper together; an ordinary group has 100.
-const WEIGHT: &str = "10";
+const WEIGHT: &str = "33";
 
 /// The folder of this helper, below the cgroup it was started in.
 #[derive(Debug)]

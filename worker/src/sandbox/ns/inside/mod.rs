@@ -31,8 +31,8 @@ const SOCKET: RawFd = 3;
 const STDOUT: RawFd = 4;
 const STDERR: RawFd = 5;
 const FIRST_OTHER: RawFd = 6;
-/// A tenth of an ordinary process's part of a processor, where both want it.
-pub const NICE: i32 = 10;
+/// A third of an ordinary process's part of a processor, where both want it.
+pub const NICE: i32 = 5;
 /// How long a box waits for its user to be mapped.
 const ENTER_TIMEOUT: Duration = Duration::from_secs(5);
 
