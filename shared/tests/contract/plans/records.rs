@@ -272,9 +272,8 @@ async fn jobs(records: &dyn Records, cast: &Cast) -> Outcome {
     records.unqueued_jobs(now(), 10).await?;
     records.mark_queued(asked.id).await?;
     records.doubt_queued(now(), 10).await?;
-    // All rows here are of today; those that it must not walk are older.
-    let later = now() + chrono::Duration::days(2);
-    records.doubt_ended(later, 10).await?;
+    // Not `doubt_ended`: it asks for the last hour's rows by their key, which here are all there are, and Postgres then
+    // rightly reads them in one go. It runs once after a queue was emptied.
     for _ in 0..2 {
         let once = Job {
             id: JobId::generate(),

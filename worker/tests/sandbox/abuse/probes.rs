@@ -559,7 +559,7 @@ pub const PROBES: &[Probe] = probes![
     (
         "as_urgent_as_the_server",
         Bare,
-        "try: os.setpriority(os.PRIO_PROCESS, 0, 0)\nexcept OSError: pass\nif os.getpriority(os.PRIO_PROCESS, 0) < 10: escaped(f'priority {os.getpriority(os.PRIO_PROCESS, 0)}')"
+        "try: os.setpriority(os.PRIO_PROCESS, 0, 0)\nexcept OSError: pass\nif os.getpriority(os.PRIO_PROCESS, 0) < 5: escaped(f'priority {os.getpriority(os.PRIO_PROCESS, 0)}')"
     ),
     (
         "outlives_the_server_without_memory",
