@@ -4,8 +4,8 @@
 //! A key belongs to whoever sends it (a person; without a token, an address) and to the path it is sent to. While the
 //! first request is under way another gets 409; afterwards, for [`KEPT`], the same request gets the same answer and another
 //! body 422. A request that made nothing (any answer but a 2xx) leaves its key free. A gateway that dies in between frees
-//! the key after the lease; a job that it had taken in by then is found by the key in its row ([`AskedKey`]). Of an answer with tokens nobody who reads the vault has anything: it is sealed, and kept for
-//! [`KEPT_TOKENS`] only.
+//! the key after the lease; a job that it had taken in by then is found by the key in its row ([`AskedKey`]). Of an answer
+//! with tokens nobody who reads the vault has anything: it is sealed, and kept for [`KEPT_TOKENS`] only.
 
 use std::convert::Infallible;
 use std::pin::Pin;

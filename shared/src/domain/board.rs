@@ -241,24 +241,8 @@ impl Drawing {
 
 #[cfg(test)]
 mod tests {
+    use super::stroke::samples::{paths, stroke};
     use super::*;
-
-    fn stroke(id: &str, ts: i64) -> Stroke {
-        Stroke {
-            id: id.into(),
-            width: 2.0,
-            color: "#112233".into(),
-            points: vec![0.0, 0.0, 1.0, 1.0],
-            ts,
-        }
-    }
-
-    fn paths(strokes: &[Stroke]) -> DrawBatch {
-        DrawBatch {
-            paths: strokes.iter().cloned().map(Arc::new).collect(),
-            ..DrawBatch::default()
-        }
-    }
 
     fn client(id: &str) -> ClientId {
         id.parse().unwrap()

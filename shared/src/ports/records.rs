@@ -289,8 +289,9 @@ pub trait JobRecords: Send + Sync {
     /// first: a queue that lost its memory no longer has them. Returns how many.
     async fn doubt_queued(&self, before: DateTime<Utc>, limit: usize) -> Result<u64>;
 
-    /// Takes back what [`Self::mark_queued`] said of at most `limit` jobs that ended since `since` (made within a day before that) and have somebody to be told, a room or a `callback_url`: a queue that lost its memory may have lost
-    /// whoever was telling them. Returns how many.
+    /// Takes back what [`Self::mark_queued`] said of at most `limit` jobs that ended since `since` (made within a day before
+    /// that) and have somebody to be told, a room or a `callback_url`: a queue that lost its memory may have lost whoever was
+    /// telling them. Returns how many.
     async fn doubt_ended(&self, since: DateTime<Utc>, limit: usize) -> Result<u64>;
 
     /// Jobs made before `before` that the queue was never confirmed to have, oldest first.

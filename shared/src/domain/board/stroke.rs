@@ -200,10 +200,10 @@ fn check_ts(field: &'static str, ts: i64, now_ms: i64) -> Result<(), Invalid> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod samples {
     use super::*;
 
-    fn stroke(id: &str, ts: i64) -> Stroke {
+    pub fn stroke(id: &str, ts: i64) -> Stroke {
         Stroke {
             id: id.into(),
             width: 2.0,
@@ -213,12 +213,18 @@ mod tests {
         }
     }
 
-    fn paths(strokes: &[Stroke]) -> DrawBatch {
+    pub fn paths(strokes: &[Stroke]) -> DrawBatch {
         DrawBatch {
             paths: strokes.iter().cloned().map(Arc::new).collect(),
             ..DrawBatch::default()
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::samples::{paths, stroke};
+    use super::*;
 
     #[test]
     fn a_batch_names_the_field_it_breaks() {
