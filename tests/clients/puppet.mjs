@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline'
 const require = createRequire(process.env.ATELIER_CLIENTS + '/package.json')
 const Y = require('yjs')
 const WebSocket = require('ws')
+const { Awareness } = require('y-protocols/awareness')
 
 // A socket that remembers how the server answered it: providers tell nobody.
 const socketsOf = (refusals, opened) =>
@@ -29,14 +30,18 @@ const problems = []
 process.on('uncaughtException', error => problems.push(String(error.stack ?? error)))
 process.on('unhandledRejection', error => problems.push(String(error?.stack ?? error)))
 
-function yWebsocket (which, { url, room, params, protocols }) {
+// `observer`: it looks on, and has nothing to show of itself.
+function yWebsocket (which, { url, room, params, protocols, observer }) {
   const { WebsocketProvider } = require(which)
   const doc = new Y.Doc()
+  const awareness = new Awareness(doc)
+  if (observer) awareness.setLocalState(null)
   const client = { doc, refusals: [], opened: [], events: [] }
   const provider = new WebsocketProvider(url, room, doc, {
     params: params ?? {},
     protocols: protocols ?? [],
     WebSocketPolyfill: socketsOf(client.refusals, client.opened),
+    awareness,
     disableBc: true
   })
   provider.on('status', ({ status }) => client.events.push(status))

@@ -23,7 +23,7 @@ pub fn stories(all: &mut Stories) {
 }
 
 /// Longer than a run may wait for a worker that was killed.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(120);
 /// Seconds that an orphan is left alone: longer than a new cluster takes to its first scheduled cleanup, which would
 /// otherwise be the one to remove what a story wants to see removed.
 const GRACE: u64 = 12;
@@ -90,8 +90,9 @@ async fn an_ephemeral_room_goes_when_it_was_empty_for_its_time_and_others_stay(
         ensure!(answer.status == 200, "{room} is wanted: {}", answer.text);
     }
     stays.chat("still here").await?;
-    // The name is free again, and nothing of the old room is in the new one.
-    let again = cluster.door(Address::Plain, &gone).enter().await?;
+    // The name is free again as soon as the removal is over, and nothing of the old room is in the new one.
+    let door = cluster.door(Address::Plain, &gone);
+    let again = until("the name to be free", LONG, async || door.enter().await).await?;
     ensure!(again.connected["seq"] == 0, "{}", again.connected);
     let messages = cluster
         .rest()

@@ -1,12 +1,12 @@
 //! Processes that die or are told to go, in the middle of everything: nothing lost, nothing twice, order kept.
 
-use std::time::Duration;
-
 use anyhow::ensure;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Address, Cluster, Options, Rest, Stories, Story, Stream, Told, fresh};
+use crate::harness::{
+    Address, Cluster, Options, PATIENCE, Rest, Stories, Story, Stream, Told, fresh,
+};
 
 pub fn stories(all: &mut Stories) {
     all.both(a_stream_survives_kill_9_of_its_gateway);
@@ -64,7 +64,7 @@ async fn a_stream_survives_the_drain_of_its_gateway(story: Story) -> Told {
     tell(&stream, async {
         stream.reaches(stream.total() / 3).await?;
         cluster.here().signal(Signal::TERM).await?;
-        let status = cluster.here().ended(Duration::from_secs(20)).await?;
+        let status = cluster.here().ended(PATIENCE).await?;
         ensure!(status.success(), "{status}");
         cluster.here().restart().await
     })
@@ -103,7 +103,7 @@ async fn everything_is_there_after_a_restart(story: Story) -> Told {
     for (how, last) in [("kill -9", false), ("SIGTERM", true)] {
         if last {
             cluster.here().signal(Signal::TERM).await?;
-            cluster.here().ended(Duration::from_secs(15)).await?;
+            cluster.here().ended(PATIENCE).await?;
         } else {
             cluster.here().kill().await?;
         }

@@ -268,10 +268,8 @@ async fn a_slow_reader_stalls_nobody_and_catches_up(story: Story) -> Told {
         "it was not slow: {before} of {MESSAGES} had come"
     );
     slow.read_on(true);
-    slow.expect_within("chat_message", Duration::from_secs(40), |m| {
-        m["seq"] == MESSAGES
-    })
-    .await?;
+    slow.expect_within("chat_message", PATIENCE, |m| m["seq"] == MESSAGES)
+        .await?;
     ensure!(all(&slow), "the slow one has gaps");
     let next = writer.chat("and on").await?;
     slow.expect_where("chat_message", |m| m["seq"] == next)

@@ -1,13 +1,11 @@
 //! Documents whose gateways die, whose logs are lost and whose editors send garbage: nothing is lost and nobody is hurt.
 
-use std::time::Duration;
-
 use anyhow::ensure;
 use serde_json::{Value, json};
 use yrs::{Doc, ReadTxn, StateVector, Text, Transact};
 
 use crate::harness::editor::{Editor, message};
-use crate::harness::{Address, Client, Options, Stories, Story, Told, fresh, stores};
+use crate::harness::{Address, Client, Options, PATIENCE, Stories, Story, Told, fresh, stores};
 
 pub fn stories(all: &mut Stories) {
     all.both(typing_survives_kill_9_of_its_gateway);
@@ -164,7 +162,7 @@ async fn malformed_updates_are_refused_and_hurt_nobody(story: Story) -> Told {
             answers.count() >= PER_CONNECTION
         };
         client
-            .until("an answer to every blow", Duration::from_secs(60), answered)
+            .until("an answer to every blow", PATIENCE, answered)
             .await?;
         refused += client.count("error");
     }

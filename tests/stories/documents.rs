@@ -1,7 +1,5 @@
 //! The room's document, as JSON clients edit it: merged and never replaced, kept small in the log, and the same for all.
 
-use std::time::Duration;
-
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use yrs::updates::decoder::Decode;
@@ -244,10 +242,7 @@ async fn two_who_edit_at_once_on_two_gateways_agree(story: Story) -> Told {
         let all = |frames: &[std::sync::Arc<Value>]| {
             frames.iter().any(|m| m["seq"].as_u64() >= Some(seq))
         };
-        editor
-            .client
-            .until("all edits", Duration::from_secs(60), all)
-            .await?;
+        editor.client.until("all edits", PATIENCE, all).await?;
         editor.catch_up()?;
     }
     ensure!(

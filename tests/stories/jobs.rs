@@ -27,7 +27,7 @@ pub fn stories(all: &mut Stories) {
 }
 
 /// Starting a box and an interpreter on a busy machine.
-const RUN_PATIENCE: Duration = Duration::from_secs(30);
+const RUN_PATIENCE: Duration = Duration::from_secs(90);
 
 async fn submit(rest: &Rest, body: Value) -> anyhow::Result<String> {
     let answer = rest.post("/api/v1/jobs", body).await?;
@@ -154,9 +154,9 @@ async fn nothing_that_an_owner_sends_passes_for_the_end_of_a_run(story: Story) -
     let room = rest.make_room(json!({"kind": "open"})).await?;
     let door = cluster.door(Address::Rooms, &room).person(&ana);
     let client = door.enter().await?;
-    // Long enough for what is sent meanwhile to come first.
-    let source = "import time; time.sleep(2)";
-    let run = json!({"type": "run", "language": "python", "source": source});
+    // It ends when it is cancelled, after what is sent meanwhile.
+    let source = "import time; time.sleep(60)";
+    let run = json!({"type": "run", "language": "python", "source": source, "limits": {"wall_ms": 60_000}});
     client.send(run).await?;
     let started = client
         .expect_within("run_started", RUN_PATIENCE, |_| true)
@@ -167,9 +167,14 @@ async fn nothing_that_an_owner_sends_passes_for_the_end_of_a_run(story: Story) -
     client.send(message).await?;
     let mine = |m: &Value| m["ref"] == reference.as_str();
     client.expect_where("ack", mine).await?;
-    ensure!(client.count("run_finished") == 0, "it took too long");
+    ensure!(client.count("run_finished") == 0, "it has been used up");
+    rest.post(&format!("/api/v1/jobs/{id}/cancel"), json!({}))
+        .await?
+        .expect(200)?;
     client
-        .expect_within("run_finished", RUN_PATIENCE, |m| m["run_id"] == id)
+        .expect_within("run_finished", RUN_PATIENCE, |m| {
+            m["run_id"] == id && m["status"] == "cancelled"
+        })
         .await
         .map(drop)
 }
@@ -401,11 +406,12 @@ async fn one_trace_leads_from_the_request_to_the_result(story: Story) -> Told {
 
 /// Runs for so long that its worker can be killed meanwhile.
 fn long_job(room: &str) -> Value {
-    json!({"language": "python", "source": "import time\ntime.sleep(6)\nprint(6*7)", "room_id": room})
+    let source = "import time\ntime.sleep(8)\nprint(6*7)";
+    json!({"language": "python", "source": source, "room_id": room, "limits": {"wall_ms": 60_000}})
 }
 
 async fn run_again(cluster: &Cluster, rest: &Rest, room: &str, id: &str) -> Told {
-    let done = in_state(rest, id, "succeeded", Duration::from_secs(40)).await?;
+    let done = in_state(rest, id, "succeeded", RUN_PATIENCE).await?;
     ensure!(
         done["result"]["stdout"] == "42\n" && done["result"]["attempts"] == 2,
         "{done}"
@@ -484,8 +490,8 @@ async fn a_worker_told_to_stop_finishes_or_hands_back_its_jobs(story: Story) -> 
     cluster.worker(busy).signal(Signal::TERM).await?;
     let status = cluster.worker(busy).ended(PATIENCE).await?;
     ensure!(status.success(), "{status}");
-    // Handed back, not lost with its lease of 30 s, and not counted as an attempt that failed.
-    let done = in_state(&rest, &id, "succeeded", Duration::from_secs(20)).await?;
+    // Handed back, not lost with its lease, and not counted as an attempt that failed.
+    let done = in_state(&rest, &id, "succeeded", RUN_PATIENCE).await?;
     ensure!(
         done["result"]["stdout"] == "42\n" && done["result"]["attempts"] == 1,
         "{done}"

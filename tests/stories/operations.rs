@@ -1,7 +1,5 @@
 //! What runs beside the rooms: health, metrics, documentation, traces, draining.
 
-use std::time::Duration;
-
 use anyhow::{Context, ensure};
 use reqwest::Method;
 use rustix::process::Signal;
@@ -283,7 +281,7 @@ async fn a_stopping_gateway_tells_its_clients_and_ends_well(story: Story) -> Tol
     for client in &clients {
         client.closed_with(4503).await?;
     }
-    let status = doomed.ended(Duration::from_secs(15)).await?;
+    let status = doomed.ended(PATIENCE).await?;
     ensure!(status.success(), "{status}");
     if cluster.there().name() != doomed.name() {
         let back = clients[1]

@@ -21,6 +21,7 @@ pub fn stories(all: &mut Stories) {
     all.both_with(NODE, edits_made_offline_merge_on_the_way_back);
     all.both_with(NODE, providers_survive_a_killed_gateway_without_ghosts);
     all.both_with(NODE, editors_are_seen_and_leave_no_ghost);
+    all.both_with(NODE, who_only_looks_on_is_nobody_else);
     all.both_with(NODE, a_viewer_reads_and_its_edits_are_refused);
     all.both_with(
         NODE,
@@ -253,6 +254,50 @@ async fn editors_are_seen_and_leave_no_ghost(story: Story) -> Told {
             .await?;
     }
     json.expect("user_left").await.map(drop)
+}
+
+/// What it is told of others it says again, as every provider does: it is not they.
+async fn who_only_looks_on_is_nobody_else(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let puppets = Puppets::start(&story, NODE).await?;
+    let room = fresh("doc");
+    let json = cluster.door(Address::Plain, &room).enter().await?;
+    puppets
+        .open("ana", at(cluster.here(), "y-websocket-3", &room))
+        .await?;
+    let id = puppets.synced("ana").await?["id"].to_string();
+    let state = json!({"user": {"name": "Ana"}});
+    puppets
+        .ask("show", json!({"client": "ana", "state": state}))
+        .await?;
+    json.news(|m| m["name"] == "Ana").await?;
+    for kind in ["y-websocket-2", "y-websocket-3"] {
+        let mut how = at(cluster.here(), kind, &room);
+        how["observer"] = true.into();
+        puppets.open(kind, how).await?;
+        puppets.synced(kind).await?;
+        puppets
+            .until(kind, "Ana's state", |seen| seen["states"][&id] == state)
+            .await?;
+        // What is written after the echo arrives after it.
+        puppets.write(kind, kind).await?;
+        puppets
+            .until("ana", "its edit", |seen| {
+                seen["text"]
+                    .as_str()
+                    .is_some_and(|text| text.ends_with(kind))
+            })
+            .await?;
+        puppets.tell(kind, "destroy").await?;
+    }
+    let witness = cluster.door(Address::Plain, &room).enter().await?;
+    let users = witness.join("Witness").await?;
+    let names: Vec<&Value> = users.iter().map(|user| &user["name"]).collect();
+    ensure!(names == ["Ana", "Witness"], "{users:?}");
+    json.news(|m| m["name"] == "Witness").await?;
+    let told = (json.count("user_joined"), json.count("user_left"));
+    ensure!(told == (2, 0), "joined and left: {told:?}");
+    Ok(())
 }
 
 async fn a_viewer_reads_and_its_edits_are_refused(story: Story) -> Told {

@@ -302,7 +302,11 @@ impl Actor {
                 reply,
             } => drop(reply.send(self.replayed(page, connection))),
             Command::Users { connection } => self.send_users(connection),
-            Command::Awareness { connection, shown } => self.awareness(connection, shown),
+            Command::Awareness {
+                connection,
+                shown,
+                may_echo,
+            } => self.awareness(connection, shown, may_echo),
             Command::QueryAwareness { connection } => self.tell_awareness(connection),
             Command::Stateless {
                 connection,

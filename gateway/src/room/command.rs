@@ -82,6 +82,8 @@ pub enum Command {
     Awareness {
         connection: ConnectionId,
         shown: Vec<Editor>,
+        /// It may be nothing but what the connection was told: providers say that again.
+        may_echo: bool,
     },
     /// Asked for what everybody shows.
     QueryAwareness {

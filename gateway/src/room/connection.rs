@@ -49,6 +49,8 @@ pub struct Connection {
     pub challenged: AtomicBool,
     /// Its person was dropped from presence for silence; the next message brings them back.
     pub dropped: AtomicBool,
+    /// A provider has answered the first question it was asked: what it shows from now on may be what it was told.
+    pub answered: AtomicBool,
     /// Last message of any kind, pongs included, milliseconds since 1970.
     pub heard_ms: AtomicI64,
     /// Last application message: what keeps its person present.
@@ -133,6 +135,7 @@ impl Connection {
             wake: Notify::new(),
             challenged: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             heard_ms: AtomicI64::new(now_ms),
             spoke_ms: AtomicI64::new(now_ms),
         })

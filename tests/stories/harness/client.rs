@@ -22,7 +22,7 @@ use super::wait::PATIENCE;
 const SHOWN: usize = 12;
 const SHOWN_BYTES: usize = 160;
 /// Messages on their way that a sender waits for at most.
-const SEND_PATIENCE: Duration = Duration::from_secs(20);
+const SEND_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a socket ended: the code of the close frame, 1006 where there was none.
 #[derive(Debug, Clone, PartialEq, Eq)]

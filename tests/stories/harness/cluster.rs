@@ -18,7 +18,7 @@ use super::{Address, Door};
 /// The administrator of every cluster.
 pub const ADMIN_TOKEN: &str = "the-administrator-of-the-stories";
 /// A process with nothing to wait for ends within this after SIGTERM.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+const DRAIN_PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a cluster is made of.
 pub struct Options {

@@ -15,7 +15,7 @@ use super::story::Story;
 use super::wait::until;
 
 /// Long enough for a stock client's own patience: some look for silence every few seconds, and come back with backoff.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What runs the clients: a program, its script, and where their packages lie.
 #[derive(Debug, Clone, Copy)]

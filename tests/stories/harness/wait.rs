@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Long enough for a busy two-core machine and a debug build; a story that is well never waits for so long.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 /// What happens because of an event and not because a timer looked (the quickest that could help out takes longer) happens
-/// within this, on a busy machine too.
-pub const SOON: Duration = Duration::from_secs(5);
+/// within this, on a very busy machine too.
+pub const SOON: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Looks until `look` sees something. What it saw last stands in the error.

@@ -20,7 +20,7 @@ use crate::harness::story::lock;
 use crate::harness::{Client, Told};
 
 /// How long nothing may come of anything before a member says that it is stuck.
-const PATIENCE: Duration = Duration::from_secs(75);
+const PATIENCE: Duration = Duration::from_secs(150);
 /// What was sent and not answered for so long on an open socket is sent again.
 const ANSWER: Duration = Duration::from_secs(12);
 /// The least that a kernel takes on a reader's behalf.

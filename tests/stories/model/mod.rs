@@ -35,7 +35,7 @@ use verdict::{Log, Newcomer};
 const EMBEDDED: [u64; 3] = [1, 2, 3];
 const DISTRIBUTED: [u64; 3] = [2, 7, 15];
 /// A round that takes longer is stuck.
-const ROUND: Duration = Duration::from_secs(180);
+const ROUND: Duration = Duration::from_secs(400);
 
 pub fn stories(all: &mut Stories) {
     all.both(random_rooms_keep_every_promise);

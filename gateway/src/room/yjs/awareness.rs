@@ -129,6 +129,13 @@ impl Awareness {
         self.clients.values().filter_map(|known| known.owner)
     }
 
+    /// Was this said before, or is it about a client id that is another connection's?
+    pub fn has_heard(&self, entry: &Entry, from: ConnectionId) -> bool {
+        self.clients.get(&entry.client).is_some_and(|known| {
+            entry.clock <= known.entry.clock || known.owner.is_some_and(|owner| owner != from)
+        })
+    }
+
     /// Takes an entry in. `claims`: it is the sender's own, not one it passes on, so the client id becomes its.
     pub fn apply(
         &mut self,
@@ -370,6 +377,20 @@ mod tests {
         );
         assert_eq!(all.leave(a, now), []);
         assert_eq!(all.leave(b, now), [says(1, 6, None)]);
+    }
+
+    #[test]
+    fn what_is_said_again_is_told_from_news() {
+        let (mut all, (a, b), now) = (Awareness::default(), two(), Instant::now());
+        let said = says(1, 5, Some("{}"));
+        assert!(!all.has_heard(&said, b), "nobody knows them");
+        all.apply(&said, a, true, now);
+        assert!(all.has_heard(&said, b), "an echo");
+        let next = says(1, 6, Some("{}"));
+        assert!(all.has_heard(&next, b), "passed on from another tab");
+        assert!(!all.has_heard(&next, a));
+        all.leave(a, now);
+        assert!(all.has_heard(&said, b), "an echo of somebody who is gone");
     }
 
     #[test]

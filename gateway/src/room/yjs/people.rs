@@ -26,7 +26,7 @@ const KEEP_CONTENT: Duration = Duration::from_secs(20);
 /// What a binary connection has shown of itself.
 #[derive(Debug)]
 pub struct Seen {
-    /// The client id of its own editor: the one its first awareness message was about.
+    /// The client id of its own editor: the one its first awareness message was about, if that was no echo.
     own: Option<u64>,
     heard_awareness: bool,
     /// When something was last sent only to keep it content.
@@ -107,17 +107,25 @@ impl Actor {
     }
 
     /// What an editor says of itself, and passes on of others.
-    pub fn awareness(&mut self, id: ConnectionId, entries: Vec<Entry>) {
+    ///
+    /// An editor shows itself first, before it has read anything. One that only looks on has nothing to show, and the first
+    /// that is heard from it is what it was told of others, said again: that makes nobody else's client id its own.
+    pub fn awareness(&mut self, id: ConnectionId, entries: Vec<Entry>, may_echo: bool) {
         let Some(local) = self.locals.get_mut(&id) else {
             return;
         };
-        if let ([entry], false) = (&entries[..], local.seen.heard_awareness)
+        let seen = &mut local.seen;
+        if let ([entry], None) = (&entries[..], seen.own)
             && entry.state.is_some()
+            && match may_echo {
+                false => !seen.heard_awareness,
+                true => !self.awareness.has_heard(entry, id),
+            }
         {
-            local.seen.own = Some(entry.client);
+            seen.own = Some(entry.client);
         }
-        local.seen.heard_awareness = true;
-        let own = local.seen.own;
+        seen.heard_awareness = true;
+        let own = seen.own;
         let connection = local.connection.clone();
         let now = Instant::now();
         for entry in entries {

@@ -42,10 +42,20 @@ impl Follower {
         let connection = self.connection.id;
         match message {
             Message::Step1(state_vector) => return self.answer_step_1(state_vector).await,
-            Message::Step2(update) | Message::Update(update) => return self.edit(update).await,
+            Message::Step2(update) => {
+                self.connection.answered.store(true, Ordering::Relaxed);
+                return self.edit(update).await;
+            }
+            Message::Update(update) => return self.edit(update).await,
             Message::Awareness(shown) if shown.is_empty() => {}
             Message::Awareness(shown) => {
-                self.tell(Command::Awareness { connection, shown }).await?;
+                let may_echo = self.connection.answered.load(Ordering::Relaxed);
+                self.tell(Command::Awareness {
+                    connection,
+                    shown,
+                    may_echo,
+                })
+                .await?;
             }
             Message::QueryAwareness => self.tell(Command::QueryAwareness { connection }).await?,
         }
