@@ -24,5 +24,10 @@
 {{- if and (eq $v.code.sandboxTier "full") (not $v.code.ownHostUsers) }}{{ fail "code.sandboxTier: `full` needs code.ownHostUsers: true and a runtime with writable cgroups (README.md)" }}{{ end -}}
 {{- if and (eq $v.code.seccompProfile.type "RuntimeDefault") (not $v.code.runtimeClassName) }}{{ fail "code.seccompProfile: RuntimeDefault forbids the namespaces that programs are locked into; say Localhost or Unconfined, or set code.runtimeClassName" }}{{ end -}}
 {{- end -}}
+{{- /* Nothing is found while the chart is only rendered, or before the Secret is there: then NOTES.txt says what it must have. */ -}}
+{{- if not $v.keys.generate -}}
+{{- $held := lookup "v1" "Secret" .Release.Namespace $v.keys.existingSecret -}}
+{{- if and $held (not (hasKey ($held.data | default dict) "CALLBACK_SECRET")) }}{{ fail (printf "keys.existingSecret: the Secret %s has no CALLBACK_SECRET, and without it the group of workers that serves `callback` does not start" $v.keys.existingSecret) }}{{ end -}}
+{{- end -}}
 {{- if and $v.ingress.enabled (not $v.ingress.host) }}{{ fail "ingress.host: is needed with ingress.enabled" }}{{ end -}}
 {{- end -}}
