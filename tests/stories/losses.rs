@@ -172,7 +172,7 @@ async fn all_processes_and_redis_gone_at_once_never_reuse_an_epoch(story: Story)
     let mut epochs = Vec::new();
     for loses_all in [true, false] {
         let ana = way_back.enter().await?;
-        ana.chat("kept").await?;
+        let kept = ana.chat("kept").await?;
         redis.remember().await?;
         for n in 0..3 {
             ana.chat(&format!("lost {n}")).await?;
@@ -189,8 +189,13 @@ async fn all_processes_and_redis_gone_at_once_never_reuse_an_epoch(story: Story)
         gateway.restart().await?;
         // Somebody else is quicker, and writes over the places that were lost.
         let ben = door.enter().await?;
-        let (after, _) = ben.position();
+        let (after, at) = ben.position();
         ensure!(after > epoch, "epoch {epoch} goes on, as {after}");
+        // What Redis still has is not thrown away with what it lost.
+        ensure!(
+            loses_all || at >= kept,
+            "{kept} was kept, and it goes on from {at}"
+        );
         for n in 0..5 {
             ben.chat(&format!("instead {n}")).await?;
         }

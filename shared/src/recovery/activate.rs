@@ -5,12 +5,21 @@
 //! somebody who is on the way or died, and anybody makes it; in an opened one it was lost, and the epoch is over. No
 //! clock decides. And a log whose store was started again since is over for whoever has not seen how long it was: all who
 //! had may be gone, and what was lost of it must not be written over under the same numbers.
+//!
+//! A log that lost its end still has its beginning, and some of that may be in no archive yet: it is moved there before the
+//! epoch rises, as an archiver would have moved it a moment later. Nobody is told that this epoch's numbers are archived by
+//! it: people may hold other entries under them, which they were told are stored and which are gone. The new epoch begins
+//! behind all that was moved, so no number is ever given to two entries.
 
 use crate::domain::ids::{Epoch, RoomId, Seq};
-use crate::ports::{Archive, ArchiveHead, LogHead, PortError, Result, RoomLog};
+use crate::ports::{Archive, ArchiveHead, LogHead, PortError, Result, RoomLog, StaleEpoch};
 
 /// Looks at log and archive before giving up; each look is one read of each and at most two changes.
 const TRIES: usize = 12;
+/// Entries moved at a time out of a log that is over.
+const RESCUE_PAGE: usize = 1_000;
+/// Turns in which those who still write there are waited for to leave nothing behind.
+const RESCUE_TURNS: usize = 8;
 
 /// What the two heads say about one another. The archive was read first, so the log can only be ahead of it.
 enum Verdict {
@@ -21,9 +30,13 @@ enum Verdict {
     Unmade,
     /// The epoch is over, or the room's first is yet to come.
     Over(&'static str),
+    /// The epoch is over, and what its log still holds beyond the archive was stored.
+    Shortened(LogHead),
     /// The log, or the caller, knows an epoch that the archive does not.
     ArchiveLost(Epoch),
 }
+
+const ROLLED_BACK: &str = "its log was rolled back";
 
 fn judge(archive: ArchiveHead, log: Option<LogHead>, seen: Option<(Epoch, Seq)>) -> Verdict {
     if let Some((epoch, _)) = seen.filter(|(epoch, _)| *epoch > archive.epoch) {
@@ -41,8 +54,10 @@ fn judge(archive: ArchiveHead, log: Option<LogHead>, seen: Option<(Epoch, Seq)>)
             let seen_here = seen
                 .filter(|(epoch, _)| *epoch == log.epoch)
                 .map_or(Seq(0), |(_, seq)| seq);
-            if log.seq < archive.seq.max(seen_here) {
-                Verdict::Over("its log was rolled back")
+            if log.seq < archive.seq {
+                Verdict::Over(ROLLED_BACK)
+            } else if log.seq < seen_here {
+                Verdict::Shortened(log)
             } else if archive.opened {
                 Verdict::Agreed(log)
             } else {
@@ -83,7 +98,13 @@ pub async fn activate(
                 if has_seen || log.is_unbroken(room).await? {
                     return fenced(log, room, head, role_version).await;
                 }
-                tracing::info!(%room, epoch = %head.epoch, archived = %archived.seq, why = "its store was started again", "raising the epoch");
+                let kept = rescue(log, archive, room, archived, head.seq).await?;
+                tracing::info!(%room, epoch = %head.epoch, archived = %kept, why = "its store was started again", "raising the epoch");
+                raise(log, archive, room, archived.epoch, role_version, now_ms).await?;
+            }
+            Verdict::Shortened(head) => {
+                let kept = rescue(log, archive, room, archived, head.seq).await?;
+                tracing::info!(%room, epoch = %head.epoch, archived = %kept, why = ROLLED_BACK, "raising the epoch");
                 raise(log, archive, room, archived.epoch, role_version, now_ms).await?;
             }
             Verdict::Unopened(head) => {
@@ -116,6 +137,39 @@ pub async fn activate(
         "activate room",
         format!("room {room}: log and archive did not agree in {TRIES} tries"),
     ))
+}
+
+/// Moves what the log of the archive's own epoch holds beyond the archive, before that epoch ends; returns how far the
+/// archive is then. What can't be moved for good is given up, as if it had been lost with the rest: it must not keep the
+/// room shut.
+async fn rescue(
+    log: &dyn RoomLog,
+    archive: &dyn Archive,
+    room: &RoomId,
+    from: ArchiveHead,
+    upto: Seq,
+) -> Result<Seq> {
+    let (mut at, mut turns) = (from, 0);
+    while at.seq < upto || turns < RESCUE_TURNS {
+        turns += usize::from(at.seq >= upto);
+        let page = log.read(room, from.epoch, at.seq, RESCUE_PAGE).await?;
+        let page = page.unwrap_or_default();
+        // Trimmed beyond the archive: what follows belongs to nothing.
+        if page.first().is_none_or(|first| first.seq != at.seq.next()) {
+            return Ok(at.seq);
+        }
+        match archive.append(room, from.epoch, &page).await {
+            Ok(head) => at = head,
+            // Others raised it meanwhile, or an archiver is at work: the next look tells.
+            Err(StaleEpoch::Stale(_)) => return Ok(at.seq),
+            Err(StaleEpoch::Port(error)) if error.is_retryable() => return Err(error),
+            Err(StaleEpoch::Port(error)) => {
+                tracing::error!(%room, %error, after = %at.seq, "the rest of a log that is over can't be archived");
+                return Ok(at.seq);
+            }
+        }
+    }
+    Ok(at.seq)
 }
 
 async fn raise(

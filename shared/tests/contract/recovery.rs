@@ -14,13 +14,14 @@ use atelier_shared::recovery;
 use libtest_mimic::Trial;
 
 use crate::archive::{Writer, promises};
-use crate::fixture::{self, Archives, RoomLogs, both};
+use crate::fixture::{self, Archives, RoomLogs, both, only};
 
 pub fn trials(trials: &mut Vec<Trial>) {
     promises!(trials, "recovery":
         activating::a_room_never_opened_starts_in_epoch_1,
         activating::an_emptied_log_raises_the_epoch_once_and_goes_on_after_what_is_archived,
         activating::a_log_shorter_than_what_was_seen_is_left_behind,
+        activating::what_is_written_while_the_epoch_ends_is_archived_or_refused,
         activating::a_log_shorter_than_the_archive_is_left_behind,
         activating::an_epoch_whose_raiser_died_is_taken_up_as_it_is,
         activating::a_log_of_an_older_epoch_stands_for_a_lost_one,
@@ -37,6 +38,13 @@ pub fn trials(trials: &mut Vec<Trial>) {
         appending::refs_that_the_log_forgot_are_known_from_the_archive,
         appending::a_server_entry_is_stored_once_and_wakes_the_archive,
         appending::a_server_entry_takes_the_role_version_as_it_is,
+    );
+    only(
+        trials,
+        Mode::Distributed,
+        "recovery",
+        "a_newcomer_archives_what_a_restarted_store_still_holds",
+        activating::a_newcomer_archives_what_a_restarted_store_still_holds,
     );
 }
 

@@ -65,7 +65,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
     promises!(trials only Mode::Embedded,
         journal: a_crash_loses_nothing_acknowledged, many_rooms_writers_get_each_their_answer,
             a_synced_log_answers_and_tells_alike, a_journal_does_not_grow_with_what_is_over,
-            a_malformed_entry_names_its_room;
+            a_room_never_knows_the_refs_of_one_that_is_gone, a_malformed_entry_names_its_room;
     );
     promises!(trials only Mode::Distributed,
         redis: a_cut_connection_is_a_gap_and_then_goes_on, a_silent_connection_is_noticed,

@@ -3,11 +3,14 @@
 
 mod frame;
 mod journal;
+mod life;
 mod refs;
 mod rooms;
 mod run;
 mod state;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -18,6 +21,7 @@ use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::task::coop::consume_budget;
 
+use self::life::Life;
 use self::rooms::Slot;
 use self::state::{State, Writing};
 use self::sync::{Sync, Told};
@@ -65,6 +69,10 @@ impl Drop for Guard {
 impl Drop for JournalRoomLog {
     fn drop(&mut self) {
         self.inner.fanout.close();
+        if let Err(error) = self.inner.state.lock().close() {
+            // As if the process had been killed: at worst rooms are loaded anew.
+            tracing::warn!(%error, "the room log's journal could not be closed");
+        }
         if let Some(sync) = &self.inner.sync {
             sync.end();
         }
@@ -74,9 +82,19 @@ impl Drop for JournalRoomLog {
 impl JournalRoomLog {
     /// Opens or makes the journal in `folder`. `room_tail_max`: entries a room may hold unarchived.
     pub async fn open(folder: &Path, commits: Commits, room_tail_max: u64) -> Result<Self> {
+        let life = Life::now(commits == Commits::Synced);
+        Self::open_in(life, folder, commits, room_tail_max).await
+    }
+
+    async fn open_in(
+        life: Life,
+        folder: &Path,
+        commits: Commits,
+        room_tail_max: u64,
+    ) -> Result<Self> {
         const DOING: &str = "open the room log";
         let (folder, now_ms) = (folder.to_owned(), chrono::Utc::now().timestamp_millis());
-        let open = move || State::open(&folder, room_tail_max, now_ms);
+        let open = move || State::open(&folder, life, room_tail_max, now_ms);
         let opened = tokio::task::spawn_blocking(open).await;
         let state = opened
             .map_err(|e| PortError::fatal(DOING, e))?
@@ -205,9 +223,11 @@ impl RoomLog for JournalRoomLog {
         Ok(self.state().await.rooms.get(room).map(|log| log.head))
     }
 
-    /// Entries are acknowledged when they are in the journal.
-    async fn is_unbroken(&self, _: &RoomId) -> Result<bool> {
-        Ok(true)
+    /// Entries are acknowledged when they are in the journal, which outlives the process and, without a sync, not always the
+    /// machine.
+    async fn is_unbroken(&self, room: &RoomId) -> Result<bool> {
+        let state = self.state().await;
+        Ok(state.rooms.get(room).is_none_or(|log| !log.is_broken))
     }
 
     async fn seed(

@@ -9,7 +9,7 @@ use atelier_shared::recovery;
 use futures::future::join_all;
 
 use super::{Stage, now_ms};
-use crate::fixture::Outcome;
+use crate::fixture::{Outcome, redis_server};
 
 fn place(head: &LogHead) -> (u64, u64) {
     (head.epoch.0, head.seq.0)
@@ -68,12 +68,73 @@ pub async fn a_log_shorter_than_what_was_seen_is_left_behind(mode: Mode) -> Outc
     assert_eq!(place(&stage.activate(Some((1, 9))).await?), (1, 9));
     // Seen in an older epoch says nothing about this one.
     assert_eq!(place(&stage.activate(Some((0, 99))).await?), (1, 9));
+    let left = stage.tail(Epoch(1), Seq(6)).await;
     let head = stage.activate(Some((1, 10))).await?;
-    assert_eq!(place(&head), (2, 6));
-    assert!(
-        stage.tail(Epoch(2), Seq(6)).await.is_empty(),
-        "its tail is gone"
+    assert_eq!(place(&head), (2, 9));
+    assert_eq!(stage.archive().read(&stage.room, Seq(6), 10).await?, left);
+    Ok(())
+}
+
+/// The store was started again, and came back with what it had on its disk: what it holds was acknowledged.
+pub async fn a_newcomer_archives_what_a_restarted_store_still_holds(mode: Mode) -> Outcome {
+    let stage = Stage::with(mode, 10, 6).await;
+    let said = [stage.writer.says("with a ref")];
+    let head = stage.log().head(&stage.room).await?.ok_or("a log")?;
+    stage.append(&head, &said).await;
+    let left = stage.tail(Epoch(1), Seq(6)).await;
+    let server = redis_server::client(&std::env::var("REDIS_URL")?).await;
+    let meta = format!(
+        "{}:{{p{}}}:room:{}:meta",
+        stage.logs.namespace,
+        stage.room.partition(),
+        stage.room
     );
+    redis_server::command(&server, &["HSET", &meta, "server", "another"]).await?;
+    // Whoever has seen as much goes on; a newcomer can't know.
+    assert_eq!(place(&stage.activate(Some((1, 11))).await?), (1, 11));
+    let head = stage.activate(None).await?;
+    assert_eq!(place(&head), (2, 11));
+    assert_eq!(archive_place(&stage).await, (2, 11));
+    assert_eq!(stage.archive().read(&stage.room, Seq(6), 10).await?, left);
+    Ok(())
+}
+
+/// Those who write to a log that is over are told so, and nothing that they were told is stored is lost or stored twice.
+pub async fn what_is_written_while_the_epoch_ends_is_archived_or_refused(mode: Mode) -> Outcome {
+    let stage = Stage::with(mode, 200, 0).await;
+    let done = AtomicBool::new(false);
+    let writes = async {
+        let mut taken = Vec::new();
+        while !done.load(Ordering::Relaxed) {
+            let append = Append {
+                room: &stage.room,
+                epoch: Epoch(1),
+                seen: Seq(200),
+                role_version: 0,
+                now_ms: now_ms(),
+                records: &[stage.writer.says("meanwhile")],
+            };
+            match stage.log().append(append).await {
+                Ok((appended, _)) => taken.extend(appended[0].seq()),
+                Err(_) => break,
+            }
+        }
+        taken
+    };
+    let raises = async {
+        // Seen by somebody who is on another way.
+        let head = stage.activate(Some((1, u64::MAX))).await;
+        done.store(true, Ordering::Relaxed);
+        head
+    };
+    let (taken, head) = tokio::join!(writes, raises);
+    let head = head?;
+    assert_eq!(head.epoch, Epoch(2));
+    let archived = stage.archive().read(&stage.room, Seq(0), 10_000).await?;
+    let seqs: Vec<u64> = archived.iter().map(|entry| entry.seq.0).collect();
+    assert_eq!(seqs, (1..=head.seq.0).collect::<Vec<_>>());
+    // The last were on their way when the log ended: their writers say them again, as they are not told archived.
+    assert!(head.seq >= Seq(200), "{head:?}, taken {taken:?}");
     Ok(())
 }
 

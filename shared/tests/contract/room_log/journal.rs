@@ -187,6 +187,42 @@ pub async fn a_journal_does_not_grow_with_what_is_over(mode: Mode) -> Outcome {
     DONE
 }
 
+/// A ref belongs to its room, also where the room is long gone and another stands in its place.
+pub async fn a_room_never_knows_the_refs_of_one_that_is_gone(mode: Mode) -> Outcome {
+    const LARGE: usize = 1024 * 1024;
+    let (logs, busy) = opened(mode).await?;
+    let gone = RoomId::generate();
+    logs.here.seed(&gone, FIRST, Seq(0), 0, now_ms()).await?;
+    let said = [chat(&author("tab1"), "", Some("1"))];
+    add(&*logs.here, &gone, &said).await?;
+    logs.here
+        .confirm_archived(&gone, FIRST, Seq(1), Seq(1))
+        .await?;
+    assert!(logs.here.unload(&gone, FIRST, Seq(1)).await?);
+    let length = || std::fs::metadata(logs.folder.join("log.journal")).map(|m| m.len());
+    let (mut largest, mut n) = (0, 0);
+    while largest <= length()? {
+        largest = length()?;
+        n += 1;
+        add(
+            &*logs.here,
+            &busy,
+            &[chat(&author("b"), &"x".repeat(LARGE), None)],
+        )
+        .await?;
+        logs.here
+            .confirm_archived(&busy, FIRST, Seq(n), Seq(n))
+            .await?;
+        assert!(n < 100, "the journal is not written anew: {largest} bytes");
+    }
+    let (log, _copy) = crashed(&logs.folder).await?;
+    let later = RoomId::generate();
+    log.seed(&later, FIRST, Seq(0), 0, now_ms()).await?;
+    let taken = log.append(to(&later, &said)).await?;
+    assert_eq!(taken.0, [Appended::New(Seq(1))]);
+    DONE
+}
+
 pub async fn a_malformed_entry_names_its_room(mode: Mode) -> Outcome {
     let (logs, room) = opened(mode).await?;
     add(&*logs.here, &room, &messages(2)).await?;

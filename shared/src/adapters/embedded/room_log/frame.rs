@@ -8,6 +8,7 @@ use twox_hash::XxHash64;
 use crate::domain::ids::{Epoch, RoomId, Seq};
 use crate::ports::{APPEND_MAX, APPEND_MAX_BYTES, LogHead};
 
+use super::life::{BOOT_BYTES, Life};
 use super::refs::{Known, REF_BYTES, RefHash};
 
 /// Length and checksum.
@@ -25,6 +26,8 @@ const ENTRIES: u8 = 2;
 const HEAD: u8 = 3;
 const REMOVED: u8 = 4;
 const REF: u8 = 5;
+const LIFE: u8 = 6;
+const LAST_KEY: u8 = 7;
 
 /// One step, as it is read back.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,6 +57,12 @@ pub enum Step<'a> {
     Ref {
         hash: RefHash,
         known: Known,
+    },
+    /// What follows is written in this life of the machine.
+    Life(Life),
+    /// Keys up to here were given to rooms, some of which are gone.
+    LastKey {
+        key: RoomKey,
     },
 }
 
@@ -156,6 +165,16 @@ impl Frame {
         self.number(known.until_ms.cast_unsigned());
     }
 
+    pub fn life(&mut self, life: Life) {
+        self.0.push(LIFE);
+        self.0.extend_from_slice(&life.boot);
+        self.0.push(u8::from(life.is_kept));
+    }
+
+    pub fn last_key(&mut self, key: RoomKey) {
+        self.step(LAST_KEY, key);
+    }
+
     fn step(&mut self, which: u8, key: RoomKey) {
         self.0.push(which);
         self.number(key);
@@ -240,6 +259,13 @@ impl<'a> Steps<'a> {
                     until_ms: self.number()?.cast_signed(),
                 },
             },
+            LIFE => Step::Life(Life {
+                boot: self.take(BOOT_BYTES)?.try_into().ok()?,
+                is_kept: self.byte()? != 0,
+            }),
+            LAST_KEY => Step::LastKey {
+                key: self.number()?,
+            },
             _ => return None,
         };
         Some(step)
@@ -311,6 +337,12 @@ mod tests {
         frame.head(1, &head());
         frame.reference(&[8; REF_BYTES], known);
         frame.removed(1);
+        let life = Life {
+            boot: [9; BOOT_BYTES],
+            is_kept: true,
+        };
+        frame.life(life);
+        frame.last_key(12);
         let bytes = frame.seal().to_vec();
         let (length, sum) = header(bytes[..HEADER].try_into().unwrap()).unwrap();
         let payload = &bytes[HEADER..];
@@ -352,6 +384,8 @@ mod tests {
                 known,
             },
             Step::Removed { key: 1 },
+            Step::Life(life),
+            Step::LastKey { key: 12 },
         ];
         assert_eq!(read, expected);
     }

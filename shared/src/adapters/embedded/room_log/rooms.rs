@@ -5,8 +5,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use rand::seq::IteratorRandom as _;
 
 use super::frame::{Item, RoomKey};
+use super::life::Life;
 use crate::domain::ids::{Epoch, RoomId, Seq};
 use crate::ports::{LogHead, Refusal};
+
+/// More keys than a journal can have lost that gave them: files of refs were synced before the journal that they are of.
+const LOST_KEYS: RoomKey = 1 << 32;
 
 /// Where an entry's JSON lies in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct Log {
     pub key: RoomKey,
     pub head: LogHead,
     pub tail: VecDeque<Slot>,
+    /// Written in a life of the machine that is over, so that its last entries may be missing.
+    pub is_broken: bool,
 }
 
 impl Log {
@@ -75,9 +81,13 @@ impl Rooms {
         self.live
     }
 
-    /// A key that no room has or had.
+    /// A key that no room has or had: refs outlive their room under it.
     pub fn next_key(&self) -> RoomKey {
         self.last_key + 1
+    }
+
+    pub fn last_key(&self) -> RoomKey {
+        self.last_key
     }
 
     /// The room's log begins (anew), with nothing in its tail.
@@ -90,8 +100,22 @@ impl Rooms {
                 key,
                 head,
                 tail: VecDeque::new(),
+                is_broken: false,
             },
         );
+    }
+
+    /// Keys up to here were given.
+    pub fn gave(&mut self, key: RoomKey) {
+        self.last_key = self.last_key.max(key);
+    }
+
+    /// Of every room that is here the last entries may be missing, and the keys of those that are missing with them.
+    pub fn break_all(&mut self) {
+        for log in self.logs.values_mut() {
+            log.is_broken = true;
+        }
+        self.last_key += LOST_KEYS;
     }
 
     /// Entries follow the tail's last. True: the room had nothing waiting for the archive.
@@ -157,16 +181,29 @@ impl Rooms {
     }
 }
 
-/// The journal is read from its beginning: which room a key stands for.
+/// The journal is read from its beginning.
 #[derive(Default)]
-pub struct Replay(HashMap<RoomKey, RoomId>);
+pub struct Replay {
+    /// Which room a key stands for.
+    keys: HashMap<RoomKey, RoomId>,
+    /// In which life of the machine it was written, as far as it is read.
+    pub life: Option<Life>,
+}
 
 impl Replay {
+    /// What follows is written in this life.
+    pub fn life(&mut self, rooms: &mut Rooms, life: Life) {
+        if life.may_lack(self.life) {
+            rooms.break_all();
+        }
+        self.life = Some(life);
+    }
+
     pub fn room(&mut self, rooms: &mut Rooms, key: RoomKey, room: RoomId, head: LogHead) {
         if let Some(log) = rooms.get(&room) {
-            self.0.remove(&log.key);
+            self.keys.remove(&log.key);
         }
-        self.0.insert(key, room.clone());
+        self.keys.insert(key, room.clone());
         rooms.begin(room, key, head);
     }
 
@@ -210,7 +247,7 @@ impl Replay {
     }
 
     pub fn removed(&mut self, rooms: &mut Rooms, key: RoomKey) -> Result<(), String> {
-        let room = self.0.remove(&key);
+        let room = self.keys.remove(&key);
         rooms.remove(&room.ok_or_else(|| format!("no room has key {key}"))?);
         Ok(())
     }
@@ -220,7 +257,7 @@ impl Replay {
         rooms: &'r Rooms,
         key: RoomKey,
     ) -> Result<(&'k RoomId, &'r Log), String> {
-        let room = self.0.get(&key);
+        let room = self.keys.get(&key);
         let log = room.and_then(|room| Some((room, rooms.get(room)?)));
         log.ok_or_else(|| format!("no room has key {key}"))
     }

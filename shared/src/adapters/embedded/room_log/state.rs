@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::frame::{Frame, HEADER, PAYLOAD_MAX, Step, Steps};
 use super::journal::Journal;
+use super::life::Life;
 use super::refs::{self, Known, RefHash, Refs, Sealing};
 use super::rooms::{Log, Replay, Rooms, Slot};
 use crate::domain::entry::RefKey;
@@ -35,6 +36,7 @@ pub struct State {
     pub rooms: Rooms,
     pub refs: Refs,
     frame: Frame,
+    life: Life,
     room_tail_max: u64,
     /// It could not be written anew at this size: not tried again before it is twice as large.
     compact_from: u64,
@@ -59,11 +61,11 @@ fn failed(doing: &'static str) -> impl Fn(io::Error) -> PortError {
 
 impl State {
     /// Reads the journal in `folder`, or makes one.
-    pub fn open(folder: &Path, room_tail_max: u64, now_ms: i64) -> io::Result<Self> {
+    pub fn open(folder: &Path, life: Life, room_tail_max: u64, now_ms: i64) -> io::Result<Self> {
         let mut refs = Refs::open(folder)?;
         let mut rooms = Rooms::default();
         let mut replay = Replay::default();
-        let journal = Journal::open(folder, |payload, at| {
+        let mut journal = Journal::open(folder, |payload, at| {
             let mut steps = Steps::of(payload);
             while !steps.is_done() {
                 let step = steps.read().ok_or("no step of this version")?;
@@ -74,14 +76,32 @@ impl State {
             }
             Ok(())
         })?;
+        let mut frame = Frame::new();
+        if replay.life != Some(life) {
+            replay.life(&mut rooms, life);
+            frame.last_key(rooms.last_key());
+            frame.life(life);
+            journal.write(&mut frame)?;
+            frame.clear();
+        }
         Ok(Self {
             journal,
             rooms,
             refs,
-            frame: Frame::new(),
+            frame,
+            life,
             room_tail_max,
             compact_from: COMPACT_BYTES,
         })
+    }
+
+    /// The last frame: nothing is written after it.
+    pub fn close(&mut self) -> Result<()> {
+        self.frame.life(Life {
+            is_kept: true,
+            ..self.life
+        });
+        self.write("close the room log").map(drop)
     }
 
     pub fn seed(
@@ -324,6 +344,10 @@ impl State {
         written.map_err(failed(doing))
     }
 
+    pub fn write_anew(&mut self) -> io::Result<()> {
+        write_anew(&mut self.journal, &mut self.rooms, &self.refs, self.life)
+    }
+
     fn compact(&mut self) {
         let counts = self.rooms.live_bytes()
             + self.rooms.len() as u64 * ROOM_BYTES
@@ -332,7 +356,7 @@ impl State {
         if length < self.compact_from.max(COMPACT_TIMES * counts) || self.journal.is_broken() {
             return;
         }
-        match write_anew(&mut self.journal, &mut self.rooms, &self.refs) {
+        match self.write_anew() {
             Ok(()) => self.compact_from = COMPACT_BYTES,
             Err(error) => {
                 tracing::error!(%error, length, "the room log's journal could not be written anew");
@@ -378,6 +402,14 @@ fn take_up(
             role_version,
         } => replay.head(rooms, key, archived, trimmed, role_version),
         Step::Removed { key } => replay.removed(rooms, key),
+        Step::Life(life) => {
+            replay.life(rooms, life);
+            Ok(())
+        }
+        Step::LastKey { key } => {
+            rooms.gave(key);
+            Ok(())
+        }
         Step::Ref { hash, known } => {
             if known.until_ms > now_ms {
                 refs.insert(hash, known);
@@ -388,42 +420,26 @@ fn take_up(
 }
 
 /// Writes a journal of what counts, puts it in the old one's place, and has the tails lie there.
-fn write_anew(journal: &mut Journal, rooms: &mut Rooms, refs: &Refs) -> io::Result<()> {
+fn write_anew(journal: &mut Journal, rooms: &mut Rooms, refs: &Refs, life: Life) -> io::Result<()> {
     let mut new = journal.anew()?;
     let mut frame = Frame::new();
     let mut moved: Vec<(RoomId, Vec<Slot>)> = Vec::with_capacity(rooms.len());
-    let mut json = Vec::new();
-    for (room, log) in rooms.iter() {
-        frame.room(log.key, room, &log.head);
-        let mut slots = Vec::with_capacity(log.tail.len());
-        let mut waiting = log.tail.iter().copied().peekable();
-        while waiting.peek().is_some() {
-            // As many as come to a frame; one is never larger than a frame may be.
-            let mut bytes = 0;
-            let mut some = Vec::new();
-            while let Some(slot) =
-                waiting.next_if(|slot| bytes == 0 || bytes + slot.len as usize <= FRAME_BYTES)
-            {
-                bytes += slot.len as usize;
-                some.push(slot);
-            }
-            if frame.len() + bytes > PAYLOAD_MAX {
-                flush(&mut new, &mut frame)?;
-            }
-            let first = Seq(log.head.trimmed.0 + slots.len() as u64 + 1);
-            let count = u32::try_from(some.len()).unwrap_or(u32::MAX);
-            frame.entries(log.key, log.head.role_version, first, count);
-            let frame_at = new.len();
-            for slot in some {
-                json.resize(slot.len as usize, 0);
-                journal.file().read_exact_at(&mut json, slot.at)?;
-                let at = frame_at + frame.entry(&json, None) as u64;
-                slots.push(Slot { at, ..slot });
-            }
-            flush_large(&mut new, &mut frame)?;
-        }
-        flush_large(&mut new, &mut frame)?;
-        moved.push((room.clone(), slots));
+    // Rooms that are gone are not written, and the files of refs know them still.
+    frame.last_key(rooms.last_key());
+    // Those that may lack something stand before the present life, as they did.
+    let (broken, whole): (Vec<_>, Vec<_>) = rooms.iter().partition(|(_, log)| log.is_broken);
+    for (room, log) in broken {
+        moved.push((
+            room.clone(),
+            copy(journal, &mut new, &mut frame, room, log)?,
+        ));
+    }
+    frame.life(life);
+    for (room, log) in whole {
+        moved.push((
+            room.clone(),
+            copy(journal, &mut new, &mut frame, room, log)?,
+        ));
     }
     for (hash, known) in refs.in_memory() {
         frame.reference(hash, *known);
@@ -435,6 +451,47 @@ fn write_anew(journal: &mut Journal, rooms: &mut Rooms, refs: &Refs) -> io::Resu
         rooms.moved(&room, slots);
     }
     Ok(())
+}
+
+/// Writes one room into a new journal; where its tail lies there.
+fn copy(
+    journal: &Journal,
+    new: &mut Journal,
+    frame: &mut Frame,
+    room: &RoomId,
+    log: &Log,
+) -> io::Result<Vec<Slot>> {
+    let mut json = Vec::new();
+    frame.room(log.key, room, &log.head);
+    let mut slots = Vec::with_capacity(log.tail.len());
+    let mut waiting = log.tail.iter().copied().peekable();
+    while waiting.peek().is_some() {
+        // As many as come to a frame; one is never larger than a frame may be.
+        let mut bytes = 0;
+        let mut some = Vec::new();
+        while let Some(slot) =
+            waiting.next_if(|slot| bytes == 0 || bytes + slot.len as usize <= FRAME_BYTES)
+        {
+            bytes += slot.len as usize;
+            some.push(slot);
+        }
+        if frame.len() + bytes > PAYLOAD_MAX {
+            flush(new, frame)?;
+        }
+        let first = Seq(log.head.trimmed.0 + slots.len() as u64 + 1);
+        let count = u32::try_from(some.len()).unwrap_or(u32::MAX);
+        frame.entries(log.key, log.head.role_version, first, count);
+        let frame_at = new.len();
+        for slot in some {
+            json.resize(slot.len as usize, 0);
+            journal.file().read_exact_at(&mut json, slot.at)?;
+            let at = frame_at + frame.entry(&json, None) as u64;
+            slots.push(Slot { at, ..slot });
+        }
+        flush_large(new, frame)?;
+    }
+    flush_large(new, frame)?;
+    Ok(slots)
 }
 
 fn flush_large(journal: &mut Journal, frame: &mut Frame) -> io::Result<()> {
