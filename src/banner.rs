@@ -26,8 +26,13 @@ pub fn gateway(address: SocketAddr, mode: Mode, cli: &Cli) -> String {
         Mode::Embedded => {
             let folder = cli.stores.data_dir.display();
             line("mode", &format!("embedded, everything in {folder}"));
-            let token = cli.gateway.admin_token.as_deref().unwrap_or("none");
-            line("admin token", &format!("{token} (kept in {folder})"));
+            match cli.gateway.admin_token.as_deref() {
+                Some(token) if cli.gateway.admin_token_is_ours => {
+                    line("admin token", &format!("{token} (kept in {folder})"));
+                }
+                // Whoever set it knows it, and this may be kept where others read.
+                _ => line("admin token", "as ATELIER_ADMIN_TOKEN has it"),
+            }
         }
         Mode::Distributed => line("mode", "distributed (Postgres, Redis, MongoDB)"),
     }

@@ -1,11 +1,12 @@
 //! The command line: one command, and every setting as a flag or an environment variable.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 
 use atelier_gateway::GatewayConfig;
 use atelier_shared::config::StoreConfig;
 use atelier_worker::WorkerConfig;
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 /// A real-time collaboration server: rooms to draw, chat, edit and run code in.
 ///
@@ -26,6 +27,23 @@ pub struct Cli {
     pub gateway: GatewayConfig,
     #[command(flatten)]
     pub worker: WorkerConfig,
+}
+
+impl Cli {
+    /// From the command line and the environment; whoever writes what can't be read is told, and the process ends.
+    pub fn read() -> Self {
+        let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        let matches = without(Self::command(), is_empty).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// The command without the environment variables that are set to nothing: so compose files and `.env` spell "not set".
+fn without(command: clap::Command, is_empty: impl Fn(&OsStr) -> bool) -> clap::Command {
+    command.mut_args(|arg| match arg.get_env() {
+        Some(name) if is_empty(name) => arg.env(None::<&'static str>),
+        _ => arg,
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -76,7 +94,6 @@ pub enum LogFormat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -88,5 +105,16 @@ mod tests {
         let message = |args: &[&str]| Cli::try_parse_from(args).unwrap_err().to_string();
         assert!(message(&["atelier", "--nope"]).contains("--nope"));
         assert!(message(&["atelier", "--listen", "x"]).contains("--listen"));
+    }
+
+    #[test]
+    fn a_variable_that_is_set_to_nothing_is_not_set() {
+        let command = without(Cli::command(), |name| name == "TRUSTED_PROXIES");
+        let reads = |id: &str| {
+            let mut args = command.get_arguments();
+            args.find(|arg| arg.get_id() == id).unwrap().get_env()
+        };
+        assert_eq!(reads("trusted_proxies"), None);
+        assert_eq!(reads("listen"), Some(OsStr::new("ATELIER_LISTEN")));
     }
 }

@@ -9,8 +9,6 @@ mod telemetry;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     // The sandbox's helper must stay single-threaded: nothing may be started before it.
     if std::env::args_os()
@@ -20,7 +18,7 @@ fn main() -> ExitCode {
         atelier_worker::sandbox::init::main()
     }
     memory::give_back_early();
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::read();
     if rustls::crypto::ring::default_provider()
         .install_default()
         .is_err()

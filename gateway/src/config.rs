@@ -53,6 +53,9 @@ pub struct GatewayConfig {
     /// Bearer token of the administrator; embedded mode makes one, distributed mode has none unless set
     #[arg(long, env = "ATELIER_ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
+    /// It was made here, and is kept in the data folder.
+    #[arg(skip)]
+    pub admin_token_is_ours: bool,
     /// Ed25519 keys that sign access tokens: PEM text or comma-separated paths. The first signs, all verify
     #[arg(long, env = "JWT_PRIVATE_KEY", hide_env_values = true)]
     pub jwt_private_key: Option<String>,
@@ -131,7 +134,7 @@ pub struct GatewayConfig {
     /// How long a stopping gateway waits for its connections to end, seconds
     #[arg(long, env = "DRAIN_TIMEOUT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=3_600))]
     pub drain_s: u32,
-    /// Open TCP connections in all
+    /// Open TCP connections in all, WebSockets included; one in eight, 256 at most, is left to requests and probes
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub max_connections: u32,
     /// Largest body of a REST request, bytes
@@ -164,8 +167,9 @@ pub struct GatewayConfig {
     /// What links to files begin with, such as `https://collab.example.com`; without it links are paths on this server
     #[arg(long, env = "PUBLIC_URL")]
     pub public_url: Option<String>,
-    /// A client must have sent a request's headers within this, seconds
-    #[arg(long, env = "HEADER_TIMEOUT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    /// A client must have sent a request's headers within this, and an idle connection is closed after it, seconds; more than
+    /// the time that a load balancer keeps idle connections to a server (mostly 60)
+    #[arg(long, env = "HEADER_TIMEOUT", default_value_t = 75, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub header_timeout_s: u32,
 }
 
@@ -176,7 +180,7 @@ impl GatewayConfig {
     /// Settles what depends on the mode, before anything is opened: refuses what contradicts itself, and makes the
     /// signing key and the administrator's token that embedded mode keeps in its data folder.
     pub fn prepare(&mut self, mode: Mode, data_dir: &Path) -> Result<(), ConfigError> {
-        // Set but empty is how compose files spell "not set".
+        // Blank is how some files spell "not set".
         for setting in [
             &mut self.admin_token,
             &mut self.jwt_private_key,
@@ -214,6 +218,7 @@ impl GatewayConfig {
         identity::keys::check(self)?;
         if mode == Mode::Embedded && self.admin_token.is_none() {
             self.admin_token = Some(identity::keys::keep_admin_token(data_dir)?);
+            self.admin_token_is_ours = true;
         }
         if self
             .admin_token
@@ -529,7 +534,7 @@ pub(crate) mod tests {
     fn embedded_mode_makes_its_own_key_and_admin_token() {
         let config = prepared(&[], Mode::Embedded).unwrap();
         assert!(config.jwt_private_key.unwrap().contains("PRIVATE KEY"));
-        assert!(config.admin_token.unwrap().len() >= 32);
+        assert!(config.admin_token_is_ours && config.admin_token.unwrap().len() >= 32);
         assert_eq!(config.anonymous_rooms, Some(true));
     }
 }

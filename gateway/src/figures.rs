@@ -4,6 +4,7 @@
 //! those of several pods can be merged: percentiles are taken of the sum, never averaged.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ use uuid::Uuid;
 const LATENCIES_MAX: usize = 1_000;
 /// Events kept by each pod, and told of all.
 pub const EVENTS_MAX: usize = 100;
+/// Clients that left, remembered so that their coming back is seen.
+const LEFT_MAX: usize = 4_096;
 /// Buckets of latency grow by this factor: a percentile is right to one part in a hundred.
 const BUCKET_GROWTH: f64 = 1.02;
 /// The rate of messages is taken over so many reports, which are a second apart.
@@ -93,6 +96,9 @@ pub struct Traffic {
     reconnects: Count,
     latencies_us: Mutex<VecDeque<u32>>,
     events: Mutex<VecDeque<Event>>,
+    /// Who left here, by hash, the last at the end.
+    left: Mutex<VecDeque<u64>>,
+    hashes: RandomState,
     /// When, and how many messages there were.
     samples: Mutex<VecDeque<(Instant, u64)>>,
 }
@@ -113,8 +119,26 @@ impl Traffic {
         self.errors.add();
     }
 
-    pub fn reconnect(&self) {
+    pub fn reconnect(&self, room: &RoomId, who: &ClientId) {
         self.reconnects.add();
+        self.event("reconnect", room, who, "reconnected");
+    }
+
+    /// This client left the room for now.
+    pub fn left(&self, room: &RoomId, who: &ClientId) {
+        let mut left = self.left.lock();
+        if left.len() >= LEFT_MAX {
+            left.pop_front();
+        }
+        left.push_back(self.hashes.hash_one((room, who)));
+    }
+
+    /// Did this client leave the room lately, and is it back now? Asked once for each time it comes.
+    pub fn comes_back(&self, room: &RoomId, who: &ClientId) -> bool {
+        let hash = self.hashes.hash_one((room, who));
+        let mut left = self.left.lock();
+        let place = left.iter().rposition(|one| *one == hash);
+        place.and_then(|place| left.remove(place)).is_some()
     }
 
     /// From a durable message's coming in to its being logged.
@@ -354,6 +378,13 @@ mod tests {
         }
         assert_eq!(traffic.latencies_us.lock().len(), LATENCIES_MAX);
         assert_eq!(traffic.events.lock().len(), EVENTS_MAX);
+        traffic.left(&room, &client);
+        assert!(traffic.comes_back(&room, &client));
+        assert!(!traffic.comes_back(&room, &client), "once");
+        for _ in 0..2 * LEFT_MAX {
+            traffic.left(&room, &client);
+        }
+        assert_eq!(traffic.left.lock().len(), LEFT_MAX);
         let state = || State {
             connections: 0,
             started_at: Utc::now(),

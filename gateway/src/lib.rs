@@ -10,6 +10,7 @@ pub mod metrics;
 mod process;
 pub mod room;
 mod runs;
+mod seats;
 mod serde_words;
 mod traceparent;
 

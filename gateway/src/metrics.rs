@@ -70,7 +70,7 @@ pub struct Counts {
     pub connections: Gauge,
     /// WebSockets opened since the start.
     pub connections_total: Counter,
-    /// WebSockets that came back with an epoch and seq.
+    /// Clients that were here before and are back.
     pub reconnects: Counter,
     /// Rooms that are loaded here.
     pub rooms: Gauge,
@@ -256,7 +256,7 @@ fn register(registry: &mut Registry, counts: &Counts) {
     );
     r.register(
         "websocket_reconnects",
-        "WebSockets that resumed",
+        "Clients that were here before and came back",
         counts.reconnects.clone(),
     );
     r.register("rooms_loaded", "Rooms served here", counts.rooms.clone());

@@ -46,6 +46,9 @@ pub struct StoreConfig {
     /// Another spelling of FILES_URL=gs://NAME
     #[arg(long, env = "GCP_BUCKET_NAME")]
     pub gcp_bucket_name: Option<String>,
+    /// Read for the sake of earlier set-ups: a bucket's name says all that is needed
+    #[arg(long, env = "PROJECT_ID")]
+    pub project_id: Option<String>,
     /// Folder for everything that embedded mode keeps
     #[arg(long, env = "ATELIER_DATA_DIR", default_value = DATA_DIR)]
     pub data_dir: PathBuf,
@@ -98,6 +101,7 @@ impl Default for StoreConfig {
             redis_namespace: REDIS_NAMESPACE.to_owned(),
             files_url: None,
             gcp_bucket_name: None,
+            project_id: None,
             data_dir: DATA_DIR.into(),
             database_pool: DATABASE_POOL,
             room_tail_max: ROOM_TAIL_MAX,
@@ -123,6 +127,7 @@ impl fmt::Debug for StoreConfig {
             .field("redis_namespace", &self.redis_namespace)
             .field("files_url", &self.files_url.is_some())
             .field("gcp_bucket_name", &self.gcp_bucket_name)
+            .field("project_id", &self.project_id)
             .field("data_dir", &self.data_dir)
             .field("database_pool", &self.database_pool)
             .field("room_tail_max", &self.room_tail_max)

@@ -1,18 +1,26 @@
 //! Work on outside bytes that somebody may have made as costly as they can: done on threads of its own, behind whatever else
-//! there is to do, and waited for so long and no longer. A thread can't be stopped; those that nobody waits for any more are
-//! bounded, too, and hold up nobody else.
+//! there is to do, and waited for until it has had so much of a processor and no longer: on a busy machine sound work waits,
+//! and is not refused for it. A thread can't be stopped; those that nobody waits for any more are bounded, too, and hold up
+//! nobody else.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 use std::thread::Builder;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::process::setpriority_process;
+use rustix::process::{Pid, setpriority_process};
+use rustix::thread::gettid;
 use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 /// What a thread's share of the processor comes to beside the server's own: about a tenth.
 const NICE: i32 = 10;
+
+/// Work that gets no processor is waited for so many times its patience.
+const STARVED_MOST: u32 = 12;
+/// Least time between two looks at how much of a processor it had.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// One kind of such work, in the whole process.
 #[derive(Debug)]
@@ -30,14 +38,14 @@ pub enum Unfinished {
     /// It was not begun: there is too much of it. It can be tried again.
     #[error("too much is being worked on; try again")]
     Busy,
-    /// It took longer than anybody waits, or panicked.
+    /// It took more than anybody waits for, or panicked.
     #[error("it takes too long")]
     TooCostly,
 }
 
 impl Costly {
-    /// So much of it is done at once; a turn, and then its end, is waited for as long as `patience`. `threads`: with those
-    /// that nobody waits for any more; beyond it all is refused until one ends.
+    /// So much of it is done at once; a turn is waited for as long as `patience`, and then its end until it has had the
+    /// processor for as long. `threads`: with those that nobody waits for any more; beyond it all is refused until one ends.
     pub const fn new(at_once: usize, threads: usize, patience: Duration) -> Self {
         Self {
             turns: Semaphore::const_new(at_once),
@@ -58,7 +66,10 @@ impl Costly {
         };
         let thread = self.threads.try_acquire().map_err(|_| Unfinished::Busy)?;
         let (tell, told) = oneshot::channel();
+        let thread_id = Arc::new(OnceLock::new());
+        let its_id = thread_id.clone();
         let work = move || {
+            let _ = its_id.set(gettid());
             // On Linux this is the calling thread's alone. Should it be refused, the work is only less polite.
             let _ = setpriority_process(None, NICE);
             let outcome = catch_unwind(AssertUnwindSafe(work));
@@ -71,23 +82,70 @@ impl Costly {
         };
         let spawned = Builder::new().name("costly".into()).spawn(work);
         spawned.map_err(|_| Unfinished::Busy)?;
-        match timeout(self.patience, told).await {
-            Ok(Ok(outcome)) => Ok(outcome),
-            Ok(Err(_)) | Err(_) => Err(Unfinished::TooCostly),
+        self.wait(told, &thread_id).await
+    }
+
+    async fn wait<T>(
+        &self,
+        mut told: oneshot::Receiver<T>,
+        thread: &OnceLock<Pid>,
+    ) -> Result<T, Unfinished> {
+        let began = Instant::now();
+        let mut pause = self.patience;
+        loop {
+            match timeout(pause, &mut told).await {
+                Ok(Ok(outcome)) => return Ok(outcome),
+                Ok(Err(_)) => return Err(Unfinished::TooCostly),
+                Err(_) => {}
+            }
+            let had = thread.get().map_or(Duration::ZERO, |id| {
+                // Where it can't be told, it had what there was.
+                processor_time(*id).unwrap_or_else(|| began.elapsed())
+            });
+            let left = self.patience.saturating_sub(had);
+            if left.is_zero() || began.elapsed() >= self.patience * STARVED_MOST {
+                return Err(Unfinished::TooCostly);
+            }
+            pause = left.max(LOOK_EVERY);
         }
     }
 }
 
+/// How long a thread of this process has been on a processor.
+fn processor_time(thread: Pid) -> Option<Duration> {
+    let path = format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero());
+    let text = std::fs::read_to_string(path).ok()?;
+    let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::mpsc::{self, TryRecvError};
 
     use super::*;
 
-    /// Work that lasts until the test lets it end.
+    /// Work that lasts until the test lets it end, and keeps a processor busy.
     fn endless() -> (mpsc::Sender<()>, impl FnOnce() + Send + 'static) {
         let (end, ended) = mpsc::channel::<()>();
-        (end, move || _ = ended.recv())
+        let work = move || {
+            while ended.try_recv() == Err(TryRecvError::Empty) {
+                std::hint::spin_loop();
+            }
+        };
+        (end, work)
+    }
+
+    #[tokio::test]
+    async fn what_gets_no_processor_is_waited_for() {
+        static WORK: Costly = Costly::new(1, 1, Duration::from_millis(10));
+        let (end, ended) = mpsc::channel::<()>();
+        let work = WORK.run(move || ended.recv().map(drop));
+        tokio::pin!(work);
+        // Twice its patience, asleep.
+        assert!(timeout(WORK.patience * 2, &mut work).await.is_err());
+        end.send(()).unwrap();
+        assert_eq!(work.await, Ok(Ok(())));
     }
 
     #[tokio::test]

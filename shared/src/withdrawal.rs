@@ -20,6 +20,17 @@ pub fn is_withdrawn(job: &Job) -> bool {
     job.state == JobState::Cancelled && job.started_at.is_none()
 }
 
+/// What such a job comes to. Nothing of it is stored: its row says it all.
+pub fn result_of(job: &Job) -> Option<JobResult> {
+    is_withdrawn(job).then(|| {
+        let at = job.finished_at.unwrap_or(job.created_at);
+        JobResult {
+            finished_at: at,
+            ..JobResult::without_outcome(job, job.attempts, at, JobState::Cancelled, String::new())
+        }
+    })
+}
+
 /// Cancels a job that is not over: at once if nobody has it in hand (it waits, or waits again after an attempt, or the queue
 /// has lost it), else its holder ends it in a moment. Can be repeated after an error.
 ///

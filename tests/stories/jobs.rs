@@ -248,7 +248,12 @@ async fn a_job_is_cancelled_waiting_or_running(story: Story) -> Told {
     rest.post(&format!("/api/v1/jobs/{waiting}/cancel"), json!({}))
         .await?
         .expect(200)?;
-    in_state(&rest, &waiting, "cancelled", PATIENCE).await?;
+    let done = in_state(&rest, &waiting, "cancelled", PATIENCE).await?;
+    // It has come to something, for whoever waits for that.
+    ensure!(
+        done["result"]["status"] == "cancelled" && done["result"]["attempts"] == 0,
+        "{done}"
+    );
     rest.post(&format!("/api/v1/jobs/{running}/cancel"), json!({}))
         .await?
         .expect(200)?;

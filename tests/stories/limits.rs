@@ -4,11 +4,14 @@ use anyhow::{Context, ensure};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Answer, Options, Rest, Stories, Story, Told};
+use crate::harness::{
+    Address, Answer, Options, PATIENCE, Rest, Stories, Story, Told, fresh, until,
+};
 
 pub fn stories(all: &mut Stories) {
     all.both(a_limit_is_told_ahead_and_counts_on_every_gateway);
     all.both(a_forged_proxy_header_gives_no_rooms);
+    all.embedded(sockets_are_bounded_and_leave_room_for_requests);
 }
 
 async fn from(rest: &Rest, method: Method, path: &str, forwarded: &str) -> anyhow::Result<Answer> {
@@ -125,4 +128,23 @@ async fn a_forged_proxy_header_gives_no_rooms(story: Story) -> Told {
         .await?
         .problem(429, "room-limit")?;
     Ok(())
+}
+
+async fn sockets_are_bounded_and_leave_room_for_requests(story: Story) -> Told {
+    const MOST: usize = 32;
+    let options = Options::default().set("MAX_CONNECTIONS", MOST);
+    let cluster = story.cluster(options).await?;
+    let door = cluster.door(Address::Plain, &fresh("room"));
+    let mut clients = Vec::new();
+    for _ in 0..MOST - MOST / 8 {
+        clients.push(door.enter().await?);
+    }
+    let refused = door.refused(503, "busy").await?;
+    ensure!(refused.headers.contains_key("retry-after"), "{refused:?}");
+    cluster.rest().get("/livez").await?.expect(200)?;
+    clients.pop();
+    until("a place to be free", PATIENCE, async || door.enter().await)
+        .await?
+        .answered()
+        .await
 }

@@ -42,6 +42,13 @@ async fn figures_are_the_clusters_and_as_the_reference_shows_them(story: Story) 
     here.send_raw(tokio_tungstenite::tungstenite::Message::text("no JSON"))
         .await?;
     here.expect("error").await?;
+    // Back, as a page is that keeps its id and nothing else: by the id alone.
+    let door = cluster.door(Address::Plain, &room).client_id("a-page");
+    for _ in 0..2 {
+        let page = door.enter().await?;
+        page.join("Page").await?;
+        page.close().await?;
+    }
     for gateway in [cluster.here(), cluster.there()] {
         for path in ["/api/metrics", "/api/v1/metrics", "/ws/stats"] {
             until("figures of both gateways", PATIENCE, async || {
@@ -63,6 +70,7 @@ async fn figures_are_the_clusters_and_as_the_reference_shows_them(story: Story) 
                     "{seen}"
                 );
                 ensure!(seen["error_count"] == 1, "{seen}");
+                ensure!(seen["reconnect_count"] == 1, "{seen}");
                 let (p50, p95) = (
                     seen["p50_latency_ms"].as_f64(),
                     seen["p95_latency_ms"].as_f64(),

@@ -120,6 +120,16 @@ async fn a_name_of_a_token_is_one_persons_too(story: Story) -> Told {
         .person(&eve)
         .refused(409, "conflict")
         .await?;
+    // And whoever asks ahead is told so, but for herself.
+    let check = json!({"username": &name});
+    for (asker, free) in [(&eve, false), (&ana, true)] {
+        let rest = rest.as_person(asker);
+        let told = rest
+            .post("/users/check", check.clone())
+            .await?
+            .expect(200)?;
+        ensure!(told["available"] == free, "{told}");
+    }
     // Under another name she comes in; where names are labels under this one.
     let other = there.clone().person(&eve).query("username", fresh("Eve"));
     other.enter().await?.close().await?;

@@ -267,10 +267,24 @@ async fn a_stopping_gateway_tells_its_clients_and_ends_well(story: Story) -> Tol
         )
         .await?;
     clients[0].acknowledged("0").await?;
+    let rest = cluster.rest();
+    let rest = rest.as_person(&rest.guest("Late").await?);
+    let ticket = rest.post("/api/v1/auth/ws-ticket", json!({})).await?;
+    let ticket = ticket.expect(200)?["ticket"].clone();
+    let ticket = ticket.as_str().context("a ticket")?;
     doomed.signal(Signal::TERM).await?;
     for client in &clients {
         let drain = client.expect("drain").await?;
         ensure!(drain["after_ms"].is_u64(), "{drain}");
+    }
+    // A ticket that comes too late here is good elsewhere, as a balancer that tries the next gateway has it.
+    let late = door.clone().query("ticket", ticket);
+    if let Ok(Err(refused)) = late.open().await {
+        ensure!(refused.status == 503, "{refused:?}");
+    }
+    if cluster.there().name() != doomed.name() {
+        let elsewhere = late.at(cluster.there().address());
+        elsewhere.enter().await?.answered().await?;
     }
     // Not ready, while it still answers; or gone by now.
     if let Ok(answer) = cluster.rest().get("/readyz").await {

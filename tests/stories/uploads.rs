@@ -14,6 +14,7 @@ pub fn stories(all: &mut Stories) {
     all.both(what_could_do_harm_is_refused_by_name);
     all.both(a_chat_message_names_its_file);
     all.both(a_hundred_uploads_at_once_hold_little_memory);
+    all.both(a_file_of_somebody_without_a_token_has_a_sender);
 }
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x02\0\0\0\x90wS\xde";
@@ -445,5 +446,32 @@ async fn a_hundred_uploads_at_once_hold_little_memory(story: Story) -> Told {
         seen = watch => { let never: anyhow::Result<std::convert::Infallible> = seen; match never? {} }
     };
     ensure!(stored.iter().all(|file| file["size"] == SIZE), "all whole");
+    Ok(())
+}
+
+async fn a_file_of_somebody_without_a_token_has_a_sender(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let room = fresh("board");
+    let door = cluster.door(Address::Plain, &room);
+    let (ana, ben) = (door.enter().await?, door.enter().await?);
+    ana.join("Ana").await?;
+    let rest = cluster.rest();
+    let file = ("file", Some("a.png"), PNG);
+    let proof = ("resume_token", None, ana.resume_token.as_bytes());
+    let fields = [("room_id", None, room.as_bytes()), proof, file];
+    let sent = upload(&rest, "/upload", &fields).await?.expect(201)?;
+    ensure!(sent["uploader_name"] == "Ana", "{sent}");
+    let told = ben.expect("file_shared").await?;
+    ensure!(told["user"]["name"] == "Ana", "{told}");
+    // Whoever shows nothing has a made-up name; the room may stand in the URL.
+    let path = format!("/upload?room_id={room}");
+    let sent = upload(&rest, &path, &[file]).await?.expect(201)?;
+    ensure!(sent["room_id"] == room.as_str(), "{sent}");
+    let told = ben.expect("file_shared").await?;
+    let name = told["user"]["name"].as_str().unwrap_or_default();
+    ensure!(name.starts_with("User"), "{told}");
+    let refused = upload(&rest, "/upload?room_id=no/room", &[file]).await?;
+    let problem = refused.problem(422, "invalid")?;
+    ensure!(problem["field"] == "room_id", "{problem}");
     Ok(())
 }

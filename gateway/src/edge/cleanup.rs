@@ -23,6 +23,7 @@ use super::extract::{Id, Query};
 use super::problem::Problem;
 use super::refusals::{BadQuery, Failures, Missing, NeedsRight};
 use super::state::App;
+use super::trace;
 
 /// How long a call waits for its run.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -192,7 +193,7 @@ async fn ask(
         priority: 1,
         delay: Duration::ZERO,
         max_attempts: ATTEMPTS,
-        traceparent: None,
+        traceparent: trace::current_traceparent(),
         again_if_running: false,
     };
     b.queue.enqueue(QUEUE_CLEANUP, &job).await?;

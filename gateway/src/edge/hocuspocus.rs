@@ -27,14 +27,12 @@ pub fn routes() -> Router<App> {
 async fn enter(
     State(app): State<App>,
     from: ClientAddress,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, Problem> {
     let accept = ws::handshake(&request)?;
     ws::check_origin(&app, request.headers())?;
-    if app.rooms.is_draining() {
-        let text = "this server is going away";
-        return Err(Problem::new(Kind::Draining, text));
-    }
+    ws::stays(&app)?;
+    let seat = ws::seat(&app, &mut request)?;
     let rooms = app.rooms.clone();
     let tasks = rooms.tasks.clone();
     let doorkeeper = Arc::new(Door { app, from });
@@ -45,7 +43,7 @@ async fn enter(
         |socket| async move {
             // Where there is none, it was told why.
             if let Some((stream, early)) = socket {
-                let socket = HocuspocusSocket::new(rooms.clone(), doorkeeper, stream);
+                let socket = HocuspocusSocket::new(rooms.clone(), doorkeeper, stream, seat);
                 // A task of its own, so that what the handshake needed is not carried along for the connection's life.
                 rooms.tasks.spawn(socket.run(early));
             }

@@ -13,6 +13,7 @@ use atelier_shared::domain::ids::JobId;
 use atelier_shared::domain::job::{Job, JobResult, JobState, Progress};
 use atelier_shared::domain::room::Role;
 use atelier_shared::ports::{OutputPiece, OutputWaker, PortError};
+use atelier_shared::withdrawal;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::IntoResponse;
@@ -272,12 +273,8 @@ impl Follow {
         };
         let state = row.state;
         if state.is_final() {
-            let result = self
-                .app
-                .backends
-                .archive
-                .result(self.id, Utc::now())
-                .await?;
+            let stored = self.app.backends.archive.result(self.id, Utc::now());
+            let result = stored.await?.or_else(|| withdrawal::result_of(row));
             if let Some(result) = &result {
                 self.attempt(result.attempts);
             }

@@ -408,7 +408,8 @@ async fn with_result(app: &App, mut job: Job) -> Result<(Job, Option<JobResult>)
     let result = if job.state == JobState::Queued {
         None
     } else {
-        app.backends.archive.result(job.id, Utc::now()).await?
+        let stored = app.backends.archive.result(job.id, Utc::now()).await?;
+        stored.or_else(|| withdrawal::result_of(&job))
     };
     if let Some(result) = result.as_ref().filter(|_| !job.state.is_final()) {
         job.state = result.status;

@@ -1,7 +1,6 @@
 //! The listener: takes connections, speaks HTTP/1.1 on each, and ends them in good order.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -10,12 +9,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::state::App;
+use crate::seats::Seat;
 
 /// Longest head of a request, bytes; a longer one is answered 431. A body is read in pieces of this size at most.
 const HEAD_MAX: usize = 64 * 1024;
@@ -23,7 +22,7 @@ const HEAD_MAX: usize = 64 * 1024;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Serves until `stop`; then takes no more connections, lets each finish the request it is at, and at `cut` ends what
-/// is still open. A connection that was upgraded to a WebSocket is not counted any more: the room ends it.
+/// is still open. A connection that was upgraded to a WebSocket keeps its seat, but is not waited for: the room ends it.
 pub async fn run(
     app: &App,
     router: Router,
@@ -31,18 +30,15 @@ pub async fn run(
     stop: &CancellationToken,
     cut: &CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(app.config.max_connections as usize));
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(app, &listener) => accepted,
             () = stop.cancelled() => break,
         };
-        let (stream, peer, place) = accepted;
-        let connection = serve(app.clone(), router.clone(), stream, peer, stop.clone());
+        let connection = serve(app.clone(), router.clone(), accepted, stop.clone());
         let cut = cut.clone();
         connections.spawn(async move {
-            let _place = place;
             tokio::select! {
                 () = connection => {}
                 () = cut.cancelled() => {}
@@ -54,16 +50,18 @@ pub async fn run(
     connections.wait().await;
 }
 
-/// One connection and its place. While all places are taken nothing is accepted: newcomers wait in the backlog.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
-    // The semaphore is never closed.
-    let place = places.clone().acquire_owned().await.ok();
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    seat: Seat,
+}
+
+/// One connection and its seat. While all seats are taken nothing is accepted: newcomers wait in the backlog.
+async fn accept(app: &App, listener: &TcpListener) -> Accepted {
+    let seat = app.seats.take().await;
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, place),
+            Ok((stream, peer)) => return Accepted { stream, peer, seat },
             Err(error) if is_of_the_client(&error) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot accept connections");
@@ -85,8 +83,7 @@ fn is_of_the_client(error: &std::io::Error) -> bool {
 async fn serve(
     app: App,
     router: Router,
-    stream: TcpStream,
-    peer: SocketAddr,
+    Accepted { stream, peer, seat }: Accepted,
     stop: CancellationToken,
 ) {
     // Small frames must leave at once.
@@ -95,6 +92,7 @@ async fn serve(
     }
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(seat.clone());
         router.clone().oneshot(request.map(axum::body::Body::new))
     });
     let connection = http1::Builder::new()
@@ -105,7 +103,6 @@ async fn serve(
         // Hands the stream out to the WebSocket handshake.
         .with_upgrades();
     tokio::pin!(connection);
-    app.metrics.tcp_connections.inc();
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
@@ -113,7 +110,6 @@ async fn serve(
             connection.await
         }
     };
-    app.metrics.tcp_connections.dec();
     if let Err(error) = ended {
         // The client's doing (it went away, or spoke no HTTP), so no more than a debug line.
         tracing::debug!(%error, "connection ended");

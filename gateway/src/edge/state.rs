@@ -18,6 +18,7 @@ use crate::config::{ConfigError, GatewayConfig};
 use crate::identity::{Identity, Passwords, Profiles};
 use crate::metrics::Metrics;
 use crate::room::Rooms;
+use crate::seats::Seats;
 
 /// Streams of output that one gateway serves at a time.
 const OUTPUT_READERS_MAX: usize = 2_000;
@@ -53,6 +54,7 @@ pub struct Inner {
     pub rooms: Rooms,
     pub occupancy: Occupancy,
     pub checks: Checks,
+    pub(super) seats: Seats,
     pub uploads: Uploads,
     /// Held while this gateway's figures are reported.
     pub reporting: tokio::sync::Mutex<()>,
@@ -94,6 +96,10 @@ impl App {
             occupancy: Occupancy::new(backends.presence.clone(), rooms.people_changes()),
             rooms,
             checks: Checks::new(backends.clone()),
+            seats: Seats::new(
+                config.max_connections as usize,
+                metrics.tcp_connections.clone(),
+            ),
             reporting: tokio::sync::Mutex::default(),
             uploads: Uploads::new(config.upload_memory as usize / backends.files.part_bytes()),
             identity,

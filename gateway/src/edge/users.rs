@@ -22,6 +22,7 @@ use super::problem::{Kind, Problem};
 use super::refusals::{BadBody, Failures, Missing, NeedsRight, NeedsToken, Taken};
 use super::state::App;
 use crate::identity::Principal;
+use crate::room::claim_key;
 
 #[derive(Deserialize, ToSchema)]
 pub struct NameCheck {
@@ -95,10 +96,10 @@ pub async fn check(
     let username = names::name("username", &asked.username)?;
     let b = &app.backends;
     let asker = principal.map(|principal| principal.user_id);
+    let (held, claimed) = (names::key(&username), claim_key(&username));
     let taken = b.records.is_login_taken(&username).await?
-        || b.presence
-            .is_name_held(&names::key(&username), asker)
-            .await?;
+        || b.presence.is_name_held(&held, asker).await?
+        || b.presence.is_name_held(&claimed, asker).await?;
     Ok(Json(NameAvailable { available: !taken }))
 }
 

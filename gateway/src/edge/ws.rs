@@ -29,6 +29,7 @@ use super::problem::{Kind, Problem};
 use super::state::App;
 use crate::identity::{Principal, ResumeClaim};
 use crate::room::{AdmissionError, Newcomer, Speaks, sent_out};
+use crate::seats::Seat;
 
 /// Which address a client came by; they differ only in how it gets in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,10 +75,12 @@ async fn enter(
     room: String,
     query: HashMap<String, String>,
     from: ClientAddress,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, Problem> {
     let accept = handshake(&request)?;
     check_origin(&app, request.headers())?;
+    stays(&app)?;
+    let seat = seat(&app, &mut request)?;
     let room: RoomId = room.parse()?;
     let (principal, subprotocol) = principal(&app, request.headers(), &query).await?;
     let who = who(&app, principal, &query)?;
@@ -88,7 +91,7 @@ async fn enter(
     let answer = (accept, subprotocol);
     Ok(upgrade(request, &tasks, answer, |socket| async move {
         match socket {
-            Some((stream, early)) => admission.connect(stream, early).await,
+            Some((stream, early)) => admission.connect(stream, seat, early).await,
             None => admission.abandon().await,
         }
     }))
@@ -164,6 +167,27 @@ pub fn handshake(request: &Request) -> Result<HeaderValue, Problem> {
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
     let key = key.ok_or_else(|| Problem::new(Kind::Malformed, "Sec-WebSocket-Key is missing."))?;
     HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Problem::internal())
+}
+
+/// A gateway that is going away takes nobody in. Asked first of all: a ticket that is spent here is none elsewhere.
+pub fn stays(app: &App) -> Result<(), Problem> {
+    if app.rooms.is_draining() {
+        let text = "this server is going away";
+        return Err(Problem::new(Kind::Draining, text));
+    }
+    Ok(())
+}
+
+/// The connection's seat, from now on a WebSocket's.
+pub fn seat(app: &App, request: &mut Request) -> Result<Seat, Problem> {
+    let seat = request.extensions_mut().remove::<Seat>();
+    let seat = seat.ok_or_else(Problem::internal)?;
+    if !app.seats.becomes_socket(&seat) {
+        let text =
+            "This server has as many connections as it may have; come back, best to another.";
+        return Err(Problem::new(Kind::Busy, text));
+    }
+    Ok(seat)
 }
 
 /// A page of a foreign origin must not ride on somebody's browser.

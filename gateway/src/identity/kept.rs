@@ -5,12 +5,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
-use super::keys::{KeyRing, Use};
+use super::keys::{Key, KeyRing, Use};
 
-fn key(keys: &KeyRing, secret: &[u8]) -> Option<LessSafeKey> {
-    let tag = keys.steady().tag(Use::Answer, secret);
-    let key = UnboundKey::new(&CHACHA20_POLY1305, &tag).ok()?;
-    Some(LessSafeKey::new(key))
+fn sealing(key: &Key, secret: &[u8]) -> Option<LessSafeKey> {
+    let tag = key.tag(Use::Answer, secret);
+    let unbound = UnboundKey::new(&CHACHA20_POLY1305, &tag).ok()?;
+    Some(LessSafeKey::new(unbound))
 }
 
 /// `None`: the system gives no randomness.
@@ -19,7 +19,7 @@ pub(super) fn seal(keys: &KeyRing, secret: &[u8], answer: &str) -> Option<String
     let random = super::refresh::random().ok()?;
     let nonce: [u8; NONCE_LEN] = random[..NONCE_LEN].try_into().ok()?;
     let mut sealed = answer.as_bytes().to_vec();
-    key(keys, secret)?
+    sealing(keys.signing(), secret)?
         .seal_in_place_append_tag(
             Nonce::assume_unique_for_key(nonce),
             Aad::empty(),
@@ -29,15 +29,19 @@ pub(super) fn seal(keys: &KeyRing, secret: &[u8], answer: &str) -> Option<String
     Some(STANDARD.encode([nonce.as_slice(), &sealed].concat()))
 }
 
-/// `None`: sealed under other keys, or not by us.
+/// Under any of the keys: while one is exchanged, gateways sign with different ones. `None`: sealed under others, or not by
+/// us.
 pub(super) fn open(keys: &KeyRing, secret: &[u8], sealed: &str) -> Option<String> {
-    let mut bytes = STANDARD.decode(sealed).ok()?;
-    let (nonce, sealed) = bytes.split_at_mut_checked(NONCE_LEN)?;
-    let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-    let opened = key(keys, secret)?
-        .open_in_place(nonce, Aad::empty(), sealed)
-        .ok()?;
-    String::from_utf8(opened.to_vec()).ok()
+    let bytes = STANDARD.decode(sealed).ok()?;
+    let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;
+    keys.all().iter().find_map(|key| {
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut text = sealed.to_vec();
+        let opened = sealing(key, secret)?
+            .open_in_place(nonce, Aad::empty(), &mut text)
+            .ok()?;
+        String::from_utf8(opened.to_vec()).ok()
+    })
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::keys::Use;
 
 /// A token presented again within this of its replacement (two tabs, a lost answer) gets the same successor, as long
 /// as nobody has used that.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(30);
 const PREFIX: &str = "rt_";
 /// The family's id, in clear, and then the secret.
 const TOKEN_BYTES: usize = 16 + 32;
@@ -53,6 +53,16 @@ impl Identity {
             family,
             refresh_token: token,
         })
+    }
+
+    /// Whose login this refresh token belongs to, or once belonged to; it stays as it is.
+    pub async fn owner_of(&self, token: &str) -> Result<Option<UserId>, PortError> {
+        let Some(family) = family_in(token) else {
+            return Ok(None);
+        };
+        let vault = &self.0.vault;
+        let family = vault.family_of(family, digest(token), Utc::now()).await?;
+        Ok(family.map(|family| family.user_id))
     }
 
     /// Exchanges a refresh token for its successor. The successor is a keyed hash of the token, so that a repeat

@@ -62,6 +62,8 @@ pub struct Local {
     pub held: VecDeque<Submission>,
     /// It has gone while it was busy: it leaves when those that wait are through.
     pub parting: Option<Parting>,
+    /// Counted as a client that is back.
+    pub came_back: bool,
 }
 
 /// How somebody goes whose last messages are still to be carried out.

@@ -25,6 +25,7 @@ use super::registry::{Handle, OpenSocket, Rooms};
 use super::session::Session;
 use super::shared_socket::SharedSocket;
 use crate::identity::Principal;
+use crate::seats::Seat;
 
 /// How long the holder of a client id has to show that it is alive.
 pub const CHALLENGE: Duration = Duration::from_secs(2);
@@ -157,7 +158,7 @@ impl Rooms {
             .clone()
             .unwrap_or_else(ClientId::generate);
         let spread = hash(client_id.as_str());
-        let made_up = || format!("User{}", spread % 100_000);
+        let made_up = || names::made_up(spread);
         let color = color_of(&client_id);
         Member {
             connection,
@@ -326,9 +327,9 @@ impl Admission {
     /// The socket came: starts the connection's own task. `early` = bytes that came behind the handshake.
     ///
     /// A task of its own, so that what the handshake needed is not carried along for the connection's life.
-    pub async fn connect(self, stream: TcpStream, early: Bytes) {
+    pub async fn connect(self, stream: TcpStream, seat: Seat, early: Bytes) {
         let (rooms, handle) = (self.rooms.clone(), self.handle.clone());
-        let connection = self.enter(Transport::Own(stream)).await;
+        let connection = self.enter(Transport::Own(stream, Some(seat))).await;
         let session = Session::new(rooms.clone(), handle, connection);
         rooms.tasks.spawn(session.run(early));
     }
@@ -369,7 +370,7 @@ impl Admission {
         let socket = OpenSocket {
             connection: connection.clone(),
             user_id: member.user_id,
-            family,
+            family: None,
         };
         rooms.sockets.insert(connection.id, socket);
         rooms.metrics.connections.inc();
@@ -390,11 +391,7 @@ impl Admission {
             // The room's task ended between admission and upgrade.
             connection.close(1012, PUT_AWAY);
         }
-        if let Some(family) = family {
-            // It may have ended between its look at the door and here, where no news of it would have found this socket.
-            let tasks = rooms.tasks.clone();
-            tasks.spawn(async move { rooms.end_login_if_revoked(family).await });
-        }
+        rooms.is_of_login(connection.id, family);
         connection
     }
 

@@ -143,7 +143,7 @@ impl Connection {
 
     pub fn stream(&self) -> &TcpStream {
         match &self.transport {
-            Transport::Own(stream) => stream,
+            Transport::Own(stream, _) => stream,
             Transport::Shared(socket) => socket.stream(),
         }
     }
@@ -151,7 +151,7 @@ impl Connection {
     /// The socket it shares with others, if it does.
     pub fn shared_socket(&self) -> Option<&SharedSocket> {
         match &self.transport {
-            Transport::Own(_) => None,
+            Transport::Own(..) => None,
             Transport::Shared(socket) => Some(socket),
         }
     }
@@ -359,7 +359,7 @@ impl Connection {
                 let denied = hocuspocus::permission_denied(self.key(), reason);
                 out.push(websocket::binary(&denied));
             }
-            (Transport::Own(_), dialect) => {
+            (Transport::Own(..), dialect) => {
                 if dialect == Dialect::Json {
                     out.push(super::json::outgoing::notice_of_close(code, reason));
                 }
@@ -409,7 +409,7 @@ impl Connection {
                 return Written::Nothing;
             }
             let written = match &self.transport {
-                Transport::Own(stream) => write_at_once(joined, stream),
+                Transport::Own(stream, _) => write_at_once(joined, stream),
                 Transport::Shared(_) => 0,
             };
             // Nearly always all of it: nothing has to be kept.

@@ -58,5 +58,6 @@ pub mod yjs;
 pub use admission::{Admission, AdmissionError, Newcomer};
 pub use connection::Speaks;
 pub use document::DocumentSnapshot;
+pub use names::claim_key;
 pub use registry::Rooms;
 pub use yjs::{Denied, Doorkeeper, Socket as HocuspocusSocket};

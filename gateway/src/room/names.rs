@@ -108,13 +108,17 @@ impl Actor {
         });
     }
 
-    /// Goes by another name now: the earlier one is not claimed any more.
+    /// Goes by another name now: the earlier one is not claimed any more, and anybody's at once if it was made up.
     pub fn renamed(&self, before: Member, now: &str) {
         if names::key(&before.name) != names::key(now) {
             let rooms = self.rooms.clone();
-            self.rooms
-                .tasks
-                .spawn(async move { rooms.release_name(&before).await });
+            self.rooms.tasks.spawn(async move {
+                rooms.release_name(&before).await;
+                if names::is_made_up(&before.name) {
+                    let key = names::key(&before.name);
+                    tell(&rooms, &key, before.user_id, Duration::ZERO).await;
+                }
+            });
         }
     }
 
@@ -300,7 +304,7 @@ impl Rooms {
 }
 
 /// No name is spelled like this: they hold no control characters.
-fn claim_key(name: &str) -> String {
+pub fn claim_key(name: &str) -> String {
     format!("\n{}", names::key(name))
 }
 

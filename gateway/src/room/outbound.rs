@@ -12,6 +12,7 @@ use super::pace::Refusals;
 use super::ring::{Feed, Frame};
 use super::shared_socket::SharedSocket;
 use super::writing::{Written, write_from};
+use crate::seats::Seat;
 
 /// What the fan-out may do with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +53,8 @@ pub struct Outbound {
 /// Where a connection's bytes go.
 #[derive(Debug)]
 pub enum Transport {
-    Own(TcpStream),
+    /// With the gateway's seat that it takes.
+    Own(TcpStream, Option<Seat>),
     Shared(Arc<SharedSocket>),
 }
 
@@ -129,7 +131,7 @@ impl Outbound {
     /// Writes until nothing is left or the socket would block.
     pub fn flush(&mut self, transport: &Transport) -> Written {
         let (written, outcome) = match transport {
-            Transport::Own(stream) => write_from(&mut self.unsent, stream),
+            Transport::Own(stream, _) => write_from(&mut self.unsent, stream),
             Transport::Shared(socket) => socket.take(&mut self.unsent),
         };
         if written > 0 {

@@ -70,6 +70,10 @@ impl Actor {
             }
         }
         let id = connection.id;
+        let traffic = &self.rooms.metrics.traffic;
+        let came_back = traffic.comes_back(&self.room.id, &member.client_id)
+            || replaces.is_some()
+            || resume.is_some();
         let local = Box::new(Local {
             connection: connection.clone(),
             member: member.clone(),
@@ -83,9 +87,13 @@ impl Actor {
             held: std::collections::VecDeque::new(),
             parting: None,
             seen: Default::default(),
+            came_back: false,
         });
         self.hold_name_of(&local);
         self.locals.insert(id, local);
+        if came_back {
+            self.came_back(id);
+        }
         let first_editor = connection.dialect != Dialect::Json && !self.spoken.is_binary();
         self.spoken.add(connection.dialect);
         if first_editor {
@@ -103,6 +111,18 @@ impl Actor {
         }
         if heard.challenged {
             self.challenged(id);
+        }
+    }
+
+    /// A client is back that was here before: counted once for each connection.
+    fn came_back(&mut self, id: ConnectionId) {
+        if let Some(local) = self.locals.get_mut(&id)
+            && !std::mem::replace(&mut local.came_back, true)
+        {
+            let metrics = &self.rooms.metrics;
+            metrics.reconnects.inc();
+            let client = &local.member.client_id;
+            metrics.traffic.reconnect(&self.room.id, client);
         }
     }
 
@@ -216,8 +236,6 @@ impl Actor {
         };
         match resume {
             Some((epoch, seq)) if epoch == self.head.epoch && seq <= self.applied => {
-                self.rooms.metrics.reconnects.inc();
-                self.rooms.metrics.traffic.reconnect();
                 start.first.push(outgoing::resumed(seq, self.applied));
                 start.replay = (seq < self.applied).then_some((epoch, seq));
             }
@@ -237,6 +255,7 @@ impl Actor {
     }
 
     pub fn resume(&mut self, id: ConnectionId, epoch: Epoch, seq: Seq) {
+        self.came_back(id);
         self.flush_draws();
         self.begin(id, Some((epoch, seq)));
     }
@@ -309,6 +328,13 @@ impl Actor {
         self.let_go_of_name(&local);
         self.drop_challenges(id);
         let remembered = was_here::to_be_remembered(&local);
+        if local.member.joined {
+            self.tells_leave(&local.member);
+        }
+        self.rooms
+            .metrics
+            .traffic
+            .left(&self.room.id, &local.member.client_id);
         let client_id = local.member.client_id;
         self.gone(&client_id, id, None);
         let (rooms, room) = (self.rooms.clone(), self.room.id.clone());
@@ -319,6 +345,13 @@ impl Actor {
             }
             leave_for_good(rooms, room, client_id, id, noted).await;
         });
+    }
+
+    /// For whoever watches what happens on this pod.
+    pub fn tells_leave(&self, member: &Member) {
+        let details = format!("User {} left", member.name);
+        let traffic = &self.rooms.metrics.traffic;
+        traffic.event("leave", &self.room.id, &member.client_id, details);
     }
 
     fn forget_local(&mut self, id: ConnectionId) -> Option<Box<Local>> {

@@ -378,7 +378,20 @@ impl Rooms {
     }
 
     /// Asks whether a login with an open socket was ended, in case that went by unheard.
-    pub(super) async fn end_login_if_revoked(&self, family: FamilyId) {
+    /// A socket belongs to this login now. It may have ended between the look at its token and here, where no news of it would
+    /// have found the socket.
+    pub(super) fn is_of_login(&self, connection: ConnectionId, family: Option<FamilyId>) {
+        if let Some(mut socket) = self.sockets.get_mut(&connection) {
+            socket.family = family;
+        }
+        if let Some(family) = family {
+            let rooms = self.clone();
+            self.tasks
+                .spawn(async move { rooms.end_login_if_revoked(family).await });
+        }
+    }
+
+    async fn end_login_if_revoked(&self, family: FamilyId) {
         loop {
             match self.identity.is_revoked(family).await {
                 Ok(true) => return self.end_login(family),

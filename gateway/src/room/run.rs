@@ -54,8 +54,8 @@ impl Actor {
         let by = author(&local.member);
         let (rooms, room, head) = (self.rooms.clone(), self.room.id.clone(), self.head);
         self.hold(id);
-        let span = traceparent::span("run", run.traceparent.as_deref());
-        let traceparent = traceparent::of(&span).or(run.traceparent);
+        let span = traceparent::begun("run", run.traceparent.as_deref());
+        let traceparent = Some(traceparent::for_job(&span, run.traceparent.as_deref()));
         let work = async move {
             let b = &rooms.backends;
             let reference = run.reference;

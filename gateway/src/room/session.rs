@@ -468,11 +468,9 @@ impl Session {
             self.refuse(&ErrorFrame::new("token", "this token is somebody else's").field("token"));
             return Ok(());
         }
-        if let Some(mut socket) = self.rooms.sockets.get_mut(&self.connection.id) {
-            socket.family = principal.family;
-        }
-        let principal = Box::new(principal);
         let connection = self.connection.id;
+        self.rooms.is_of_login(connection, principal.family);
+        let principal = Box::new(principal);
         self.connection
             .send(outgoing::notice("token_renewed", "the new token counts", 0));
         self.tell(Command::Renewed {

@@ -134,7 +134,7 @@ impl Stage {
         let presence = self.rooms.backends.presence.clone();
         let entered = presence.enter(&self.room.id, &member, replaces).await;
         entered.unwrap();
-        let transport = Transport::Own(accepted.unwrap().0);
+        let transport = Transport::Own(accepted.unwrap().0, None);
         let (id, client_id) = (member.connection, member.client_id.clone());
         let connection = Connection::new(
             id,

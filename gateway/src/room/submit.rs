@@ -179,7 +179,9 @@ impl Actor {
     /// Says no to a client, and counts it.
     pub fn tell_error(&self, id: ConnectionId, error: &ErrorFrame) {
         if let Some(local) = self.locals.get(&id) {
-            self.rooms.metrics.traffic.error();
+            let traffic = &self.rooms.metrics.traffic;
+            traffic.error();
+            traffic.event("error", &self.room.id, &local.member.client_id, error.code);
             local.connection.refuse(error);
         }
     }

@@ -100,6 +100,7 @@ impl Actor {
         let Some(local) = self.locals.get_mut(&id) else {
             return;
         };
+        let member = local.member.clone();
         local.dropped = true;
         local.member.joined = false;
         local.member.status = Status::Away;
@@ -107,6 +108,7 @@ impl Actor {
         local.changed = true;
         let client_id = local.member.client_id.clone();
         self.gone(&client_id, id, Some("stale"));
+        self.tells_leave(&member);
         self.visit_ends(&client_id, Some("stale"));
         self.signal_others(Signal::Left {
             client_id,

@@ -20,7 +20,8 @@ const COLOR_MAX_BYTES: usize = 64;
 /// Longest URL a client may present (avatars).
 const URL_MAX_BYTES: usize = 2_048;
 
-/// Normalises a person's name: NFKC, trimmed, 1–32 characters, no control or bidi-override characters.
+/// Normalises a person's name: NFKC, trimmed, 1–32 characters, no control or bidi-override characters. Joined emoji and
+/// scripts that need joiners are as they were written.
 pub fn name(field: &'static str, text: &str) -> Result<String, Invalid> {
     normalised(field, text, NAME_MAX_CHARS)
 }
@@ -38,13 +39,16 @@ fn normalised(field: &'static str, text: &str, most: usize) -> Result<String, In
     }
     let name: String = text.nfkc().collect::<String>().trim().to_owned();
     let count = name.chars().count();
-    if count == 0 {
+    if name.chars().all(|c| is_joiner(c) || c.is_whitespace()) {
         return Err(Invalid::new(field, "must not be empty"));
     }
     if count > most {
         return Err(too_long());
     }
-    if name.chars().any(|c| c.is_control() || is_hidden(c)) {
+    if name
+        .chars()
+        .any(|c| c.is_control() || is_hidden(c) && !is_joiner(c))
+    {
         return Err(Invalid::new(
             field,
             "must not hold control or text-direction characters",
@@ -59,9 +63,20 @@ pub(crate) fn is_hidden(c: char) -> bool {
         | '\u{2060}'..='\u{2069}' | '\u{061c}' | '\u{feff}')
 }
 
-/// The name that two spellings of one name share, for uniqueness: NFKC and lower case.
+/// What joins emoji to one, and what Persian and Indic scripts are spelled with.
+fn is_joiner(c: char) -> bool {
+    matches!(c, '\u{200c}' | '\u{200d}')
+}
+
+/// The name that two spellings of one name share, for uniqueness: NFKC and lower case, without what only joins.
 pub fn key(name: &str) -> String {
-    name.nfkc().collect::<String>().to_lowercase()
+    let seen = name.nfkc().filter(|c| !is_joiner(*c));
+    seen.collect::<String>().to_lowercase()
+}
+
+/// A name for somebody who has none, by any number that stands for them.
+pub fn made_up(number: u64) -> String {
+    format!("User{}", number % 100_000)
 }
 
 /// Is it a name the server made up (`User123`)?
@@ -137,6 +152,12 @@ mod tests {
         ] {
             assert_eq!(name("name", bad).unwrap_err().field, "name");
         }
+        assert_eq!(
+            name("name", "👩\u{200d}💻 Ana").unwrap(),
+            "👩\u{200d}💻 Ana"
+        );
+        assert!(name("name", "\u{200d} \u{200c}").is_err(), "nothing to see");
+        assert_eq!(key("A\u{200d}na"), key("ana"), "they look alike");
         assert!(label("name", &"x".repeat(64)).is_ok());
         let long = label("name", &"x".repeat(65)).unwrap_err();
         assert!(long.reason.contains("64"), "{}", long.reason);

@@ -129,7 +129,7 @@ impl Door {
         }
     }
 
-    async fn open(&self) -> anyhow::Result<Result<Socket, Refused>> {
+    pub async fn open(&self) -> anyhow::Result<Result<Socket, Refused>> {
         let mut url = reqwest::Url::parse(&format!("ws://{}{}", self.server, self.path))?;
         if !self.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&self.query);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use futures::{SinkExt, StreamExt};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
@@ -151,22 +151,33 @@ impl YjsClient {
 
     /// Reads until it is told why something is not taken.
     pub async fn denied(&mut self) -> anyhow::Result<String> {
-        while self.denied.is_empty() {
-            if let Some(closed) = self.read().await? {
-                bail!("closed instead: {closed:?}");
+        let reading = async {
+            while self.denied.is_empty() {
+                if let Some(closed) = self.read().await? {
+                    bail!("closed instead: {closed:?}");
+                }
             }
-        }
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, reading).await.context("never denied")??;
         Ok(self.denied.remove(0))
     }
 
     /// Reads until its own update came back, which is how a provider knows that it is stored.
     pub async fn confirmed(&mut self) -> Told {
         let before = self.updates;
-        while self.updates == before {
-            if let Some(closed) = self.read().await? {
-                bail!("closed instead: {closed:?}");
+        let reading = async {
+            while self.updates == before {
+                if let Some(closed) = self.read().await? {
+                    bail!("closed instead: {closed:?}");
+                }
+                ensure!(self.denied.is_empty(), "denied: {:?}", self.denied);
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        // Messages that only keep it content come all the while.
+        timeout(PATIENCE * 2, reading)
+            .await
+            .context("its own update never came back")?
     }
 }

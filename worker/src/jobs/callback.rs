@@ -13,6 +13,7 @@ use std::time::Duration;
 use atelier_shared::domain::job::{JobResult, JobState, QUEUE_CALLBACK};
 use atelier_shared::outbox::CallBack;
 use atelier_shared::ports::{Archive, Records};
+use atelier_shared::withdrawal;
 use chrono::Utc;
 use hmac::{Hmac, Mac};
 use ipnet::IpNet;
@@ -70,7 +71,8 @@ impl Job for CallBack {
         let Some(url) = &row.spec.callback_url else {
             return Ok(());
         };
-        let mut result = services.archive.result(row.id, Utc::now()).await?;
+        let stored = services.archive.result(row.id, Utc::now()).await?;
+        let mut result = stored.or_else(|| withdrawal::result_of(&row));
         if let Some(result) = &mut result {
             shorten(result);
         }

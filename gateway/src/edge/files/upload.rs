@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atelier_shared::domain::entry::{Body as EntryBody, Record};
+use atelier_shared::domain::entry::{Author, Body as EntryBody, Record};
 use atelier_shared::domain::file::{self, SharedFile, StoredFile};
 use atelier_shared::domain::ids::{FileId, Ref, RoomId, UserId};
+use atelier_shared::domain::names;
 use atelier_shared::domain::room::Role;
 use atelier_shared::ports::{PortError, Result as PortResult};
 use atelier_shared::recovery;
@@ -20,19 +21,21 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use multer::{Field, Multipart};
 use parking_lot::Mutex;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::super::client::{MaybePrincipal, may};
+use super::super::extract::Query;
 use super::super::members::actor;
 use super::super::problem::{Kind, Problem};
 use super::super::refusals::{BadForm, Failures, Missing, NeedsRight};
 use super::super::state::App;
 use super::tap::Tap;
 use super::{FileView, kinds, svg};
-use crate::identity::Principal;
+use crate::identity::{Principal, ResumeClaim};
 
 /// What a form may have beside its file: boundaries, headers, other fields.
 const FORM_OVERHEAD: u64 = 64 * 1024;
@@ -80,10 +83,18 @@ pub struct UploadForm {
     file: String,
     /// The room that it is shown in at once; without it the file is in no room until a `chat_message` names it
     room_id: Option<String>,
+    /// Of somebody without a token, what `connected` told them: the room sees whose it is
+    resume_token: Option<String>,
+}
+
+#[derive(Deserialize, IntoParams)]
+pub struct UploadQuery {
+    /// As the form's field, which counts if both are there
+    room_id: Option<String>,
 }
 
 /// Uploads a file. Its type is what its bytes are, whatever it is called; SVG is stored without what could run.
-#[utoipa::path(post, path = "/upload", tag = "files", request_body(content = UploadForm, content_type = "multipart/form-data"), security((), ("bearer" = [])), responses(
+#[utoipa::path(post, path = "/upload", tag = "files", request_body(content = UploadForm, content_type = "multipart/form-data"), params(UploadQuery), security((), ("bearer" = [])), responses(
     (status = 201, description = "Stored, and told to the room", body = FileView),
     BadForm,
     NeedsRight, Missing, Failures,
@@ -91,6 +102,7 @@ pub struct UploadForm {
 pub async fn upload(
     State(app): State<App>,
     MaybePrincipal(principal): MaybePrincipal,
+    Query(query): Query<UploadQuery>,
     request: Request,
 ) -> Result<impl IntoResponse, Problem> {
     let boundary = boundary(request.headers())?;
@@ -103,7 +115,7 @@ pub async fn upload(
     let outcome = if declared.is_some_and(|length| length > limit + FORM_OVERHEAD) {
         Err(too_large(&app))
     } else {
-        let received = receive(&app, principal.as_ref(), &body, boundary);
+        let received = receive(&app, principal.as_ref(), query, &body, boundary);
         tokio::time::timeout(app.config.upload_timeout(), received)
             .await
             .unwrap_or_else(|_| Err(Problem::new(Kind::Timeout, "The upload took too long.")))
@@ -171,6 +183,7 @@ fn broken(error: &multer::Error) -> Problem {
 async fn receive(
     app: &App,
     principal: Option<&Principal>,
+    query: UploadQuery,
     body: &Arc<Tap>,
     boundary: String,
 ) -> Result<StoredFile, Problem> {
@@ -186,7 +199,8 @@ async fn receive(
             )
         })?;
     let mut form = Multipart::new(body.stream(), boundary);
-    let mut room: Option<RoomId> = None;
+    let mut room = room_of(app, principal, query.room_id.unwrap_or_default()).await?;
+    let mut stranger = None;
     let mut stored: Option<Stored<'_>> = None;
     for _ in 0..FIELDS_MAX {
         let field = form.next_field().await.map_err(|error| broken(&error))?;
@@ -194,13 +208,12 @@ async fn receive(
         match field.name() {
             Some("room_id") => {
                 let text = short_text(field, body).await?;
-                if !text.is_empty() {
-                    let id = text.parse::<RoomId>().map_err(Problem::from);
-                    let id = id.map_err(|problem| problem.at("room_id"))?;
-                    let allowed = may(app, &id, principal, Role::Editor).await;
-                    allowed.map_err(|problem| problem.at("room_id"))?;
-                    room = Some(id);
-                }
+                room = room_of(app, principal, text).await?.or(room);
+            }
+            Some("resume_token") => {
+                let token = short_text(field, body).await?;
+                let claim = app.identity.verify_resume_token(&token);
+                stranger = claim.filter(|claim| claim.anonymous);
             }
             Some("file") if stored.is_some() => {
                 return Err(Problem::invalid("file", "send one file at a time"));
@@ -222,9 +235,10 @@ async fn receive(
         }
     }
     let stored = stored.ok_or_else(|| Problem::invalid("file", "is missing"))?;
-    let kept = keep(app, principal, room, stored).await?;
+    let author = author(app, principal, stranger, room.as_ref()).await?;
+    let kept = keep(app, principal, &author, room, stored).await?;
     if kept.room.is_some() {
-        let telling = tokio::spawn(tell(app.clone(), principal.cloned(), kept.clone()));
+        let telling = tokio::spawn(tell(app.clone(), author, kept.clone()));
         match tokio::time::timeout(TELL_WAIT, telling).await {
             Ok(told) => told.map_err(|_| Problem::internal())??,
             // The file is there, and a second try would make another: it is told when the log is back.
@@ -234,6 +248,50 @@ async fn receive(
         }
     }
     Ok(kept)
+}
+
+/// Where the file is shown; whoever sends it must be allowed to draw there.
+async fn room_of(
+    app: &App,
+    principal: Option<&Principal>,
+    text: String,
+) -> Result<Option<RoomId>, Problem> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let id = text.parse::<RoomId>().map_err(Problem::from);
+    let id = id.map_err(|problem| problem.at("room_id"))?;
+    let allowed = may(app, &id, principal, Role::Editor).await;
+    allowed.map_err(|problem| problem.at("room_id"))?;
+    Ok(Some(id))
+}
+
+/// Whoever sends the file, as the room sees them if they are there. Nobody is without a name.
+async fn author(
+    app: &App,
+    principal: Option<&Principal>,
+    stranger: Option<ResumeClaim>,
+    room: Option<&RoomId>,
+) -> Result<Author, Problem> {
+    let person = stranger.map_or_else(UserId::generate, |claim| claim.user_id);
+    let stranger = Principal::anonymous(person);
+    let mut author = actor(principal.unwrap_or(&stranger))?;
+    if let Some(room) = room {
+        let members = app.backends.presence.members(room).await;
+        let mut members = members.unwrap_or_default().into_iter();
+        if let Some(seen) = members.find(|member| member.user_id == author.user_id) {
+            author.color = Some(seen.color);
+            author.avatar_url = seen.avatar_url;
+            if author.name.is_empty() {
+                author.name = seen.name;
+            }
+        }
+    }
+    if author.name.is_empty() {
+        let number = author.user_id.0.as_u64_pair().1;
+        author.name = names::made_up(number);
+    }
+    Ok(author)
 }
 
 /// A file that is in no room must be somebody's, unless strangers may do here as they please. (The room may still come
@@ -449,6 +507,7 @@ impl Seen {
 async fn keep(
     app: &App,
     principal: Option<&Principal>,
+    author: &Author,
     room: Option<RoomId>,
     mut stored: Stored<'_>,
 ) -> Result<StoredFile, Problem> {
@@ -456,7 +515,7 @@ async fn keep(
         id: stored.id,
         room,
         uploader: principal.map(|principal| principal.user_id),
-        uploader_name: principal.and_then(|p| p.name.clone()).unwrap_or_default(),
+        uploader_name: author.name.clone(),
         name: stored.name.clone(),
         content_type: stored.content_type.to_owned(),
         size: stored.size,
@@ -477,22 +536,12 @@ async fn keep(
 }
 
 /// Logs the file in the room, so that everybody hears of it, now and later. A log that is away is waited for.
-async fn tell(app: App, principal: Option<Principal>, file: StoredFile) -> Result<(), Problem> {
+async fn tell(app: App, author: Author, file: StoredFile) -> Result<(), Problem> {
     let Some(room) = &file.room else {
         return Ok(());
     };
     let b = &app.backends;
     let now_ms = Utc::now().timestamp_millis();
-    let stranger = Principal::anonymous(UserId::generate());
-    let mut author = actor(principal.as_ref().unwrap_or(&stranger))?;
-    // As the room sees them, if they are there.
-    if let Some(person) = principal {
-        let members = b.presence.members(room).await.unwrap_or_default();
-        if let Some(seen) = members.into_iter().find(|m| m.user_id == person.user_id) {
-            author.color = Some(seen.color);
-            author.avatar_url = seen.avatar_url;
-        }
-    }
     let record = Record {
         ts_ms: now_ms,
         author,

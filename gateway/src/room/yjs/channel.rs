@@ -248,9 +248,9 @@ impl Guest {
 
     async fn renewed(&self, principal: Principal) -> Result<(), Gone> {
         let connection = self.follower.connection.id;
-        if let Some(mut socket) = self.follower.rooms.sockets.get_mut(&connection) {
-            socket.family = principal.family;
-        }
+        self.follower
+            .rooms
+            .is_of_login(connection, principal.family);
         let principal = Box::new(principal);
         self.follower
             .tell(Command::Renewed {

@@ -21,6 +21,7 @@ use crate::room::registry::Rooms;
 use crate::room::session::{CLOSE_PATIENCE, read_some};
 use crate::room::shared_socket::SharedSocket;
 use crate::room::websocket::{self, Message, Reader};
+use crate::seats::Seat;
 
 /// Documents of one socket.
 const DOCUMENTS_MAX: usize = 100;
@@ -58,6 +59,8 @@ pub struct Socket {
     room: Arc<Semaphore>,
     refusals: Refusals,
     unused_since: Option<Instant>,
+    /// The gateway's, which this socket takes.
+    _seat: Seat,
 }
 
 /// A document that was named.
@@ -70,7 +73,12 @@ struct Opened {
 struct Ended;
 
 impl Socket {
-    pub fn new(rooms: Rooms, doorkeeper: Arc<dyn Doorkeeper>, stream: TcpStream) -> Self {
+    pub fn new(
+        rooms: Rooms,
+        doorkeeper: Arc<dyn Doorkeeper>,
+        stream: TcpStream,
+        seat: Seat,
+    ) -> Self {
         // A message of the largest size and as much again.
         let bytes = rooms.config.max_binary_frame() * 2;
         Self {
@@ -82,6 +90,7 @@ impl Socket {
             channels: HashMap::new(),
             refusals: Refusals::default(),
             unused_since: None,
+            _seat: seat,
         }
     }
 

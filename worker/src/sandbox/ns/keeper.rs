@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -141,7 +142,9 @@ async fn spawn(
         command
             .stdin(Stdio::from(socket))
             .stdout(Stdio::null())
-            .stderr(Stdio::inherit());
+            .stderr(Stdio::inherit())
+            // What a terminal or a service manager tells the worker's group is the worker's to hear: it lets programs end.
+            .process_group(0);
         let child = command.spawn();
         // Our copy of its socket must close, or its end would never be seen.
         drop(command);
