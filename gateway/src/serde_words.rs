@@ -36,6 +36,10 @@ fn unread(error: &str) -> Option<&'static str> {
         | "input is out of range"
         | "trailing input"
         | "input is not enough for unique date and time" => TIME,
+        "unexpected end of hex escape" | "lone leading surrogate in hex escape" => {
+            "must not hold half of a surrogate pair"
+        }
+        "number out of range" => "must be a number that 64 bits hold",
         _ if error.starts_with("UUID parsing failed") => "must be a UUID",
         _ => return None,
     })

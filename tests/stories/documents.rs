@@ -14,6 +14,7 @@ pub fn stories(all: &mut Stories) {
     all.both(two_who_edit_at_once_on_two_gateways_agree);
     all.both(a_room_without_documents_refuses_them);
     all.both(a_document_that_is_full_says_so_and_goes_on);
+    all.both(who_asks_right_behind_an_edit_gets_it);
 }
 
 /// `sync` only where there is a document, first of all; `update` with `data` and `from` to the others and no echo;
@@ -355,4 +356,24 @@ async fn a_document_that_is_full_says_so_and_goes_on(story: Story) -> Told {
     );
     let mut late = Editor::enter(&door).await?;
     late.reads(&format!("{before}er")).await
+}
+
+async fn who_asks_right_behind_an_edit_gets_it(story: Story) -> Told {
+    let cluster = story.shared().await?;
+    let door = cluster.door(Address::Plain, &fresh("abc"));
+    let writer = Editor::enter(&door).await?;
+    for round in 1..=20 {
+        let edit = message(&writer.append("word "));
+        let ask = json!({"type": "sync_request"});
+        writer.client.send_all([edit, ask]).await?;
+        let sync = writer.client.expect("sync").await?;
+        let copy = Doc::new();
+        let text = copy.get_or_insert_text("content");
+        let bytes = hex::decode(sync["data"].as_str().context("data")?)?;
+        copy.transact_mut()
+            .apply_update(Update::decode_v1(&bytes)?)?;
+        let text = text.get_string(&copy.transact());
+        ensure!(text == "word ".repeat(round), "{round}: {text:?}");
+    }
+    Ok(())
 }

@@ -120,16 +120,20 @@ async fn a_name_of_a_token_is_one_persons_too(story: Story) -> Told {
         .person(&eve)
         .refused(409, "conflict")
         .await?;
-    // And whoever asks ahead is told so, but for herself.
-    let check = json!({"username": &name});
-    for (asker, free) in [(&eve, false), (&ana, true)] {
+    // An account that goes by another name than its own has that, too; whoever asks ahead is told so, but for itself.
+    let password = "correct horse battery staple";
+    let account = rest.register(&fresh("account"), password).await?;
+    let shown = fresh("Zoe");
+    let board = cluster.door(Address::Named, &fresh("board"));
+    let board = board.query("username", &shown).person(&account);
+    let bearer = board.enter().await?;
+    for (asker, free) in [(&eve, false), (&account, true)] {
         let rest = rest.as_person(asker);
-        let told = rest
-            .post("/users/check", check.clone())
-            .await?
-            .expect(200)?;
+        let check = json!({"username": &shown});
+        let told = rest.post("/users/check", check).await?.expect(200)?;
         ensure!(told["available"] == free, "{told}");
     }
+    bearer.close().await?;
     // Under another name she comes in; where names are labels under this one.
     let other = there.clone().person(&eve).query("username", fresh("Eve"));
     other.enter().await?.close().await?;

@@ -255,6 +255,11 @@ pub async fn make_room_by_connecting(
     let patience_ends = Instant::now() + REMOVAL_PATIENCE;
     let mut removed_meanwhile = false;
     loop {
+        // One of a crowd that comes at once makes it; the others find it made.
+        let turn = app.making_room(&address.0).await;
+        if let Some(room) = app.backends.records.room(id).await? {
+            return Ok(room);
+        }
         let choice = RoomChoice {
             kind: Some(RoomKind::Open),
             retention: Some(Retention::Ephemeral),
@@ -262,9 +267,10 @@ pub async fn make_room_by_connecting(
         };
         let now = Utc::now().trunc_subsecs(6);
         let room = Room::new(id.clone(), choice, maker, Some(address.0.clone()), now);
-        if make_room(app, &room, address).await? {
+        if make_room_in_turn(app, &room, address).await? {
             return Ok(room);
         }
+        drop(turn);
         // Somebody else made it in between.
         if let Some(room) = app.backends.records.room(id).await? {
             return Ok(room);
@@ -290,6 +296,14 @@ pub async fn make_room_by_connecting(
 pub async fn make_room(app: &App, room: &Room, address: &ClientAddress) -> Result<bool, Problem> {
     // One at a time waits in the records for those of other gateways.
     let _turn = app.making_room(&address.0).await;
+    make_room_in_turn(app, room, address).await
+}
+
+async fn make_room_in_turn(
+    app: &App,
+    room: &Room,
+    address: &ClientAddress,
+) -> Result<bool, Problem> {
     let quota = may_make_room(app, room, address).await?;
     let made = app.backends.records.create_room_within(room, Some(quota));
     match made.await? {

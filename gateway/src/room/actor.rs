@@ -21,7 +21,7 @@ use super::admission::PUT_AWAY;
 pub use super::command::{Command, Enter};
 use super::connection::Connection;
 use super::dialect::Spoken;
-use super::document::DocumentCare;
+use super::document::{DocumentAsker, DocumentCare};
 pub use super::done::{Done, People};
 use super::epoch::LastApplied;
 use super::json::incoming::{Durable, Ephemeral, Run, StandingChange};
@@ -136,6 +136,10 @@ pub struct Actor {
     pub work: FuturesUnordered<BoxFuture<'static, Done>>,
     pub pending: Queue,
     pub appending: bool,
+    /// Batches that were begun.
+    pub batches: u64,
+    /// Asked for the document right behind edits of their own.
+    pub document_askers: Vec<DocumentAsker>,
     pub writing_people: PeopleWrite,
     pub reading_roles: bool,
     /// Roles changed while they were being read.
@@ -220,6 +224,7 @@ impl Actor {
                 self.take_what_waits();
                 self.begin_those_we_caught_up_with();
                 self.acknowledge_those_we_caught_up_with();
+                self.answer_for_documents();
                 let now = Instant::now();
                 if now >= self.next_housekeeping {
                     self.next_housekeeping = now + HOUSEKEEPING;
@@ -319,9 +324,7 @@ impl Actor {
                 self.signal_others(Signal::Stateless { pod, payload });
             }
             Command::Scope { connection } => self.tell_scope(connection),
-            Command::Document { reply } => {
-                let _ = reply.send(self.document_now());
-            }
+            Command::Document { asker, reply } => self.asked_for_document(asker, reply),
             Command::Counted { then, levels } => self.document_counted(then, levels),
             Command::Members { reply } => {
                 let members = self.members.values().map(|m| (**m).clone());

@@ -101,8 +101,9 @@ pub enum Command {
     Members {
         reply: oneshot::Sender<Vec<Member>>,
     },
-    /// The document as it is now; `None`: not allowed in this room.
+    /// The document as it is now, with all that this connection has sent before; `None`: not allowed in this room.
     Document {
+        asker: Option<ConnectionId>,
         reply: oneshot::Sender<Option<Arc<DocumentSnapshot>>>,
     },
     /// So deep does the document nest, where the room knew of `then` levels.

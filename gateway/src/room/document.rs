@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use atelier_shared::costly::{Costly, Unfinished};
 use atelier_shared::domain::document::{self, Document, Malformed, Merge, NESTING_MAX, Snapshot};
-use atelier_shared::domain::ids::Seq;
+use atelier_shared::domain::ids::{ConnectionId, Seq};
 use atelier_shared::domain::room::Activity;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -184,8 +184,23 @@ pub struct RoomEnded;
 impl Handle {
     /// The document as it is now; `None`: this room does not allow documents.
     pub async fn document(&self) -> Result<Option<Arc<DocumentSnapshot>>, RoomEnded> {
+        self.ask_document(None).await
+    }
+
+    /// The same, with all that this connection has sent before it asks.
+    pub async fn document_with_edits_of(
+        &self,
+        asker: ConnectionId,
+    ) -> Result<Option<Arc<DocumentSnapshot>>, RoomEnded> {
+        self.ask_document(Some(asker)).await
+    }
+
+    async fn ask_document(
+        &self,
+        asker: Option<ConnectionId>,
+    ) -> Result<Option<Arc<DocumentSnapshot>>, RoomEnded> {
         let (reply, answer) = oneshot::channel();
-        let asked = self.mailbox.send(Command::Document { reply }).await;
+        let asked = self.mailbox.send(Command::Document { asker, reply }).await;
         asked.map_err(|_| RoomEnded)?;
         answer.await.map_err(|_| RoomEnded)
     }
@@ -235,7 +250,56 @@ pub struct DocumentCare {
     renewed_bytes: usize,
 }
 
+/// Somebody who asked for the document when some of what they had sent was not logged yet.
+pub struct DocumentAsker {
+    connection: ConnectionId,
+    reply: oneshot::Sender<Option<Arc<DocumentSnapshot>>>,
+    /// The batch that may hold the last of it.
+    batch: u64,
+}
+
 impl Actor {
+    pub fn asked_for_document(
+        &mut self,
+        asker: Option<ConnectionId>,
+        reply: oneshot::Sender<Option<Arc<DocumentSnapshot>>>,
+    ) {
+        if let Some(connection) = asker {
+            let batch = self.batches;
+            self.document_askers.push(DocumentAsker {
+                connection,
+                reply,
+                batch,
+            });
+            self.answer_for_documents();
+        } else {
+            let _ = reply.send(self.document_now());
+        }
+    }
+
+    /// Answers those whose own edits are in, or were given back.
+    pub fn answer_for_documents(&mut self) {
+        if self.document_askers.is_empty() {
+            return;
+        }
+        for mut asker in std::mem::take(&mut self.document_askers) {
+            let id = asker.connection;
+            let local = self.locals.get(&id);
+            let held = local.is_some_and(|local| local.busy || !local.held.is_empty());
+            let waits = held || self.pending.has_of(id);
+            if waits {
+                asker.batch = self.batches + 1;
+            }
+            let is_away = self.appending && self.batches <= asker.batch;
+            // What came ahead of its predecessors is folded in when they are there.
+            if waits || is_away || !self.ahead.is_empty() {
+                self.document_askers.push(asker);
+            } else {
+                let _ = asker.reply.send(self.document_now());
+            }
+        }
+    }
+
     /// The document as it is; made once for all who ask before the next update. `None`: not allowed here.
     pub fn document_now(&mut self) -> Option<Arc<DocumentSnapshot>> {
         if !self.room.allows(Activity::Document) {

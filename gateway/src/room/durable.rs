@@ -41,6 +41,7 @@ impl Actor {
             return;
         }
         self.appending = true;
+        self.batches += 1;
         let (rooms, room, head, seen) = (
             self.rooms.clone(),
             self.room.id.clone(),

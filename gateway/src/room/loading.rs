@@ -69,6 +69,8 @@ impl Actor {
             work: FuturesUnordered::new(),
             pending: Queue::default(),
             appending: false,
+            batches: 0,
+            document_askers: Vec::new(),
             writing_people: PeopleWrite::No,
             reading_roles: false,
             roles_changed_again: false,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use atelier_shared::domain::document::{Held, UPDATE_MAX_BYTES};
 use atelier_shared::domain::entry::{Body, Record};
-use atelier_shared::domain::ids::{Epoch, Seq};
+use atelier_shared::domain::ids::{ConnectionId, Epoch, Seq};
 use atelier_shared::ports::Appended;
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
@@ -183,6 +183,12 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// Does something that this connection sent wait?
+    pub fn has_of(&self, connection: ConnectionId) -> bool {
+        let mut records = self.records.iter();
+        records.any(|pending| pending.record.author.connection == Some(connection))
+    }
+
     /// No more refused ones may wait.
     pub fn has_many_refused(&self) -> bool {
         self.refused + self.refused_away >= REFUSED_MAX

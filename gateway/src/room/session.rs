@@ -391,7 +391,8 @@ impl Session {
 
     /// The whole document, empty or not; nothing else is taken from this client until it is written.
     async fn sync(&mut self) -> Result<(), Gone> {
-        match self.handle.document().await.map_err(|_| Gone)? {
+        let asked = self.handle.document_with_edits_of(self.connection.id);
+        match asked.await.map_err(|_| Gone)? {
             Some(document) => {
                 self.connection.send_large(document.sync_frame().await);
                 self.flush().await

@@ -6,6 +6,7 @@ use atelier_shared::domain::Invalid;
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::domain::job::{AskedLimits, JobSpec, SourceFile};
 use atelier_shared::domain::language;
+use atelier_shared::domain::objects;
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -31,6 +32,7 @@ pub struct NewJob {
     /// One file's text, instead of `files`
     #[schema(example = "print(6*7)")]
     source: Option<String>,
+    #[serde(default, deserialize_with = "objects::perhaps_many")]
     files: Option<Vec<FileBody>>,
     /// Path of the file to run; where absent the language's own (`main.py`, `main.c`, …), else the first
     entrypoint: Option<String>,
@@ -43,7 +45,7 @@ pub struct NewJob {
     #[serde(default, deserialize_with = "or_default")]
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     env: BTreeMap<String, String>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "objects::one_or_default")]
     #[schema(value_type = Option<LimitsBody>)]
     limits: AskedLimits,
     /// Only `false`: there is no network in the sandbox

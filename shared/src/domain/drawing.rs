@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::board::{DrawBatch, PATHS_MAX, Stroke};
 use super::ids::Seq;
+use super::objects;
 use super::svg::{STROKES_MAX, TOTAL_POINTS_MAX};
 
 /// What one draw made from a file comes to, in bytes of JSON: far below the 1 MiB that common WebSocket clients accept.
@@ -76,6 +77,7 @@ struct Read {
     #[serde(rename = "type")]
     kind: Option<String>,
     version: Option<u32>,
+    #[serde(deserialize_with = "objects::many")]
     paths: Vec<Stroke>,
 }
 
@@ -84,12 +86,23 @@ struct Read {
 /// # Errors
 /// The first thing that is wrong; nothing is taken in part.
 pub fn from_json(bytes: &[u8], now_ms: i64) -> Result<Vec<Stroke>, FileError> {
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(FileError::new(WHOLE, "must be an object"));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let read: Read = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let place = error.path().to_string();
         let whole = !error.inner().is_data() || place == ".";
-        let place = if whole { WHOLE.to_owned() } else { place };
-        FileError::new(place, error.inner().to_string())
+        let reason = error.inner().to_string();
+        // serde names a missing field in its words only; its path is that of the object around it.
+        let missing = reason.strip_prefix("missing field `");
+        let (place, reason) = match missing.and_then(|rest| rest.split('`').next()) {
+            Some(name) if whole => (name.to_owned(), "must be given".to_owned()),
+            Some(name) => (format!("{place}.{name}"), "must be given".to_owned()),
+            None if whole => (WHOLE.to_owned(), reason),
+            None => (place, reason),
+        };
+        FileError::new(place, reason)
     })?;
     deserializer
         .end()

@@ -17,6 +17,7 @@ pub mod language;
 pub mod message;
 pub mod moment;
 pub mod names;
+pub mod objects;
 pub mod place;
 pub mod presence;
 pub mod reactions;

@@ -235,6 +235,11 @@ async fn receive(
         }
     }
     let stored = stored.ok_or_else(|| Problem::invalid("file", "is missing"))?;
+    if let Some(room) = &room {
+        // They may have been sent out while the file came.
+        let allowed = may(app, room, principal, Role::Editor).await;
+        allowed.map_err(|problem| problem.at("room_id"))?;
+    }
     let author = author(app, principal, stranger, room.as_ref()).await?;
     let kept = keep(app, principal, &author, room, stored).await?;
     if kept.room.is_some() {

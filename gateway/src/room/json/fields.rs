@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use atelier_shared::domain::Invalid;
 use atelier_shared::domain::ids::{Epoch, MessageId, Seq, UserId};
 use atelier_shared::domain::message::ReactionAction;
+use atelier_shared::domain::objects;
 use atelier_shared::domain::room::Role;
 use serde::Deserialize;
 use serde_json::Value;
@@ -56,7 +57,9 @@ pub struct SelectionFields {
 }
 
 #[derive(Deserialize)]
+#[serde(bound(deserialize = "T: Deserialize<'de>"))]
 pub struct DataFields<T> {
+    #[serde(deserialize_with = "objects::one")]
     pub data: T,
 }
 
@@ -107,6 +110,7 @@ pub struct KickFields {
 pub struct RunFields {
     pub language: String,
     pub source: Option<String>,
+    #[serde(default, deserialize_with = "objects::perhaps_many")]
     pub files: Option<Vec<FileBody>>,
     pub stdin: Option<String>,
 }
@@ -148,12 +152,14 @@ fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ErrorFrame 
     let mut path = error.path().to_string();
     let is_missing = message.starts_with("missing field `");
     let (mut message, named) = serde_words::told(&message);
-    // serde names a missing field in its message only; its path is that of the object around it.
-    if let Some(name) = named.filter(|_| is_missing) {
+    // serde names a field that is missing or there twice in its message only; its path is that of the object around it.
+    if let Some(name) = named {
         path = match path.as_str() {
             "." => name,
             around => format!("{around}.{name}"),
         };
+    }
+    if is_missing {
         message = "is missing".into();
     }
     ErrorFrame::new("invalid", format!("{path}: {message}")).field(path)

@@ -21,6 +21,7 @@ use super::fields::{
 };
 use super::outgoing::ErrorFrame;
 use crate::runs::spec::NewJob;
+use crate::serde_words;
 
 const PATH_MAX_BYTES: usize = 1_024;
 
@@ -174,17 +175,30 @@ struct Head {
     traceparent: Option<Value>,
 }
 
+fn head(text: &str) -> Result<Head, ErrorFrame> {
+    let error = match serde_json::from_str::<Head>(text) {
+        // An array of as many values would pass for the fields.
+        Ok(head) if text.trim_ascii_start().starts_with('{') => return Ok(head),
+        Ok(_) => return Err(ErrorFrame::new("invalid", "a message is a JSON object")),
+        Err(error) => error,
+    };
+    if serde_json::from_str::<IgnoredAny>(text).is_err() {
+        return Err(ErrorFrame::new("bad_json", "Invalid JSON"));
+    }
+    Err(match serde_words::told(&error.to_string()) {
+        (words, Some(field)) => {
+            ErrorFrame::new("invalid", format!("{field}: {words}")).field(field)
+        }
+        (_, None) if !text.trim_ascii_start().starts_with('{') => {
+            ErrorFrame::new("invalid", "a message is a JSON object")
+        }
+        (words, None) => ErrorFrame::new("invalid", format!("type or ref {words}")),
+    })
+}
+
 /// Parses one text message. `now_ms` bounds the clocks in it.
 pub fn parse(text: &str, now_ms: i64) -> Result<Request, ErrorFrame> {
-    // An array of as many values would pass for the fields.
-    let head = match serde_json::from_str::<Head>(text) {
-        Ok(head) if text.trim_ascii_start().starts_with('{') => head,
-        _ if serde_json::from_str::<IgnoredAny>(text).is_ok() => {
-            let text = "a message is a JSON object with each field once";
-            return Err(ErrorFrame::new("invalid", text));
-        }
-        _ => return Err(ErrorFrame::new("bad_json", "Invalid JSON")),
-    };
+    let head = head(text)?;
     let reference = match &head.reference {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) => Some(text.parse::<Ref>()?),
@@ -538,6 +552,33 @@ mod tests {
             ),
             pair("invalid", "paths[0].points[1]")
         );
+        for (text, field) in [
+            (
+                r#"{"type":"chat_message","content":"a","content":"b"}"#,
+                "content",
+            ),
+            (r#"{"type":"ping","ref":"a","ref":"b"}"#, "ref"),
+            (
+                r#"{"type":"code_comment","data":{"file":"a","file":"b","line":1,"content":"x"}}"#,
+                "data.file",
+            ),
+            (
+                r#"{"type":"code_comment","data":["a.py",1,"c",null,null]}"#,
+                "data",
+            ),
+            (
+                r##"{"type":"draw","paths":[["p1",1,"red",[0,0,1,1],1]]}"##,
+                "paths[0]",
+            ),
+            (r#"{"type":"draw","erase":[["p1",2]]}"#, "erase[0]"),
+            (
+                r#"{"type":"run","language":"python","files":[["main.py","1",null]]}"#,
+                "files[0]",
+            ),
+            (r#"{"type":"chat_message","content":"\ud800"}"#, "content"),
+        ] {
+            assert_eq!(refusal(text), pair("invalid", field), "{text}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::domain::{Invalid, moment, names};
+use crate::domain::{Invalid, moment, names, objects};
 
 /// Most coordinates pairs in one path.
 pub const POINTS_MAX: usize = 100_000;
@@ -123,9 +123,13 @@ pub struct Erase {
 /// What one `draw` says. `clear` removes what was logged before it and comes first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DrawBatch {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects::many")]
     pub paths: Vec<Arc<Stroke>>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "objects::many",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub erase: Vec<Erase>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clear: bool,
