@@ -128,7 +128,7 @@ pub struct GatewayConfig {
     /// Largest document of a room, as a merged Yjs update, bytes
     #[arg(long, env = "DOCUMENT_MAX_BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u32).range(1_024..=268_435_456))]
     pub document_max_bytes: u32,
-    /// A reader that takes nothing for so long is closed 4508, seconds
+    /// A reader that takes nothing for so long is closed 4508 (HTTP: cut off), seconds
     #[arg(long, env = "SLOW_READER_TIMEOUT", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub slow_reader_timeout_s: u32,
     /// How long a stopping gateway waits for its connections to end, seconds

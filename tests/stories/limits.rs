@@ -1,8 +1,12 @@
 //! How much one caller may ask: told ahead, refused with when to come again, counted for the whole cluster.
 
+use std::io::ErrorKind;
+
 use anyhow::{Context, ensure};
 use reqwest::Method;
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
 
 use crate::harness::{
     Address, Answer, Options, PATIENCE, Rest, Stories, Story, Told, fresh, until,
@@ -12,6 +16,7 @@ pub fn stories(all: &mut Stories) {
     all.both(a_limit_is_told_ahead_and_counts_on_every_gateway);
     all.both(a_forged_proxy_header_gives_no_rooms);
     all.embedded(sockets_are_bounded_and_leave_room_for_requests);
+    all.embedded(who_reads_no_answer_is_cut_off);
 }
 
 async fn from(rest: &Rest, method: Method, path: &str, forwarded: &str) -> anyhow::Result<Answer> {
@@ -147,4 +152,30 @@ async fn sockets_are_bounded_and_leave_room_for_requests(story: Story) -> Told {
         .await?
         .answered()
         .await
+}
+
+async fn who_reads_no_answer_is_cut_off(story: Story) -> Told {
+    // Far more than kernels take for a reader who does not read.
+    const ASKED: usize = 64;
+    let cluster = story
+        .cluster(Options::default().set("SLOW_READER_TIMEOUT", 1))
+        .await?;
+    let address = cluster.here().address();
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(4_096)?;
+    let mut silent = socket.connect(address).await?;
+    let ask = format!("GET /openapi.json HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    silent.write_all(ask.repeat(ASKED).as_bytes()).await?;
+    until("the connection to be cut off", PATIENCE, async || {
+        let written = silent.try_write(b"G");
+        let cut_off = written.is_err_and(|error| {
+            matches!(
+                error.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+            )
+        });
+        ensure!(cut_off, "it is open");
+        Ok(())
+    })
+    .await
 }

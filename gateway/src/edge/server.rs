@@ -8,6 +8,7 @@ use axum::extract::ConnectInfo;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -90,6 +91,7 @@ async fn serve(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
+    cut_off_who_reads_nothing(&stream, Some(app.config.slow_reader_timeout()));
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(seat.clone());
@@ -113,5 +115,14 @@ async fn serve(
     if let Err(error) = ended {
         // The client's doing (it went away, or spoke no HTTP), so no more than a debug line.
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// The kernel ends a connection whose peer takes nothing of what is sent for so long. `None`: it does not; a WebSocket's own
+/// task looks after that, and tells why.
+pub fn cut_off_who_reads_nothing(stream: &TcpStream, after: Option<Duration>) {
+    let after_ms = after.map_or(0, |after| u32::try_from(after.as_millis()).unwrap_or(0));
+    if let Err(error) = set_tcp_user_timeout(stream, after_ms) {
+        tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
     }
 }

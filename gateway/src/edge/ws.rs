@@ -26,6 +26,7 @@ use super::client::{
 };
 use super::extract::{Id, Query};
 use super::problem::{Kind, Problem};
+use super::server;
 use super::state::App;
 use crate::identity::{Principal, ResumeClaim};
 use crate::room::{AdmissionError, Newcomer, Speaks, sent_out};
@@ -109,7 +110,11 @@ pub fn upgrade<F: Future<Output = ()> + Send>(
     tasks.spawn(async move {
         let socket = match upgrade.await {
             Ok(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
-                Ok(parts) => Some((parts.io.into_inner(), parts.read_buf)),
+                Ok(parts) => {
+                    let stream = parts.io.into_inner();
+                    server::cut_off_who_reads_nothing(&stream, None);
+                    Some((stream, parts.read_buf))
+                }
                 Err(_) => {
                     tracing::error!("the connection under an upgrade is not a TCP socket");
                     None

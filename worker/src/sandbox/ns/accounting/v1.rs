@@ -104,6 +104,11 @@ impl Accounting for CgroupV1 {
     }
 }
 
+/// Of a program's memory, as much again may wait in its sockets; within these bounds, in bytes.
+const SOCKETS_SHARE: u64 = 4;
+const SOCKETS_LEAST: u64 = 4 << 20;
+const SOCKETS_MOST: u64 = 64 << 20;
+
 /// The files that are read while a program runs, held open: opening one costs more than reading it.
 struct Counters {
     cpu: OwnedFd,
@@ -147,6 +152,14 @@ impl Group for GroupV1 {
             let _ = files::write_at(memory.as_fd(), "memory.memsw.limit_in_bytes", &limit);
             files::write_at(memory.as_fd(), "memory.limit_in_bytes", &limit)?;
         }
+        // What waits in sockets (TCP's and UDP's) is counted apart here, and not at all without a limit of its own. A kernel
+        // that is built without it has no such file.
+        let sockets = (memory_bytes / SOCKETS_SHARE).clamp(SOCKETS_LEAST, SOCKETS_MOST);
+        let _ = files::write_at(
+            memory.as_fd(),
+            "memory.kmem.tcp.limit_in_bytes",
+            &sockets.to_string(),
+        );
         if files::write_at(memory.as_fd(), "memory.memsw.limit_in_bytes", &limit).is_err() {
             // Swap accounting is off: at least prefer not to swap.
             let _ = files::write_at(memory.as_fd(), "memory.swappiness", "0");
