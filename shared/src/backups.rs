@@ -9,25 +9,25 @@ use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 
 use crate::domain::backup::{Backup, BackupReason, Keep};
-use crate::domain::ids::{BackupId, RoomId, Seq};
+use crate::domain::ids::{BackupId, Epoch, RoomId, Seq};
 use crate::domain::state::RoomState;
 use crate::ports::{Archive, BACKUPS_MAX, PortError, Result};
 use crate::recovery;
 
-/// Makes a backup of `state`, and removes what is surplus then.
+/// Makes a backup of `state` (read while the room was in `epoch`), and removes what is surplus then.
 ///
 /// # Errors
-/// The archive's. The backup may have been made.
+/// The archive's. The backup may have been made; it was not, if the epoch is over.
 pub async fn take(
     archive: &dyn Archive,
     room: &RoomId,
-    state: RoomState,
-    seq: Seq,
+    epoch: Epoch,
+    (state, seq): (RoomState, Seq),
     reason: BackupReason,
     keep: Keep,
 ) -> Result<Backup> {
     let (backup, packed) = pack(state, seq, reason).await?;
-    put(archive, room, &backup, &packed, keep).await?;
+    put(archive, room, epoch, &backup, &packed, keep).await?;
     Ok(backup)
 }
 
@@ -42,14 +42,15 @@ pub async fn take_if_changed(
     keep: Keep,
 ) -> Result<Option<Backup>> {
     let latest = archive.backups(room, None, 1).await?.into_iter().next();
-    let (state, seq) = recovery::archived(archive, room).await?;
+    let head = archive.head(room).await?;
+    let (state, seq) = recovery::archived(archive, room, head).await?;
     let (backup, packed) = pack(state, seq, BackupReason::Scheduled).await?;
     // Much that happens in a room (messages, runs) is not in its state.
     let same = latest.is_some_and(|latest| latest.hash == backup.hash);
     if !same {
-        put(archive, room, &backup, &packed, keep).await?;
+        put(archive, room, head.epoch, &backup, &packed, keep).await?;
     }
-    archive.mark_backed_up(room, seq).await?;
+    archive.mark_backed_up(room, head.epoch, seq).await?;
     Ok((!same).then_some(backup))
 }
 
@@ -80,11 +81,17 @@ pub async fn read(
 async fn put(
     archive: &dyn Archive,
     room: &RoomId,
+    epoch: Epoch,
     backup: &Backup,
     packed: &[u8],
     keep: Keep,
 ) -> Result<()> {
-    archive.put_backup(room, backup, packed).await?;
+    if !archive.put_backup(room, epoch, backup, packed).await? {
+        return Err(PortError::retry(
+            "put backup",
+            "the room's epoch rose meanwhile",
+        ));
+    }
     let all = archive.backups(room, None, BACKUPS_MAX).await?;
     let surplus = keep.surplus(&all);
     if !surplus.is_empty()

@@ -50,7 +50,8 @@ pub async fn call_back(queue: &dyn Queue, job: &Job) -> Result<()> {
         delay: Duration::ZERO,
         max_attempts: CALLBACK_ATTEMPTS,
         traceparent: job.traceparent.clone(),
-        again_if_running: false,
+        // What is being posted may be an earlier result: an administrator had the job tried again.
+        again_if_running: true,
     };
     queue.enqueue(QUEUE_CALLBACK, &enqueue).await.map(drop)
 }

@@ -2,7 +2,11 @@
 //!
 //! The steps of a removal, each of which can be repeated after a crash: the row goes in one transaction with a snapshot of
 //! it ([`RemovalRecords::remove_room`](crate::ports::RemovalRecords::remove_room)); the content is kept aside
-//! ([`keep_aside`]); only then what the room itself has of it goes ([`finish`]).
+//! ([`keep_aside`], [`mark_kept`]); only then what the room itself has of it goes ([`finish`]). A worker may stand still
+//! between any two of its steps while another takes the removal over: each step says what it was decided on (a claim, an
+//! epoch, ids), and changes nothing where that has changed.
+
+mod restore;
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -20,15 +24,15 @@ use crate::domain::cleanup::{Cleanup, Scope};
 use crate::domain::entry::{Entry, Record};
 use crate::domain::file;
 use crate::domain::ids::{BackupId, Epoch, RoomId, Seq};
-use crate::domain::removal::{Removal, RemovalState};
+use crate::domain::removal::Removal;
 use crate::domain::state::RoomState;
-use crate::ports::{Archive, BACKUPS_MAX, Enqueue, PAGE_MAX, PortError, Result, StaleEpoch};
+use crate::ports::{Archive, BACKUPS_MAX, Enqueue, FileIs, PAGE_MAX, PortError, Result};
 use crate::recovery;
+
+pub use self::restore::{Restored, restore};
 
 /// Entries in one part; a read of the archive is bounded in bytes besides.
 const PART_ENTRIES: usize = 10_000;
-/// Entries appended at a time when a room comes back.
-const APPEND_ENTRIES: usize = 1_000;
 /// A worker that falls silent for so long loses a removal to another.
 const CLAIM: chrono::Duration = chrono::Duration::seconds(20);
 
@@ -69,17 +73,6 @@ pub fn room_job_id(room: &RoomId) -> String {
     format!("room:{room}")
 }
 
-/// What came of a wish to bring a room back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Restored {
-    /// It is there again, under this id (its own, if nobody has that meanwhile), with so many entries.
-    Done { room: RoomId, entries: u64 },
-    /// There is nothing kept under this id, or not any more.
-    Missing,
-    /// The removal is still under way.
-    UnderWay,
-}
-
 /// The part of one worker in a removal under way.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim {
@@ -111,12 +104,13 @@ impl Claim {
     async fn renew(&self, b: &Backends) -> Result<()> {
         match self.renewed(b).await? {
             Some(_) => Ok(()),
-            None => Err(PortError::retry(
-                "remove a room",
-                "another worker has taken it over",
-            )),
+            None => Err(taken_over("remove a room")),
         }
     }
+}
+
+fn taken_over(operation: &'static str) -> PortError {
+    PortError::retry(operation, "another worker has taken it over")
 }
 
 /// Waits until all of the log of a room that nobody enters any more is in the archive.
@@ -148,15 +142,18 @@ async fn unload(b: &Backends, room: &RoomId) -> Result<()> {
     Ok(())
 }
 
-/// Keeps all that is archived of a removed room aside, in parts, and says so. Parts of an attempt that died are replaced.
+/// Keeps all that is archived of a removed room aside, in parts; how many entries. Parts of an attempt that died are replaced.
 ///
 /// # Errors
 /// The stores'; final, if the archive has a hole. Repeat it then.
 pub async fn keep_aside(b: &Backends, claim: &Claim, removal: &Removal) -> Result<u64> {
     const OPERATION: &str = "keep a room aside";
     let (archive, under) = (&*b.archive, removal.kept_under());
+    let earlier = archive.backups(&under, None, BACKUPS_MAX).await?;
+    let earlier: Vec<BackupId> = earlier.into_iter().map(|part| part.id).collect();
     claim.renew(b).await?;
-    archive.forget_room(&under).await?;
+    // These, and not what another may be putting there by now.
+    archive.remove_backups(&under, &earlier).await?;
     let end = archive.head(&removal.room).await?.seq;
     let mut at = Seq(0);
     while at < end {
@@ -172,93 +169,64 @@ pub async fn keep_aside(b: &Backends, claim: &Claim, removal: &Removal) -> Resul
         at = last.seq;
         claim.renew(b).await?;
         let (about, packed) = pack(part).await?;
-        archive.put_backup(&under, &about, &packed).await?;
+        if !archive
+            .put_backup(&under, Epoch(0), &about, &packed)
+            .await?
+        {
+            return Err(PortError::fatal(OPERATION, "a room has the removal's id"));
+        }
     }
-    claim.renew(b).await?;
-    b.records.mark_kept(removal.id, end.0).await?;
     Ok(end.0)
 }
 
-/// After [`keep_aside`]: the room's own content goes, and its name is anybody's again. What was kept of a room that held
+/// After [`keep_aside`], with what it said: from now on the removal can't be undone.
+///
+/// # Errors
+/// The records'; retryable, if another worker has taken the removal over.
+pub async fn mark_kept(b: &Backends, claim: &Claim, entries: u64) -> Result<()> {
+    let marked = b
+        .records
+        .mark_kept(claim.removal, claim.worker, entries)
+        .await?;
+    if !marked {
+        return Err(taken_over("keep a room aside"));
+    }
+    Ok(())
+}
+
+/// Takes a removal back while it can be; what is kept aside already goes. False: it can't be any more.
+///
+/// # Errors
+/// The stores'. The room may be back.
+pub async fn undo(b: &Backends, removal: &Removal) -> Result<bool> {
+    let undone = b.records.undo_removal(removal.id).await?;
+    if undone {
+        b.archive
+            .forget_room(&removal.kept_under(), Epoch(0))
+            .await?;
+    }
+    Ok(undone)
+}
+
+/// After [`mark_kept`]: the room's own content goes, and its name is anybody's again. What was kept of a room that held
 /// nothing goes with it.
 ///
 /// # Errors
 /// The stores'. Repeat it then.
 pub async fn finish(b: &Backends, claim: &Claim, removal: &Removal, entries: u64) -> Result<()> {
+    // Read before the claim is renewed: where that holds, this is no later life's.
+    let epoch = b.archive.head(&removal.room).await?.epoch;
     claim.renew(b).await?;
     unload(b, &removal.room).await?;
-    b.archive.forget_room(&removal.room).await?;
+    if !b.archive.forget_room(&removal.room, epoch).await? {
+        return Err(PortError::retry(
+            "remove a room",
+            "its epoch rose meanwhile",
+        ));
+    }
     b.records.finish_removal(removal.id).await?;
     if entries == 0 && removal.files == 0 {
         b.records.delete_removal(removal.id).await?;
-    }
-    Ok(())
-}
-
-/// Brings a room back as it was, as one that is kept: its entries at their places, its files, members and settings.
-/// Invitations are not brought back. Taken up again after a crash by calling it again.
-///
-/// # Errors
-/// The stores'. Repeat it then.
-pub async fn restore(b: &Backends, id: Uuid, now: DateTime<Utc>) -> Result<Restored> {
-    let Some(removal) = b.records.removal(id).await? else {
-        return Ok(Restored::Missing);
-    };
-    if matches!(removal.state, RemovalState::Removing | RemovalState::Kept) {
-        return Ok(Restored::UnderWay);
-    }
-    let own = b.records.begin_restore(id, &removal.room, now).await?;
-    let begun = match own {
-        Some(begun) => Some(begun),
-        None => {
-            let other = RoomId::generate();
-            b.records.begin_restore(id, &other, now).await?
-        }
-    };
-    let Some((begun, room)) = begun.and_then(|begun| {
-        let room = begun.target.clone()?;
-        Some((begun, room))
-    }) else {
-        return Ok(Restored::Missing);
-    };
-    append_kept(&*b.archive, &begun, &room).await?;
-    if !b.records.finish_restore(id, now).await? {
-        // Somebody else brought it back at the same time.
-        return Ok(match b.records.removal(id).await? {
-            Some(_) => Restored::UnderWay,
-            None => Restored::Missing,
-        });
-    }
-    b.archive.forget_room(&begun.kept_under()).await?;
-    Ok(Restored::Done {
-        room,
-        entries: begun.entries,
-    })
-}
-
-/// From the beginning, whatever an attempt before this one has left.
-async fn append_kept(archive: &dyn Archive, removal: &Removal, room: &RoomId) -> Result<()> {
-    archive.forget_room(room).await?;
-    let mut head = archive.head(room).await?;
-    if head.epoch == Epoch(0) {
-        head = archive.raise_epoch(room, head.epoch).await?;
-    }
-    for part in parts(archive, removal).await? {
-        for entries in read_part(archive, removal, &part)
-            .await?
-            .chunks(APPEND_ENTRIES)
-        {
-            match archive.append_again(room, head.epoch, entries).await {
-                Ok(_) => {}
-                Err(StaleEpoch::Stale(_)) => {
-                    return Err(PortError::retry(
-                        "restore a room",
-                        "its epoch rose meanwhile",
-                    ));
-                }
-                Err(StaleEpoch::Port(error)) => return Err(error),
-            }
-        }
     }
     Ok(())
 }
@@ -268,26 +236,33 @@ async fn append_kept(archive: &dyn Archive, removal: &Removal, room: &RoomId) ->
 /// # Errors
 /// The archive's.
 pub async fn state(archive: &dyn Archive, removal: &Removal) -> Result<RoomState> {
-    let mut state = RoomState::default();
+    let (mut state, mut at) = (RoomState::default(), Seq(0));
     for part in parts(archive, removal).await? {
         for entry in read_part(archive, removal, &part).await? {
-            state.apply(&entry);
+            // Two workers may both have kept it.
+            if entry.seq > at {
+                state.apply(&entry);
+                at = entry.seq;
+            }
         }
         tokio::task::yield_now().await;
     }
     Ok(state)
 }
 
-/// The time of a removal is over: its files, its content and itself go.
+/// The time of a removal is over: itself, its files and its content go. `None`: somebody brings it back.
 ///
 /// # Errors
-/// The stores'. Repeat it then.
-pub async fn purge(b: &Backends, removal: &Removal) -> Result<u64> {
+/// The stores'. What it leaves then is found by the cleanup of orphaned files and [`forget_remains`].
+pub async fn purge(b: &Backends, removal: &Removal) -> Result<Option<u64>> {
+    // First: of this and a restoring one wins.
+    if !b.records.delete_removal(removal.id).await? {
+        return Ok(None);
+    }
     let under = removal.kept_under();
     let files = delete_files(b, &under).await?;
-    b.archive.forget_room(&under).await?;
-    b.records.delete_removal(removal.id).await?;
-    Ok(files)
+    b.archive.forget_room(&under, Epoch(0)).await?;
+    Ok(Some(files))
 }
 
 /// Forgets what is left of a room whose row somebody deleted. `None`: nothing is, or there is such a room, or it is being
@@ -300,7 +275,14 @@ pub async fn forget_remains(
     room: &RoomId,
     now: DateTime<Utc>,
 ) -> Result<Option<u64>> {
-    let content = b.archive.head(room).await?.seq > Seq(0);
+    if let Ok(removal) = room.as_str().parse()
+        && b.records.removal(removal).await?.is_some()
+    {
+        // What is kept of a removed room lies here.
+        return Ok(None);
+    }
+    let content = b.archive.head(room).await?.seq > Seq(0)
+        || !b.archive.backups(room, None, 1).await?.is_empty();
     if !content
         && b.records
             .files_of_room(room, None, 1)
@@ -317,7 +299,14 @@ pub async fn forget_remains(
     archive_all(b, room).await?;
     let files = delete_files(b, room).await?;
     unload(b, room).await?;
-    b.archive.forget_room(room).await?;
+    // Its id stays reserved: whoever raises the epoch now was late, and it is looked at again.
+    let epoch = b.archive.head(room).await?.epoch;
+    if !b.archive.forget_room(room, epoch).await? {
+        return Err(PortError::retry(
+            "forget a room",
+            "its epoch rose meanwhile",
+        ));
+    }
     Ok(Some(files))
 }
 
@@ -327,7 +316,7 @@ async fn delete_files(b: &Backends, room: &RoomId) -> Result<u64> {
     loop {
         let files = b.records.files_of_room(room, None, PAGE_MAX).await?;
         for file in &files.items {
-            if b.records.delete_file(file.id, false).await? {
+            if b.records.delete_file(file.id, FileIs::In(room)).await? {
                 b.files.delete(&file::key(file.id)).await?;
                 deleted += 1;
             }

@@ -124,17 +124,18 @@ async fn take(
     reason: BackupReason,
 ) -> Result<(Backup, RoomState), Problem> {
     let b = &app.backends;
+    // Before what it holds: a room that is removed meanwhile leaves no backup in the next one of its name.
+    let epoch = b.archive.head(&room.id).await?.epoch;
     let (state, seq) = recovery::present(&*b.log, &*b.archive, &room.id).await?;
-    let backup = backups::take(
+    let taken = backups::take(
         &*b.archive,
         &room.id,
-        state.clone(),
-        seq,
+        epoch,
+        (state.clone(), seq),
         reason,
         b.backup_keep,
-    )
-    .await?;
-    Ok((backup, state))
+    );
+    Ok((taken.await?, state))
 }
 
 /// Brings board, document and metadata back to what the backup holds; hosts only. By edits on top of what is there, which every

@@ -10,7 +10,7 @@ use atelier_shared::domain::file::{self, StoredFile};
 use atelier_shared::domain::ids::{FileId, RoomId};
 use atelier_shared::domain::room::Role;
 use atelier_shared::domain::user::DELETED_NAME;
-use atelier_shared::ports::ANSWER_MAX_BYTES;
+use atelier_shared::ports::{ANSWER_MAX_BYTES, FileIs};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -156,7 +156,7 @@ pub async fn delete(
             "Only who uploaded a file, or a host of its room, deletes it.",
         ));
     }
-    if !records.delete_file(id, false).await? {
+    if !records.delete_file(id, FileIs::Anywhere).await? {
         return Err(Problem::not_found("file"));
     }
     // If this fails, the bytes belong to nobody, and the cleanup of orphaned files takes them.

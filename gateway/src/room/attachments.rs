@@ -3,7 +3,7 @@
 use atelier_shared::domain::entry::Body;
 use atelier_shared::domain::file;
 use atelier_shared::domain::ids::{FileId, RoomId, UserId};
-use atelier_shared::ports::PortError;
+use atelier_shared::ports::{FileIs, PortError};
 use uuid::Uuid;
 
 use super::actor::Actor;
@@ -74,7 +74,7 @@ impl Rooms {
                 let theirs = file.is_some_and(|file| {
                     file.room.as_ref() == Some(&room) && file.goes_with_message_of(author)
                 });
-                if theirs && backends.records.delete_file(id, false).await? {
+                if theirs && backends.records.delete_file(id, FileIs::In(&room)).await? {
                     backends.files.delete(&file::key(id)).await?;
                 }
                 Ok::<_, PortError>(())

@@ -74,6 +74,14 @@ pub fn is_abandoned(room: &Room, members: usize, now: DateTime<Utc>, delay: Dura
     room.retention == Retention::Ephemeral && members == 0 && room.last_activity_at <= now - delay
 }
 
+/// Is this the id of a room that may not be there yet, though content of it is? An import writes the drawing first, and then
+/// the row; longer than this no request may take.
+pub fn may_be_coming(room: &RoomId, now: DateTime<Utc>) -> bool {
+    const REQUEST_MAX: Duration = Duration::minutes(15);
+    room.made_at()
+        .is_some_and(|made| (now - made).abs() < REQUEST_MAX)
+}
+
 /// Does nobody have this file: is its room gone, or is it in none, for `grace` after it came?
 pub fn is_orphan(
     file: &StoredFile,
@@ -101,6 +109,18 @@ mod tests {
     use super::*;
     use crate::domain::ids::FileId;
     use crate::domain::room::{RoomChoice, RoomKind};
+
+    #[test]
+    fn only_what_the_server_just_named_may_be_coming() {
+        let (id, now) = (RoomId::generate(), Utc::now());
+        assert!(may_be_coming(&id, now) && may_be_coming(&id, now - Duration::minutes(1)));
+        assert!(!may_be_coming(&id, now + Duration::minutes(16)));
+        // Somebody's own idea of a name from the future.
+        assert!(!may_be_coming(&id, now - Duration::minutes(16)));
+        for name in ["design", "6f9619ff-8b86-4011-b42d-00cf4fc964ff"] {
+            assert!(!may_be_coming(&name.parse().unwrap(), now), "{name}");
+        }
+    }
 
     proptest! {
         /// Whatever the history: a room is abandoned only if it is ephemeral, empty, and nothing happened for the delay.

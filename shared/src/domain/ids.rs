@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -27,6 +28,12 @@ impl RoomId {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// When an id that the server chose was made; `None`: somebody else did.
+    pub fn made_at(&self) -> Option<DateTime<Utc>> {
+        let (seconds, nanos) = Uuid::try_parse(&self.0).ok()?.get_timestamp()?.to_unix();
+        DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
     }
 
     /// `xxh64(id, seed 0) % 1024`. Frozen, as [`PARTITIONS`] is.

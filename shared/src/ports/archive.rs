@@ -81,7 +81,9 @@ pub struct MessagePage {
 /// (`w:majority, j:true`; embedded: a synced commit) before it returns; of two writers in different epochs, or at
 /// different places, one is refused. A ref is stored once per room, user and client. What was appended is final: no
 /// epoch changes it, and it is read back as it was written; but of a message whose deletion is appended, and of its edits,
-/// no words are kept anywhere. Messages are folded in the same step as their entries. Checkpoints are switched whole.
+/// no words are kept anywhere. Messages are folded in the same step as their entries. Checkpoints are switched whole. Of a
+/// room that was forgotten nothing that is late (an append, a checkpoint, a backup, another forgetting) shows in, or takes
+/// from, the next one of that name.
 #[async_trait]
 pub trait Archive: Backups + super::ActivityArchive + Send + Sync {
     async fn ping(&self) -> Result<()>;
@@ -127,7 +129,8 @@ pub trait Archive: Backups + super::ActivityArchive + Send + Sync {
 
     async fn checkpoint(&self, room: &RoomId) -> Result<Option<Checkpoint>>;
 
-    /// Keeps it if it is newer (by seq) than the one kept and not beyond the head. False: it was not kept.
+    /// Keeps it if it is newer (by seq) than the one kept, not beyond the head and of the head's epoch. False: it was not
+    /// kept.
     async fn save_checkpoint(&self, room: &RoomId, checkpoint: &Checkpoint) -> Result<bool>;
 
     /// How many bytes the documents of these rooms have in their newest checkpoints; rooms without one are left out.
@@ -146,9 +149,10 @@ pub trait Archive: Backups + super::ActivityArchive + Send + Sync {
     async fn archived_rooms(&self, after: Option<&RoomId>, limit: usize) -> Result<Vec<RoomId>>;
 
     /// Forgets all of a room whose row is gone and whose id is still reserved, its backups included: nobody writes there.
-    /// Its epoch rises, so that whoever is late is refused, and its next life begins at seq 1. What people did stays
-    /// counted. Can be repeated.
-    async fn forget_room(&self, room: &RoomId) -> Result<()>;
+    /// Only if its epoch is still `epoch` (0: it was never opened, and has backups at most): it rises, so that whoever is
+    /// late is refused, and its next life begins at seq 1. What people did stays counted. False: it is not, or another
+    /// forgets it too; read the head again. Can be repeated, from the head as it is then.
+    async fn forget_room(&self, room: &RoomId, epoch: Epoch) -> Result<bool>;
 
     /// Stores a job's result once; a later call for the same job changes nothing and returns false.
     async fn put_result(

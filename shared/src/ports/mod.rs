@@ -39,12 +39,12 @@ pub use queue::{
     REASON_MAX_BYTES, Settled, WorkerInfo,
 };
 pub use records::{
-    Acceptance, CleanupRecords, CreateUserError, DELETED_ID_RESERVED, FileRecords, INVITES_MAX,
-    InviteRecords, JobQuery, JobRecords, PAGE_MAX, Page, Records, RoomCreation, RoomPatch,
-    RoomQuery, RoomQuota, RoomRecords, RoomVisibility, RoomsOfAddress, UserDeletion, UserPatch,
-    UserRecords,
+    Acceptance, CleanupRecords, CreateUserError, DELETED_ID_RESERVED, FileIs, FileRecords,
+    INVITES_MAX, InviteRecords, JobQuery, JobRecords, PAGE_MAX, Page, Records, RoomCreation,
+    RoomPatch, RoomQuery, RoomQuota, RoomRecords, RoomVisibility, RoomsOfAddress, UserDeletion,
+    UserPatch, UserRecords,
 };
-pub use removals::RemovalRecords;
+pub use removals::{RemovalRecords, RestoreBegun};
 pub use roles::{MEMBERS_MAX, Membership, RoleChange, RoleRecords};
 pub use room_log::{
     APPEND_MAX, APPEND_MAX_BYTES, Append, Appended, Bar, Delivery, LogHead, READ_MAX_BYTES,

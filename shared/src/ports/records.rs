@@ -368,11 +368,26 @@ pub trait InviteRecords: Send + Sync {
     async fn revoke_invite(&self, room: &RoomId, id: Uuid) -> Result<bool>;
 }
 
-/// Promises: of all calls that delete one file, one is told that it did; a file is in at most one room, and stays there.
+/// Where a file must be for it to be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileIs<'a> {
+    Anywhere,
+    InNoRoom,
+    /// In this room; or with this removed room, by what it is kept under.
+    In(&'a RoomId),
+}
+
+/// Promises: of all calls that delete one file, one is told that it did; a file is in at most one room, and stays there,
+/// but that it goes with a room that is removed, and comes back with it.
 #[async_trait]
 pub trait FileRecords: Send + Sync {
     /// Keeps what is known of a file whose bytes are stored already. Repeated after a lost answer it changes nothing.
-    async fn create_file(&self, file: &StoredFile) -> Result<()>;
+    /// `room_made_at`: only while the file's room is there and was made then. False: it is not; nothing was kept.
+    async fn create_file(
+        &self,
+        file: &StoredFile,
+        room_made_at: Option<DateTime<Utc>>,
+    ) -> Result<bool>;
 
     async fn file(&self, id: FileId) -> Result<Option<StoredFile>>;
 
@@ -387,9 +402,9 @@ pub trait FileRecords: Send + Sync {
     /// Puts a file that is in no room into this one. False: no such file, or it is in another.
     async fn attach_file(&self, id: FileId, room: &RoomId) -> Result<bool>;
 
-    /// Forgets a file (`if_unattached`: only if it is in no room); its bytes are deleted by the caller, afterwards.
-    /// False: nothing was deleted.
-    async fn delete_file(&self, id: FileId, if_unattached: bool) -> Result<bool>;
+    /// Forgets a file if it is there at that moment; its bytes are deleted by the caller, afterwards. False: nothing was
+    /// deleted.
+    async fn delete_file(&self, id: FileId, only: FileIs<'_>) -> Result<bool>;
 
     /// Every file, by id, after `after`; at most `limit`.
     async fn files_after(&self, after: Option<FileId>, limit: usize) -> Result<Vec<StoredFile>>;

@@ -8,8 +8,23 @@ use super::{Page, Result};
 use crate::domain::ids::RoomId;
 use crate::domain::removal::Removal;
 
+/// What came of a wish to bring a room back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestoreBegun {
+    /// The caller is at it; its target is reserved.
+    Begun(Box<Removal>),
+    /// A room has this id, or one is just being removed or comes back under it; nothing changed.
+    TargetTaken,
+    /// Another is at it, or its removal is not over; nothing changed.
+    UnderWay,
+    /// There is no such removal.
+    Missing,
+}
+
 /// Promises: a room has one removal under way at a time; its row goes, its files change hands and its snapshot is kept in
-/// one step, and only if nobody has wanted it since; undone, all three are as they were.
+/// one step, and only if nobody has wanted it since; undone, all three are as they were. One worker at a time removes a room
+/// or brings one back: whose claim another has taken over is refused by every step that moves it on. Of a restoring and an
+/// expiry one wins.
 #[async_trait]
 pub trait RemovalRecords: Send + Sync {
     /// The removal under way of this room.
@@ -39,11 +54,12 @@ pub trait RemovalRecords: Send + Sync {
         until: DateTime<Utc>,
     ) -> Result<Option<Removal>>;
 
-    /// Takes [`Self::remove_room`] back. False: there is no such removal, or it is not `removing` any more.
+    /// Takes [`Self::remove_room`] back; invitations and noted visits went with the row. False: there is no such removal, or it is not `removing` any more.
     async fn undo_removal(&self, id: Uuid) -> Result<bool>;
 
-    /// Its content, `entries` of them, is kept aside durably: from `removing` on to `kept`. False: it was not `removing`.
-    async fn mark_kept(&self, id: Uuid, entries: u64) -> Result<bool>;
+    /// Its content, `entries` of them, is kept aside durably: from `removing` on to `kept`. False: it was not `removing`, or
+    /// another worker has it.
+    async fn mark_kept(&self, id: Uuid, worker: Uuid, entries: u64) -> Result<bool>;
 
     /// All of the room is gone: from `kept` on to `removed`, and the room's id may be given again. False: it was not `kept`.
     async fn finish_removal(&self, id: Uuid) -> Result<bool>;
@@ -56,20 +72,22 @@ pub trait RemovalRecords: Send + Sync {
     /// `removed` ones whose time is over at `now`, the longest first, at most `limit`.
     async fn expired_removals(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<Removal>>;
 
-    /// Reserves `target` for a `removed` room that comes back, or takes up a restoring that is under way (whose target then
-    /// stays). `None`: no such removal, it is in another state, or a room has that id.
+    /// Reserves `target` for a `removed` room that comes back, or takes up a restoring (whose target then stays) if no
+    /// other's claim on it lasts at `now`. It is this worker's until `until`; renewed by beginning again.
     async fn begin_restore(
         &self,
         id: Uuid,
         target: &RoomId,
-        at: DateTime<Utc>,
-    ) -> Result<Option<Removal>>;
+        worker: Uuid,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<RestoreBegun>;
 
     /// In one step: the room is there again under the removal's target, with its members and files, as one that is kept,
-    /// last active `at`, and the removal is gone. False: it was not `restoring`.
-    async fn finish_restore(&self, id: Uuid, at: DateTime<Utc>) -> Result<bool>;
+    /// last active `at`, and the removal is gone. False: it was not `restoring`, or another worker has it.
+    async fn finish_restore(&self, id: Uuid, worker: Uuid, at: DateTime<Utc>) -> Result<bool>;
 
-    /// Forgets a removal, whatever its state. False: there was none.
+    /// Forgets a `removed` one: from then on nobody brings it back. False: there is none, or it is in another state.
     async fn delete_removal(&self, id: Uuid) -> Result<bool>;
 
     /// Reserves the id of a room that is gone and neither being removed nor coming back, so that nobody makes it anew

@@ -130,20 +130,15 @@ pub async fn present(
         Some(head) if head.epoch == archived.epoch && head.seq >= archived.seq => {
             load(log, archive, room, &head).await
         }
-        _ => load_archived(archive, room, archived).await,
+        _ => self::archived(archive, room, archived).await,
     }
 }
 
-/// What the archived part of a room adds up to, and the seq it stands at.
+/// What the archived part of a room adds up to, up to `head` at least, and the seq it stands at.
 ///
 /// # Errors
 /// The archive's; final, if an entry is missing.
-pub async fn archived(archive: &dyn Archive, room: &RoomId) -> Result<(RoomState, Seq)> {
-    let head = archive.head(room).await?;
-    load_archived(archive, room, head).await
-}
-
-async fn load_archived(
+pub async fn archived(
     archive: &dyn Archive,
     room: &RoomId,
     head: ArchiveHead,

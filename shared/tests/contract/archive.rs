@@ -7,6 +7,7 @@ mod entries;
 mod epochs;
 mod forgetting;
 mod history;
+mod late;
 mod messages;
 pub mod plans;
 mod refs;
@@ -72,6 +73,11 @@ pub fn trials(trials: &mut Vec<Trial>) {
         forgetting::who_is_late_in_a_forgotten_room_is_refused,
         forgetting::what_comes_back_is_read_as_before_and_not_counted_again,
         forgetting::rooms_of_which_anything_is_archived_are_walked_by_id,
+        late::a_checkpoint_of_an_epoch_that_is_over_is_not_kept,
+        late::a_checkpoint_and_a_backup_under_way_do_not_outlive_their_room,
+        late::a_backup_of_an_epoch_that_is_over_is_refused_and_covers_nothing,
+        late::a_forgetting_that_is_late_takes_nothing_from_the_next_life,
+        late::rooms_with_backups_are_walked_each_once,
         results::a_result_is_stored_once,
         results::a_result_of_any_output_is_kept,
         results::an_expired_result_is_none,

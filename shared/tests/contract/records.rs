@@ -10,6 +10,7 @@ mod people;
 mod places;
 mod removals;
 mod replica;
+mod restores;
 mod roles;
 mod rooms;
 pub mod visits;
@@ -35,6 +36,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
     insights::trials(trials);
     removals::trials(trials);
     replica::trials(trials);
+    restores::trials(trials);
     visits::trials(trials);
 }
 

@@ -7,9 +7,11 @@ use std::time::Duration;
 use atelier_shared::Backends;
 use atelier_shared::backups;
 use atelier_shared::domain::backup::Keep;
+use atelier_shared::domain::cleanup::may_be_coming;
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::domain::job::QUEUE_BACKUP;
 use atelier_shared::ports::{Archive, Enqueue, PortError, Queue, Records, Result};
+use chrono::Utc;
 use serde::{Deserialize, Serialize};
 
 use super::{Attempt, Failure, Job};
@@ -66,9 +68,16 @@ impl BackupKeeper {
 
     async fn back_up(&self, room: &RoomId) -> Result<()> {
         if self.records.room(room).await?.is_none() {
+            if may_be_coming(room, Utc::now()) {
+                // It stays among the changed: the next beat finds its row, or that it has none.
+                return Ok(());
+            }
             // Deleted meanwhile: nobody can ask for it any more.
             let head = self.archive.head(room).await?;
-            return self.archive.mark_backed_up(room, head.seq).await;
+            return self
+                .archive
+                .mark_backed_up(room, head.epoch, head.seq)
+                .await;
         }
         let made = backups::take_if_changed(&*self.archive, room, self.keep).await?;
         if let Some(backup) = made {
@@ -91,5 +100,69 @@ impl Job for BackupRoom {
     async fn run(self, _: Attempt, keeper: Arc<BackupKeeper>) -> std::result::Result<(), Failure> {
         keeper.back_up(&self.room).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atelier_shared::config::StoreConfig;
+    use atelier_shared::domain::entry::{Author, Body, Entry, Record};
+    use atelier_shared::domain::ids::{ClientId, Epoch, Seq, UserId};
+    use atelier_shared::domain::room::{Room, RoomChoice, RoomKind};
+
+    use super::*;
+
+    fn entry() -> Entry {
+        let data = serde_json::json!({ "n": 1 });
+        Entry {
+            seq: Seq(1),
+            record: Record {
+                ts_ms: 0,
+                author: Author {
+                    client_id: ClientId::generate(),
+                    user_id: UserId::generate(),
+                    connection: None,
+                    name: String::new(),
+                    color: None,
+                    avatar_url: None,
+                },
+                reference: None,
+                audience: None,
+                body: Body::SessionUpdate {
+                    data: serde_json::from_value(data).unwrap(),
+                },
+            },
+        }
+    }
+
+    /// The beat comes between an import's drawing and its row.
+    #[tokio::test]
+    async fn a_room_that_is_just_being_made_is_backed_up_when_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = StoreConfig {
+            data_dir: folder.path().to_owned(),
+            ..StoreConfig::default()
+        };
+        let backends = Backends::open(&stores).await.unwrap();
+        let (keeper, archive) = (BackupKeeper::new(&backends), &backends.archive);
+        let changed = async || archive.changed_rooms(10).await.unwrap();
+        let deleted: RoomId = "deleted".parse().unwrap();
+        let coming = RoomId::generate();
+        for room in [&coming, &deleted] {
+            archive.raise_epoch(room, Epoch(0)).await.unwrap();
+            archive.append(room, Epoch(1), &[entry()]).await.unwrap();
+            keeper.back_up(room).await.unwrap();
+        }
+        assert_eq!(changed().await, std::slice::from_ref(&coming));
+        let choice = RoomChoice {
+            kind: Some(RoomKind::Open),
+            ..RoomChoice::default()
+        };
+        let room = Room::new(coming.clone(), choice, None, None, Utc::now());
+        assert!(backends.records.create_room(&room).await.unwrap());
+        keeper.back_up(&coming).await.unwrap();
+        assert!(changed().await.is_empty());
+        let made = archive.backups(&coming, None, 10).await.unwrap();
+        assert_eq!(made.len(), 1);
     }
 }

@@ -198,7 +198,65 @@ fn shorten(result: &mut JobResult) {
 
 #[cfg(test)]
 mod tests {
+    use atelier_shared::Backends;
+    use atelier_shared::config::StoreConfig;
+    use atelier_shared::domain::ids::{JobId, UserId};
+    use atelier_shared::domain::job::{AskedLimits, Job as Row, JobSpec};
+    use atelier_shared::outbox;
+
     use super::*;
+
+    /// Its job died; while that is posted an administrator has it tried again, and it succeeds.
+    #[tokio::test]
+    async fn what_comes_while_a_result_is_posted_is_posted_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = StoreConfig {
+            data_dir: folder.path().to_owned(),
+            ..StoreConfig::default()
+        };
+        let queue = Backends::open(&stores).await.unwrap().queue;
+        let row = Row {
+            id: JobId::generate(),
+            owner: UserId::generate(),
+            owner_name: String::new(),
+            room_id: None,
+            project_id: None,
+            priority: 0,
+            spec: JobSpec {
+                language: "bash".into(),
+                version: None,
+                files: Vec::new(),
+                entrypoint: None,
+                stdin: String::new(),
+                args: Vec::new(),
+                env: std::collections::BTreeMap::new(),
+                limits: AskedLimits::default(),
+                callback_url: Some("http://example.org/".into()),
+            },
+            state: JobState::Dead,
+            attempts: 1,
+            revivals: 0,
+            traceparent: None,
+            asked_by: None,
+            created_at: Utc::now(),
+            started_at: None,
+            finished_at: None,
+        };
+        let claim = async || {
+            queue
+                .claim(QUEUE_CALLBACK, REQUEST_TIMEOUT, 1)
+                .await
+                .unwrap()
+        };
+        outbox::call_back(&*queue, &row).await.unwrap();
+        let posting = claim().await.unwrap();
+        outbox::call_back(&*queue, &row).await.unwrap();
+        queue.finish(&posting.lease).await.unwrap();
+        let again = claim().await.unwrap();
+        assert_eq!(again.payload, posting.payload);
+        queue.finish(&again.lease).await.unwrap();
+        assert!(claim().await.is_err(), "once more, and then no more");
+    }
 
     #[test]
     fn a_signature_covers_time_and_body() {

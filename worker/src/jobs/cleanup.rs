@@ -3,6 +3,8 @@
 
 mod files;
 mod guests;
+#[cfg(test)]
+mod late_tests;
 mod people;
 #[cfg(test)]
 mod people_tests;

@@ -8,7 +8,7 @@ use atelier_shared::domain::entry::{Author, Body as EntryBody, Record};
 use atelier_shared::domain::file::{self, SharedFile, StoredFile};
 use atelier_shared::domain::ids::{FileId, Ref, RoomId, UserId};
 use atelier_shared::domain::names;
-use atelier_shared::domain::room::Role;
+use atelier_shared::domain::room::{Role, Room};
 use atelier_shared::ports::{PortError, Result as PortResult};
 use atelier_shared::recovery;
 use axum::Json;
@@ -237,10 +237,11 @@ async fn receive(
     let stored = stored.ok_or_else(|| Problem::invalid("file", "is missing"))?;
     if let Some(room) = &room {
         // They may have been sent out while the file came.
-        let allowed = may(app, room, principal, Role::Editor).await;
+        let allowed = may(app, &room.id, principal, Role::Editor).await;
         allowed.map_err(|problem| problem.at("room_id"))?;
     }
-    let author = author(app, principal, stranger, room.as_ref()).await?;
+    let shown_in = room.as_ref().map(|room| &room.id);
+    let author = author(app, principal, stranger, shown_in).await?;
     let kept = keep(app, principal, &author, room, stored).await?;
     if kept.room.is_some() {
         let telling = tokio::spawn(tell(app.clone(), author, kept.clone()));
@@ -260,15 +261,15 @@ async fn room_of(
     app: &App,
     principal: Option<&Principal>,
     text: String,
-) -> Result<Option<RoomId>, Problem> {
+) -> Result<Option<Room>, Problem> {
     if text.is_empty() {
         return Ok(None);
     }
     let id = text.parse::<RoomId>().map_err(Problem::from);
     let id = id.map_err(|problem| problem.at("room_id"))?;
     let allowed = may(app, &id, principal, Role::Editor).await;
-    allowed.map_err(|problem| problem.at("room_id"))?;
-    Ok(Some(id))
+    let (room, _) = allowed.map_err(|problem| problem.at("room_id"))?;
+    Ok(Some(room))
 }
 
 /// Whoever sends the file, as the room sees them if they are there. Nobody is without a name.
@@ -513,12 +514,13 @@ async fn keep(
     app: &App,
     principal: Option<&Principal>,
     author: &Author,
-    room: Option<RoomId>,
+    room: Option<Room>,
     mut stored: Stored<'_>,
 ) -> Result<StoredFile, Problem> {
+    let made_at = room.as_ref().map(|room| room.created_at);
     let file = StoredFile {
         id: stored.id,
-        room,
+        room: room.map(|room| room.id),
         uploader: principal.map(|principal| principal.user_id),
         uploader_name: author.name.clone(),
         name: stored.name.clone(),
@@ -531,13 +533,24 @@ async fn keep(
     stored.kept = true;
     // Many large files at once keep a disk busy: the row waits, the sender has sent it all already.
     let deadline = Instant::now() + ROW_PATIENCE;
-    while let Err(error) = app.backends.records.create_file(&file).await {
-        if !error.is_retryable() || Instant::now() > deadline {
-            return Err(error.into());
+    loop {
+        match app.backends.records.create_file(&file, made_at).await {
+            Ok(true) => return Ok(file),
+            // It was removed while the file came in; a room that has its name since is another's.
+            Ok(false) => {
+                stored.kept = false;
+                return Err(room_gone());
+            }
+            Err(error) if !error.is_retryable() || Instant::now() > deadline => {
+                return Err(error.into());
+            }
+            Err(_) => tokio::time::sleep(ROW_PAUSE).await,
         }
-        tokio::time::sleep(ROW_PAUSE).await;
     }
-    Ok(file)
+}
+
+fn room_gone() -> Problem {
+    Problem::not_found("room").at("room_id")
 }
 
 /// Logs the file in the room, so that everybody hears of it, now and later. A log that is away is waited for.
@@ -559,12 +572,22 @@ async fn tell(app: App, author: Author, file: StoredFile) -> Result<(), Problem>
     };
     let deadline = Instant::now() + TELL_PATIENCE;
     loop {
-        let told = recovery::append(&*b.log, &*b.archive, &*b.queue, room, &record, now_ms).await;
-        match told {
+        let telling = async {
+            // The room may have been removed, and its file with it, while the log was away.
+            let kept = b.records.file(file.id).await?;
+            if kept.is_none_or(|kept| kept.room != file.room) {
+                return Ok(false);
+            }
+            recovery::append(&*b.log, &*b.archive, &*b.queue, room, &record, now_ms).await?;
+            Ok::<_, PortError>(true)
+        };
+        match telling.await {
+            Ok(true) => return Ok(()),
+            Ok(false) => return Err(room_gone()),
             Err(error) if error.is_retryable() && Instant::now() < deadline => {
                 tokio::time::sleep(TELL_PAUSE).await;
             }
-            told => return told.map(drop).map_err(Problem::from),
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -4,12 +4,13 @@ mod activity;
 mod append;
 mod backups;
 mod checkpoint;
+mod forget;
+mod held;
 mod messages;
 mod results;
 mod rows;
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -44,9 +45,6 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/mongo/0003_backups.json"),
     include_str!("../../../../migrations/mongo/0004_newest_activity.json"),
 ];
-
-/// How long a removal waits for whoever writes into the room; less than any call may take.
-const HEAD_WAIT: Duration = Duration::from_secs(8);
 
 pub struct MongoArchive {
     database: Database,
@@ -336,40 +334,8 @@ impl Archive for MongoArchive {
         self.read_document_bytes(rooms).await
     }
 
-    /// The epoch first: an archiving that is under way is refused from then on, and what it wrote is deleted with the rest.
-    async fn forget_room(&self, room: &RoomId) -> Result<()> {
-        let id = room.as_str();
-        bounded("forget a room", async {
-            // A transaction of a worker that was killed may hold the head until the server ends it. The server gives up
-            // before we do: an epoch raised by a call that was given up could end the room's next life.
-            self.heads
-                .find_one_and_update(
-                    doc! { "_id": id },
-                    doc! { "$inc": { "epoch": 1_i64 }, "$set": { "opened": false } },
-                )
-                .max_time(HEAD_WAIT)
-                .await
-        })
-        .await?;
-        for name in ["messages", "entries"] {
-            let rows: Collection<Document> = self.database.collection(name);
-            bounded("forget a room", async {
-                rows.delete_many(doc! { "room": id }).await
-            })
-            .await?;
-        }
-        self.forget_checkpoint(room).await?;
-        self.forget_backups(room).await?;
-        bounded("forget a room", async {
-            self.heads
-                .update_one(
-                    doc! { "_id": id },
-                    doc! { "$set": { "seq": 0_i64 }, "$unset": { "unbacked": "" } },
-                )
-                .await
-        })
-        .await?;
-        Ok(())
+    async fn forget_room(&self, room: &RoomId, epoch: Epoch) -> Result<bool> {
+        self.forget_all(room, epoch).await
     }
 
     async fn put_result(

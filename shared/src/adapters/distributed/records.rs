@@ -15,6 +15,7 @@ use crate::adapters::queries::insights::insight_records;
 use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
 use crate::adapters::queries::places::place_records;
+use crate::adapters::queries::removal_steps::removal_steps;
 use crate::adapters::queries::removals::removal_records;
 use crate::adapters::queries::roles::role_records;
 use crate::adapters::queries::rooms::room_records;
@@ -101,7 +102,8 @@ insight_records!(PostgresRecords);
 invite_records!(PostgresRecords);
 file_records!(PostgresRecords);
 cleanup_records!(PostgresRecords);
-removal_records!(PostgresRecords, Postgres);
+removal_steps!(PostgresRecords, Postgres);
+removal_records!(PostgresRecords);
 visit_records!(PostgresRecords, Postgres);
 
 #[async_trait]

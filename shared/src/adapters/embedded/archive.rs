@@ -305,10 +305,10 @@ impl Archive for SqliteArchive {
     async fn save_checkpoint(&self, room: &RoomId, checkpoint: &Checkpoint) -> Result<bool> {
         let state = serde_json::to_string(&checkpoint.state)
             .map_err(|e| PortError::fatal("encode checkpoint", e))?;
-        // Newer than the one kept, and not beyond the head: both asked in the writing statement.
+        // Newer than the one kept, not beyond the head and of its epoch: all asked in the writing statement.
         let done = sqlx::query(
             "INSERT INTO checkpoints (room, epoch, seq, state, document_bytes)
-             SELECT $1, $2, $3, $4, $5 FROM room_heads WHERE room = $1 AND seq >= $3
+             SELECT $1, $2, $3, $4, $5 FROM room_heads WHERE room = $1 AND epoch = $2 AND seq >= $3
              ON CONFLICT (room) DO UPDATE
              SET epoch = excluded.epoch, seq = excluded.seq, state = excluded.state,
                  document_bytes = excluded.document_bytes
@@ -347,7 +347,7 @@ impl Archive for SqliteArchive {
         Ok(found)
     }
 
-    async fn forget_room(&self, room: &RoomId) -> Result<()> {
+    async fn forget_room(&self, room: &RoomId, epoch: Epoch) -> Result<bool> {
         let failed = |e| port_error("forget a room", e);
         let mut transaction = self
             .file
@@ -355,6 +355,9 @@ impl Archive for SqliteArchive {
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(failed)?;
+        if head(&mut transaction, room).await?.epoch != epoch {
+            return Ok(false);
+        }
         for sql in [
             "DELETE FROM message_words WHERE room = $1",
             "DELETE FROM messages WHERE room = $1",
@@ -369,7 +372,8 @@ impl Archive for SqliteArchive {
                 .await
                 .map_err(failed)?;
         }
-        transaction.commit().await.map_err(failed)
+        transaction.commit().await.map_err(failed)?;
+        Ok(true)
     }
 
     async fn put_result(

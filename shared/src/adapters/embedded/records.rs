@@ -14,6 +14,7 @@ use crate::adapters::queries::insights::insight_records;
 use crate::adapters::queries::invites::invite_records;
 use crate::adapters::queries::jobs::job_records;
 use crate::adapters::queries::places::place_records;
+use crate::adapters::queries::removal_steps::removal_steps;
 use crate::adapters::queries::removals::removal_records;
 use crate::adapters::queries::roles::role_records;
 use crate::adapters::queries::rooms::room_records;
@@ -142,7 +143,8 @@ insight_records!(SqliteRecords);
 invite_records!(SqliteRecords);
 file_records!(SqliteRecords);
 cleanup_records!(SqliteRecords);
-removal_records!(SqliteRecords, Db);
+removal_steps!(SqliteRecords, Db);
+removal_records!(SqliteRecords);
 visit_records!(SqliteRecords, Db);
 
 #[async_trait]

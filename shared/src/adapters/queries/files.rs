@@ -47,11 +47,25 @@ macro_rules! file_records {
             async fn create_file(
                 &self,
                 file: &crate::domain::file::StoredFile,
-            ) -> crate::ports::Result<()> {
+                room_made_at: Option<chrono::DateTime<chrono::Utc>>,
+            ) -> crate::ports::Result<bool> {
                 use crate::adapters::queries::{files, micros};
 
                 let made = async {
                     let mut tx = self.write().await?;
+                    if let (Some(room), Some(at)) = (&file.room, room_made_at) {
+                        // Locks it: whoever removes it takes this file along, or was first.
+                        let there = statement(
+                            "UPDATE rooms SET created_at = created_at WHERE id = $1 AND created_at = $2",
+                        )
+                        .bind(room.as_str())
+                        .bind(micros(at))
+                        .execute(&mut *tx)
+                        .await?;
+                        if there.rows_affected() == 0 {
+                            return Ok(false);
+                        }
+                    }
                     statement(
                         "INSERT INTO files (id, room_id, uploader, uploader_name, name, content_type, size, sha256,
                              created_at)
@@ -69,7 +83,8 @@ macro_rules! file_records {
                     .bind(micros(file.created_at))
                     .execute(&mut *tx)
                     .await?;
-                    tx.commit().await
+                    tx.commit().await?;
+                    sqlx::Result::Ok(true)
                 };
                 made.await.map_err(|e| failed("keep a file", e))
             }
@@ -141,16 +156,22 @@ macro_rules! file_records {
             async fn delete_file(
                 &self,
                 id: crate::domain::ids::FileId,
-                if_unattached: bool,
+                only: crate::ports::FileIs<'_>,
             ) -> crate::ports::Result<bool> {
+                use crate::ports::FileIs;
+
                 let deleted = async {
                     let mut tx = self.write().await?;
-                    let sql = if if_unattached {
-                        "DELETE FROM files WHERE id = $1 AND room_id IS NULL"
-                    } else {
-                        "DELETE FROM files WHERE id = $1"
+                    let delete = match only {
+                        FileIs::Anywhere => statement("DELETE FROM files WHERE id = $1").bind(id.0),
+                        FileIs::InNoRoom => {
+                            statement("DELETE FROM files WHERE id = $1 AND room_id IS NULL").bind(id.0)
+                        }
+                        FileIs::In(room) => statement("DELETE FROM files WHERE id = $1 AND room_id = $2")
+                            .bind(id.0)
+                            .bind(room.as_str()),
                     };
-                    let done = statement(sql).bind(id.0).execute(&mut *tx).await?;
+                    let done = delete.execute(&mut *tx).await?;
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected() > 0)
                 };

@@ -11,6 +11,7 @@ pub mod insights;
 pub mod invites;
 pub mod jobs;
 pub mod places;
+pub mod removal_steps;
 pub mod removals;
 pub mod roles;
 pub mod room_lists;

@@ -36,118 +36,7 @@ impl RemovalRow {
 }
 
 macro_rules! removal_records {
-    ($adapter:ty, $db:ty) => {
-        impl $adapter {
-            /// Inserts a room's row and its members as a snapshot has them. False: the id is taken.
-            async fn insert_snapshot(
-                tx: &mut sqlx::Transaction<'static, $db>,
-                snapshot: &crate::domain::removal::Snapshot,
-            ) -> sqlx::Result<bool> {
-                use crate::adapters::queries::{micros, rooms};
-
-                let room = &snapshot.room;
-                let done = statement(
-                    "INSERT INTO rooms (id, name, kind, access, listed, retention, allows, created_by,
-                         creator_address, project_id, role_version, created_at, last_activity_at)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-                     ON CONFLICT (id) DO NOTHING",
-                )
-                .bind(room.id.as_str())
-                .bind(&room.name)
-                .bind(room.kind.as_str())
-                .bind(room.access.as_str())
-                .bind(room.listed)
-                .bind(room.retention.as_str())
-                .bind(sqlx::types::Json(&room.allows))
-                .bind(room.created_by.map(|user| user.0))
-                .bind(&room.creator_address)
-                .bind(room.project_id)
-                .bind(rooms::stored_version(room.role_version)?)
-                .bind(micros(room.created_at))
-                .bind(micros(room.last_activity_at))
-                .execute(&mut **tx)
-                .await?;
-                if done.rows_affected() == 0 {
-                    return Ok(false);
-                }
-                for (user, role) in &snapshot.members {
-                    statement("INSERT INTO room_members (room_id, user_id, role) VALUES ($1, $2, $3)")
-                        .bind(room.id.as_str())
-                        .bind(user.0)
-                        .bind(role.as_str())
-                        .execute(&mut **tx)
-                        .await?;
-                }
-                Ok(true)
-            }
-
-            async fn removal_row(
-                tx: &mut sqlx::Transaction<'static, $db>,
-                id: uuid::Uuid,
-            ) -> sqlx::Result<Option<crate::domain::removal::Removal>> {
-                use crate::adapters::queries::removals::RemovalRow;
-
-                // Locks it: what is read here is acted upon.
-                statement("UPDATE removed_rooms SET state = state WHERE id = $1")
-                    .bind(id)
-                    .execute(&mut **tx)
-                    .await?;
-                let row: Option<RemovalRow> = rows("SELECT * FROM removed_rooms WHERE id = $1")
-                    .bind(id)
-                    .fetch_optional(&mut **tx)
-                    .await?;
-                row.map(RemovalRow::removal).transpose()
-            }
-
-            /// Reserves the id of no room. False: there is such a room, or one is being removed, or comes back under it; the
-            /// caller then rolls back.
-            async fn reserve(
-                tx: &mut sqlx::Transaction<'static, $db>,
-                id: &crate::domain::ids::RoomId,
-                at: chrono::DateTime<chrono::Utc>,
-            ) -> sqlx::Result<bool> {
-                use crate::adapters::queries::micros;
-
-                // A row for a moment: whoever makes this room now waits for the end of this transaction, and the other way
-                // round; then one sees what the other did.
-                let free = statement(
-                    "INSERT INTO rooms (id, name, kind, access, listed, retention, allows, role_version, created_at,
-                         last_activity_at)
-                     VALUES ($1, '', '', '', $2, '', $3, 0, $4, $4) ON CONFLICT (id) DO NOTHING",
-                )
-                .bind(id.as_str())
-                .bind(false)
-                .bind(sqlx::types::Json(Vec::<String>::new()))
-                .bind(micros(at))
-                .execute(&mut **tx)
-                .await?;
-                if free.rows_affected() == 0 {
-                    return Ok(false);
-                }
-                statement("DELETE FROM rooms WHERE id = $1").bind(id.as_str()).execute(&mut **tx).await?;
-                let under_way: Option<(String,)> = rows(
-                    "SELECT room_id FROM removed_rooms WHERE target = $1
-                     UNION ALL
-                     SELECT room_id FROM removed_rooms WHERE room_id = $1 AND state IN ('removing', 'kept')",
-                )
-                .bind(id.as_str())
-                .fetch_optional(&mut **tx)
-                .await?;
-                if under_way.is_some() {
-                    return Ok(false);
-                }
-                statement(
-                    "INSERT INTO deleted_rooms (id, deleted_at) VALUES ($1, $2)
-                     ON CONFLICT (id) DO UPDATE SET deleted_at = excluded.deleted_at",
-                )
-                .bind(id.as_str())
-                .bind(micros(at))
-                .execute(&mut **tx)
-                .await?;
-                Ok(true)
-            }
-        }
-
+    ($adapter:ty) => {
         #[async_trait::async_trait]
         impl crate::ports::RemovalRecords for $adapter {
             async fn removal_of(
@@ -334,20 +223,28 @@ macro_rules! removal_records {
                 undone.await.map_err(|e| failed("take a room's removal back", e))
             }
 
-            async fn mark_kept(&self, id: uuid::Uuid, entries: u64) -> crate::ports::Result<bool> {
+            async fn mark_kept(
+                &self,
+                id: uuid::Uuid,
+                worker: uuid::Uuid,
+                entries: u64,
+            ) -> crate::ports::Result<bool> {
                 use crate::adapters::queries::unstorable;
                 use crate::domain::removal::RemovalState;
 
                 let marked = async {
                     let mut tx = self.write().await?;
-                    let done =
-                        statement("UPDATE removed_rooms SET state = $2, entries = $3 WHERE id = $1 AND state = $4")
-                            .bind(id)
-                            .bind(RemovalState::Kept.as_str())
-                            .bind(i64::try_from(entries).map_err(unstorable)?)
-                            .bind(RemovalState::Removing.as_str())
-                            .execute(&mut *tx)
-                            .await?;
+                    let done = statement(
+                        "UPDATE removed_rooms SET state = $2, entries = $3
+                         WHERE id = $1 AND state = $4 AND worker = $5",
+                    )
+                    .bind(id)
+                    .bind(RemovalState::Kept.as_str())
+                    .bind(i64::try_from(entries).map_err(unstorable)?)
+                    .bind(RemovalState::Removing.as_str())
+                    .bind(worker)
+                    .execute(&mut *tx)
+                    .await?;
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected() > 0)
                 };
@@ -447,34 +344,57 @@ macro_rules! removal_records {
                 &self,
                 id: uuid::Uuid,
                 target: &crate::domain::ids::RoomId,
-                at: chrono::DateTime<chrono::Utc>,
-            ) -> crate::ports::Result<Option<crate::domain::removal::Removal>> {
+                worker: uuid::Uuid,
+                now: chrono::DateTime<chrono::Utc>,
+                until: chrono::DateTime<chrono::Utc>,
+            ) -> crate::ports::Result<crate::ports::RestoreBegun> {
+                use crate::adapters::queries::micros;
                 use crate::domain::removal::RemovalState;
+                use crate::ports::RestoreBegun;
 
                 let begun = async {
                     let mut tx = self.write().await?;
                     let Some(mut removal) = Self::removal_row(&mut tx, id).await? else {
-                        return Ok(None);
+                        return Ok(RestoreBegun::Missing);
                     };
-                    if removal.state == RemovalState::Restoring {
-                        return Ok(Some(removal));
+                    match removal.state {
+                        RemovalState::Removing | RemovalState::Kept => return Ok(RestoreBegun::UnderWay),
+                        RemovalState::Restoring => {
+                            let claimed = statement(
+                                "UPDATE removed_rooms SET worker = $2, claimed_until = $4
+                                 WHERE id = $1 AND (worker IS NULL OR worker = $2 OR claimed_until <= $3)",
+                            )
+                            .bind(id)
+                            .bind(worker)
+                            .bind(micros(now))
+                            .bind(micros(until))
+                            .execute(&mut *tx)
+                            .await?;
+                            if claimed.rows_affected() == 0 {
+                                return Ok(RestoreBegun::UnderWay);
+                            }
+                        }
+                        RemovalState::Removed => {
+                            if !Self::reserve(&mut tx, target, now).await? {
+                                return Ok(RestoreBegun::TargetTaken);
+                            }
+                            statement(
+                                "UPDATE removed_rooms SET state = $2, target = $3, worker = $4, claimed_until = $5
+                                 WHERE id = $1",
+                            )
+                            .bind(id)
+                            .bind(RemovalState::Restoring.as_str())
+                            .bind(target.as_str())
+                            .bind(worker)
+                            .bind(micros(until))
+                            .execute(&mut *tx)
+                            .await?;
+                            removal.state = RemovalState::Restoring;
+                            removal.target = Some(target.clone());
+                        }
                     }
-                    if removal.state != RemovalState::Removed {
-                        return Ok(None);
-                    }
-                    if !Self::reserve(&mut tx, target, at).await? {
-                        return Ok(None);
-                    }
-                    statement("UPDATE removed_rooms SET state = $2, target = $3 WHERE id = $1")
-                        .bind(id)
-                        .bind(RemovalState::Restoring.as_str())
-                        .bind(target.as_str())
-                        .execute(&mut *tx)
-                        .await?;
                     tx.commit().await?;
-                    removal.state = RemovalState::Restoring;
-                    removal.target = Some(target.clone());
-                    sqlx::Result::Ok(Some(removal))
+                    sqlx::Result::Ok(RestoreBegun::Begun(Box::new(removal)))
                 };
                 begun.await.map_err(|e| failed("begin to restore a room", e))
             }
@@ -482,6 +402,7 @@ macro_rules! removal_records {
             async fn finish_restore(
                 &self,
                 id: uuid::Uuid,
+                worker: uuid::Uuid,
                 at: chrono::DateTime<chrono::Utc>,
             ) -> crate::ports::Result<bool> {
                 use crate::adapters::queries::micros;
@@ -493,6 +414,15 @@ macro_rules! removal_records {
                     let Some(removal) = Self::removal_row(&mut tx, id).await? else {
                         return Ok(false);
                     };
+                    // Under the lock that reading it took.
+                    let ours = statement("UPDATE removed_rooms SET worker = worker WHERE id = $1 AND worker = $2")
+                        .bind(id)
+                        .bind(worker)
+                        .execute(&mut *tx)
+                        .await?;
+                    if ours.rows_affected() == 0 {
+                        return Ok(false);
+                    }
                     let (RemovalState::Restoring, Some(target), mut snapshot) =
                         (removal.state, removal.target.clone(), removal.snapshot.clone())
                     else {
@@ -526,10 +456,13 @@ macro_rules! removal_records {
             }
 
             async fn delete_removal(&self, id: uuid::Uuid) -> crate::ports::Result<bool> {
+                use crate::domain::removal::RemovalState;
+
                 let deleted = async {
                     let mut tx = self.write().await?;
-                    let done = statement("DELETE FROM removed_rooms WHERE id = $1")
+                    let done = statement("DELETE FROM removed_rooms WHERE id = $1 AND state = $2")
                         .bind(id)
+                        .bind(RemovalState::Removed.as_str())
                         .execute(&mut *tx)
                         .await?;
                     tx.commit().await?;

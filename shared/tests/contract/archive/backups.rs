@@ -32,13 +32,17 @@ pub async fn backups_are_listed_newest_first_and_read_whole(mode: Mode) -> Outco
     for (seq, size) in [(1, SIZE), (2, 0), (3, 1)] {
         let backup = backup(seq);
         let state: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-        archives.here.put_backup(&room, &backup, &state).await?;
+        let kept = archives.here.put_backup(&room, Epoch(0), &backup, &state);
+        assert!(kept.await?);
         let read = archives.there.backup(&room, backup.id).await?;
         assert!(read == Some((backup.clone(), state)), "of {size} bytes");
         assert!(archives.here.backup(&other, backup.id).await?.is_none());
         made.insert(0, backup);
     }
-    archives.here.put_backup(&other, &backup(9), b"x").await?;
+    archives
+        .here
+        .put_backup(&other, Epoch(0), &backup(9), b"x")
+        .await?;
     assert_eq!(archives.there.backups(&room, None, 10).await?, made);
     assert_eq!(archives.there.backups(&room, None, 2).await?, made[..2]);
     let older = archives.there.backups(&room, Some(made[1].id), 10).await?;
@@ -51,7 +55,10 @@ pub async fn a_removed_backup_is_gone_and_the_others_stay(mode: Mode) -> Outcome
     let room = RoomId::generate();
     let made: Vec<_> = (1..=4).map(backup).collect();
     for backup in &made {
-        archives.here.put_backup(&room, backup, b"state").await?;
+        archives
+            .here
+            .put_backup(&room, Epoch(0), backup, b"state")
+            .await?;
     }
     let gone = [made[0].id, made[2].id, BackupId::generate()];
     archives.there.remove_backups(&room, &gone).await?;
@@ -75,13 +82,13 @@ pub async fn a_room_needs_a_backup_until_one_covers_all_that_is_archived(mode: M
     assert!(!changed().await?, "nothing is archived");
     archive.append(&room, Epoch(1), &chat(1, 2)).await?;
     assert!(changed().await?);
-    archive.mark_backed_up(&room, Seq(1)).await?;
+    archive.mark_backed_up(&room, Epoch(1), Seq(1)).await?;
     assert!(changed().await?, "the second entry is in no backup");
-    archive.mark_backed_up(&room, Seq(2)).await?;
+    archive.mark_backed_up(&room, Epoch(1), Seq(2)).await?;
     assert!(!changed().await?);
     archive.append(&room, Epoch(1), &chat(3, 1)).await?;
     assert!(changed().await?);
-    archive.mark_backed_up(&room, Seq(5)).await?;
+    archive.mark_backed_up(&room, Epoch(1), Seq(5)).await?;
     assert!(!changed().await?, "a backup made from the log may be ahead");
     Ok(())
 }
@@ -93,7 +100,9 @@ pub async fn a_backup_of_further_on_does_not_stand_for_what_a_room_has_become(
     let archives = fixture::archive(mode).await;
     let archive = &*archives.here;
     let room = opened(archive).await;
-    archive.put_backup(&room, &backup(100), b"x").await?;
+    archive
+        .put_backup(&room, Epoch(1), &backup(100), b"x")
+        .await?;
     archive.append(&room, Epoch(1), &chat(1, 2)).await?;
     let keep = Keep::DEFAULT;
     let made = backups::take_if_changed(archive, &room, keep).await?;

@@ -60,10 +60,11 @@ pub async fn of_a_forgotten_room_nothing_is_left_and_its_next_life_begins_at_1(
             bytes: 1,
             hash: String::new(),
         };
-        here.put_backup(room, &backup, b"x").await?;
+        assert!(here.put_backup(room, Epoch(1), &backup, b"x").await?);
     }
     for _ in 0..2 {
-        there.forget_room(&room).await?;
+        let epoch = here.head(&room).await?.epoch;
+        assert!(there.forget_room(&room, epoch).await?);
         let head = here.head(&room).await?;
         assert!(
             head.epoch > Epoch(1) && head.seq == Seq(0) && !head.opened,
@@ -98,13 +99,13 @@ pub async fn who_is_late_in_a_forgotten_room_is_refused(mode: Mode) -> Outcome {
     let archives = fixture::archive(mode).await;
     let room = opened(&*archives.here).await;
     archives.here.append(&room, Epoch(1), &chat(1, 3)).await?;
-    archives.there.forget_room(&room).await?;
+    assert!(archives.there.forget_room(&room, Epoch(1)).await?);
     let late = stale(archives.here.append(&room, Epoch(1), &chat(4, 1)).await);
     assert!(late.epoch > Epoch(1) && late.seq == Seq(0));
     assert!(read_all(&*archives.here, &room, 10).await.is_empty());
     // A room that was never there is none afterwards.
     let unknown = RoomId::generate();
-    archives.here.forget_room(&unknown).await?;
+    assert!(archives.here.forget_room(&unknown, Epoch(0)).await?);
     assert_eq!(archives.here.head(&unknown).await?.epoch, Epoch(0));
     Ok(())
 }
@@ -138,7 +139,7 @@ pub async fn what_comes_back_is_read_as_before_and_not_counted_again(mode: Mode)
         slots[0].counts
     };
     let before = counted().await;
-    there.forget_room(&room).await?;
+    assert!(there.forget_room(&room, Epoch(1)).await?);
     assert_eq!(counted().await, before, "what people did stays counted");
     let epoch = here.head(&room).await?.epoch;
     there.append_again(&room, epoch, &kept[..2]).await?;
@@ -189,11 +190,11 @@ pub async fn a_removal_gives_up_on_a_head_that_is_held_and_leaves_nothing_behind
         .update_one(doc! { "_id": room.as_str() }, held)
         .session(&mut killed)
         .await?;
-    let refused = archive.forget_room(&room).await;
+    let refused = archive.forget_room(&room, Epoch(1)).await;
     assert!(refused.is_err_and(|error| error.is_retryable()));
     killed.abort_transaction().await?;
     // Waits its turn behind whatever the server still does of the first.
-    archive.forget_room(&room).await?;
+    assert!(archive.forget_room(&room, Epoch(1)).await?);
     let head = archive.head(&room).await?;
     assert_eq!((head.epoch, head.seq), (Epoch(2), Seq(0)), "raised once");
     database.drop().await?;

@@ -160,7 +160,9 @@ pub async fn ask(archive: &dyn Archive) -> Outcome {
     let newest = newest.last().expect("a minute");
     let before = (newest.minute, newest.user_id, newest.room.clone());
     archive.activity_in(&rooms, Some(before), 10).await?;
-    archive.forget_room(&room).await?;
+    archive.rooms_with_backups(Some(&room), 10).await?;
+    let epoch = archive.head(&room).await?.epoch;
+    archive.forget_room(&room, epoch).await?;
     Ok(())
 }
 

@@ -11,8 +11,8 @@ use atelier_shared::domain::room::{Retention, Role, Room, RoomChoice, RoomKind};
 use atelier_shared::domain::user::NewUser;
 use atelier_shared::domain::visit::{VisitBatch, VisitPlace};
 use atelier_shared::ports::{
-    InsightFilter, InsightPatch, JobQuery, PlacePatch, PlaceScope, Records, RoomPatch, RoomQuery,
-    RoomQuota, RoomVisibility, UserPatch,
+    FileIs, InsightFilter, InsightPatch, JobQuery, PlacePatch, PlaceScope, Records, RestoreBegun,
+    RoomPatch, RoomQuery, RoomQuota, RoomVisibility, UserPatch,
 };
 use chrono::{Duration, Utc};
 use uuid::Uuid;
@@ -200,14 +200,17 @@ async fn removals(records: &dyn Records) -> Outcome {
             assert!(records.undo_removal(removal.id).await?);
             continue;
         }
-        records.mark_kept(removal.id, 1).await?;
+        records.mark_kept(removal.id, worker, 1).await?;
         records.finish_removal(removal.id).await?;
         records.removal(removal.id).await?;
         records.removals(None, 10).await?;
         records.removals(Some(Uuid::nil()), 10).await?;
         records.expired_removals(now(), 10).await?;
-        records.begin_restore(removal.id, &gone.id, now()).await?;
-        assert!(records.finish_restore(removal.id, now()).await?);
+        for _ in 0..2 {
+            let begun = records.begin_restore(removal.id, &gone.id, worker, now(), later);
+            assert!(matches!(begun.await?, RestoreBegun::Begun(_)));
+        }
+        assert!(records.finish_restore(removal.id, worker, now()).await?);
         records.delete_removal(removal.id).await?;
         records.reserve_room_id(&RoomId::generate(), now()).await?;
     }
@@ -378,15 +381,28 @@ async fn small(records: &dyn Records, cast: &Cast) -> Outcome {
         sha256: String::new(),
         created_at: now(),
     };
-    records.create_file(&file).await?;
+    records.create_file(&file, None).await?;
     records.file(file.id).await?;
     records.attach_file(file.id, &cast.room.id).await?;
     for after in [None, Some(file.id)] {
         records.files_of_room(&cast.room.id, after, 10).await?;
         records.files_after(after, 10).await?;
     }
-    records.delete_file(file.id, true).await?;
-    records.delete_file(file.id, false).await?;
+    for only in [
+        FileIs::InNoRoom,
+        FileIs::In(&RoomId::generate()),
+        FileIs::Anywhere,
+    ] {
+        records.delete_file(file.id, only).await?;
+    }
+    let file = StoredFile {
+        id: FileId::generate(),
+        room: Some(cast.room.id.clone()),
+        ..file
+    };
+    records
+        .create_file(&file, Some(cast.room.created_at))
+        .await?;
 
     let run = CleanupRun {
         id: Uuid::now_v7(),

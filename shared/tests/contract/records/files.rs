@@ -3,8 +3,13 @@
 use atelier_shared::Mode;
 use atelier_shared::domain::file::StoredFile;
 use atelier_shared::domain::ids::{FileId, RoomId, UserId};
+use atelier_shared::domain::room::{Retention, Room};
+use atelier_shared::ports::{FileIs, PortError, RestoreBegun};
+use chrono::{DateTime, Duration, Utc};
 use libtest_mimic::Trial;
+use uuid::Uuid;
 
+use super::removals::{made, removed};
 use super::{at_once, now};
 use crate::archive::promises;
 use crate::fixture::{self, Outcome, both};
@@ -17,6 +22,8 @@ pub fn trials(trials: &mut Vec<Trial>) {
         files::a_file_goes_into_one_room_and_stays_there,
         files::of_many_who_delete_a_file_one_is_told_so,
         files::every_file_is_walked_by_id,
+        files::a_file_that_went_elsewhere_is_not_deleted_where_it_was,
+        files::a_file_comes_into_a_room_only_while_that_very_room_is_there,
     );
 }
 
@@ -39,7 +46,7 @@ pub async fn a_file_is_read_back_whole(mode: Mode) -> Outcome {
     for uploader in [None, Some(UserId::generate())] {
         for room in [None, Some(RoomId::generate())] {
             let file = file(room.as_ref(), uploader);
-            records.create_file(&file).await?;
+            assert!(records.create_file(&file, None).await?);
             assert_eq!(records.file(file.id).await?, Some(file));
         }
     }
@@ -53,11 +60,13 @@ pub async fn the_files_of_a_room_are_newest_first_and_in_pages(mode: Mode) -> Ou
     let mut made = Vec::new();
     for _ in 0..5 {
         let file = file(Some(&room), None);
-        records.create_file(&file).await?;
+        assert!(records.create_file(&file, None).await?);
         made.push(file);
     }
-    records.create_file(&self::file(Some(&other), None)).await?;
-    records.create_file(&self::file(None, None)).await?;
+    records
+        .create_file(&self::file(Some(&other), None), None)
+        .await?;
+    records.create_file(&self::file(None, None), None).await?;
     made.reverse();
     let first = records.files_of_room(&room, None, 2).await?;
     assert!(first.more);
@@ -71,7 +80,7 @@ pub async fn the_files_of_a_room_are_newest_first_and_in_pages(mode: Mode) -> Ou
 pub async fn a_file_goes_into_one_room_and_stays_there(mode: Mode) -> Outcome {
     let records = fixture::records(mode).await;
     let file = file(None, None);
-    records.create_file(&file).await?;
+    assert!(records.create_file(&file, None).await?);
     let rooms: Vec<RoomId> = (0..8).map(|_| RoomId::generate()).collect();
     let answers = at_once(rooms.len(), |n| {
         let (records, room, id) = (records.clone(), rooms[n].clone(), file.id);
@@ -93,24 +102,22 @@ pub async fn a_file_goes_into_one_room_and_stays_there(mode: Mode) -> Outcome {
         records.attach_file(file.id, room).await?,
         "again is no harm"
     );
-    assert!(!records.delete_file(file.id, true).await?, "it is attached");
+    assert!(
+        !records.delete_file(file.id, FileIs::InNoRoom).await?,
+        "it is attached"
+    );
     assert!(!records.attach_file(FileId::generate(), room).await?);
     Ok(())
 }
 
 pub async fn of_many_who_delete_a_file_one_is_told_so(mode: Mode) -> Outcome {
     let records = fixture::records(mode).await;
-    for if_unattached in [false, true] {
+    for only in [FileIs::Anywhere, FileIs::InNoRoom] {
         let file = file(None, None);
-        records.create_file(&file).await?;
+        assert!(records.create_file(&file, None).await?);
         let answers = at_once(8, |_| {
             let (records, id) = (records.clone(), file.id);
-            async move {
-                records
-                    .delete_file(id, if_unattached)
-                    .await
-                    .expect("an answer")
-            }
+            async move { records.delete_file(id, only).await.expect("an answer") }
         })
         .await;
         assert_eq!(answers.iter().filter(|deleted| **deleted).count(), 1);
@@ -124,7 +131,7 @@ pub async fn every_file_is_walked_by_id(mode: Mode) -> Outcome {
     let mut made = Vec::new();
     for _ in 0..3 {
         let file = file(None, None);
-        records.create_file(&file).await?;
+        assert!(records.create_file(&file, None).await?);
         made.push(file.id);
     }
     // Other tests' files are in between.
@@ -138,5 +145,54 @@ pub async fn every_file_is_walked_by_id(mode: Mode) -> Outcome {
     }
     assert!(seen.is_sorted());
     assert!(made.iter().all(|id| seen.contains(id)));
+    Ok(())
+}
+
+pub async fn a_file_that_went_elsewhere_is_not_deleted_where_it_was(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let (room, file) = made(&*records, Retention::Ephemeral).await?;
+    let other = FileIs::In(&RoomId::generate());
+    assert!(!records.delete_file(file.id, other).await?);
+    let removal = removed(&*records, &room).await?;
+    let under = removal.kept_under();
+    assert!(!records.delete_file(file.id, FileIs::In(&room.id)).await?);
+    assert!(!records.delete_file(file.id, FileIs::InNoRoom).await?);
+    let (worker, until) = (Uuid::now_v7(), now() + Duration::seconds(20));
+    let begun = records.begin_restore(removal.id, &room.id, worker, now(), until);
+    assert!(matches!(begun.await?, RestoreBegun::Begun(_)));
+    assert!(records.finish_restore(removal.id, worker, now()).await?);
+    assert!(!records.delete_file(file.id, FileIs::In(&under)).await?);
+    assert!(records.file(file.id).await?.is_some());
+    assert!(records.delete_file(file.id, FileIs::In(&room.id)).await?);
+    assert!(records.file(file.id).await?.is_none());
+    Ok(())
+}
+
+pub async fn a_file_comes_into_a_room_only_while_that_very_room_is_there(mode: Mode) -> Outcome {
+    let records = fixture::records(mode).await;
+    let (room, _) = made(&*records, Retention::Ephemeral).await?;
+    let come = async |made_at: DateTime<Utc>| {
+        let file = file(Some(&room.id), None);
+        let kept = records.create_file(&file, Some(made_at)).await?;
+        let found = records.file(file.id).await?;
+        assert_eq!(found, kept.then_some(file));
+        Ok::<_, PortError>(kept)
+    };
+    assert!(come(room.created_at).await?);
+    assert!(!come(now()).await?, "another of that name");
+    removed(&*records, &room).await?;
+    assert!(!come(room.created_at).await?, "it is gone");
+    let anew = Room {
+        created_at: now(),
+        ..room.clone()
+    };
+    assert!(records.create_room(&anew).await?);
+    assert!(!come(room.created_at).await?, "a stranger's");
+    assert!(come(anew.created_at).await?);
+    // Its own answer may have been lost.
+    let file = file(Some(&room.id), None);
+    for _ in 0..2 {
+        assert!(records.create_file(&file, Some(anew.created_at)).await?);
+    }
     Ok(())
 }

@@ -21,15 +21,13 @@ pub fn trials(trials: &mut Vec<Trial>) {
         removals::of_many_who_remove_a_room_one_does,
         removals::a_removal_that_is_undone_leaves_everything_as_it_was,
         removals::a_removal_is_one_workers_at_a_time_and_finished_once,
-        removals::a_removed_room_comes_back_with_members_and_files,
-        removals::a_room_comes_back_under_another_id_where_its_own_is_taken,
         removals::removals_are_listed_and_found_when_their_time_is_over,
         removals::the_id_of_a_room_that_is_there_or_under_way_is_not_reserved,
         removals::of_a_maker_and_a_reserver_of_one_id_one_wins,
     );
 }
 
-async fn made(
+pub async fn made(
     records: &dyn Records,
     retention: Retention,
 ) -> Result<(Room, StoredFile), PortError> {
@@ -58,7 +56,7 @@ async fn made(
         sha256: String::new(),
         created_at: now(),
     };
-    records.create_file(&file).await?;
+    records.create_file(&file, None).await?;
     Ok((room, file))
 }
 
@@ -71,10 +69,19 @@ async fn remove(records: &dyn Records, room: &Room) -> Result<Removal, PortError
     Ok(removal.expect("removed"))
 }
 
+/// All of its content is kept aside, by one worker.
+async fn kept(records: &dyn Records, removal: &Removal, entries: u64) -> Result<(), PortError> {
+    let (worker, until) = (Uuid::now_v7(), now() + Duration::seconds(20));
+    let claimed = records.claim_removal(removal.id, worker, now(), until);
+    assert!(claimed.await?.is_some());
+    assert!(records.mark_kept(removal.id, worker, entries).await?);
+    Ok(())
+}
+
 /// As far as `removed`.
-async fn removed(records: &dyn Records, room: &Room) -> Result<Removal, PortError> {
+pub async fn removed(records: &dyn Records, room: &Room) -> Result<Removal, PortError> {
     let removal = remove(records, room).await?;
-    assert!(records.mark_kept(removal.id, 4).await?);
+    kept(records, &removal, 4).await?;
     assert!(records.finish_removal(removal.id).await?);
     let removal = records.removal(removal.id).await?.expect("kept");
     assert_eq!((removal.state, removal.entries), (RemovalState::Removed, 4));
@@ -150,7 +157,7 @@ pub async fn a_removal_that_is_undone_leaves_everything_as_it_was(mode: Mode) ->
     assert_eq!(records.removal_of(&room.id).await?, None);
     // Once its content is kept aside it is too late.
     let removal = remove(&*records, &room).await?;
-    assert!(records.mark_kept(removal.id, 1).await?);
+    kept(&*records, &removal, 1).await?;
     assert!(!records.undo_removal(removal.id).await?);
     Ok(())
 }
@@ -179,8 +186,12 @@ pub async fn a_removal_is_one_workers_at_a_time_and_finished_once(mode: Mode) ->
         !records.finish_removal(removal.id).await?,
         "not kept aside yet"
     );
-    assert!(records.mark_kept(removal.id, 7).await?);
-    assert!(!records.mark_kept(removal.id, 0).await?);
+    assert!(
+        !records.mark_kept(removal.id, one, 7).await?,
+        "another has it"
+    );
+    assert!(records.mark_kept(removal.id, two, 7).await?);
+    assert!(!records.mark_kept(removal.id, two, 0).await?);
     assert!(records.finish_removal(removal.id).await?);
     assert!(!records.finish_removal(removal.id).await?);
     assert!(!claim(two, start).await?, "it is over");
@@ -188,82 +199,6 @@ pub async fn a_removal_is_one_workers_at_a_time_and_finished_once(mode: Mode) ->
     let unfinished = records.unfinished_removals(1_000).await?;
     assert!(unfinished.iter().all(|found| found.id != removal.id));
     assert!(records.create_room(&room).await?, "its id is free");
-    Ok(())
-}
-
-pub async fn a_removed_room_comes_back_with_members_and_files(mode: Mode) -> Outcome {
-    let records = fixture::records(mode).await;
-    let (room, file) = made(&*records, Retention::Ephemeral).await?;
-    let removal = removed(&*records, &room).await?;
-    assert!(
-        !records.finish_restore(removal.id, now()).await?,
-        "not begun"
-    );
-    let begun = records.begin_restore(removal.id, &room.id, now()).await?;
-    let begun = begun.expect("begun");
-    assert_eq!(
-        (begun.state, &begun.target),
-        (RemovalState::Restoring, &Some(room.id.clone()))
-    );
-    assert!(!records.create_room(&room).await?, "reserved for it");
-    assert!(
-        !records.reserve_room_id(&room.id, now()).await?,
-        "it is coming back"
-    );
-    // Taken up again, it stays where it was to come back.
-    let again = records
-        .begin_restore(removal.id, &RoomId::generate(), now())
-        .await?;
-    assert_eq!(again.and_then(|again| again.target), Some(room.id.clone()));
-    let at = now();
-    assert!(records.finish_restore(removal.id, at).await?);
-    assert!(!records.finish_restore(removal.id, at).await?);
-    let back = records.room(&room.id).await?.expect("it is back");
-    assert_eq!(
-        (back.retention, back.last_activity_at),
-        (Retention::Keep, at)
-    );
-    assert_eq!((back.name, back.created_at), (room.name, room.created_at));
-    let role = records
-        .role(&room.id, room.created_by.expect("a maker"))
-        .await?;
-    assert_eq!(role, Some(Role::Host));
-    assert_eq!(records.file(file.id).await?, Some(file));
-    assert_eq!(records.removal(removal.id).await?, None);
-    Ok(())
-}
-
-pub async fn a_room_comes_back_under_another_id_where_its_own_is_taken(mode: Mode) -> Outcome {
-    let records = fixture::records(mode).await;
-    let (room, file) = made(&*records, Retention::Ephemeral).await?;
-    let removal = removed(&*records, &room).await?;
-    let stranger = Room {
-        name: "another".into(),
-        created_by: None,
-        ..room.clone()
-    };
-    assert!(records.create_room(&stranger).await?);
-    assert_eq!(
-        records.begin_restore(removal.id, &room.id, now()).await?,
-        None
-    );
-    let other = RoomId::generate();
-    assert!(
-        records
-            .begin_restore(removal.id, &other, now())
-            .await?
-            .is_some()
-    );
-    assert!(records.finish_restore(removal.id, now()).await?);
-    assert_eq!(records.room(&room.id).await?, Some(stranger));
-    assert_eq!(
-        records.room(&other).await?.map(|room| room.name),
-        Some(room.name)
-    );
-    assert_eq!(
-        records.file(file.id).await?.and_then(|file| file.room),
-        Some(other)
-    );
     Ok(())
 }
 
@@ -307,7 +242,7 @@ pub async fn the_id_of_a_room_that_is_there_or_under_way_is_not_reserved(mode: M
     assert!(records.room(&room.id).await?.is_some());
     let removal = remove(&*records, &room).await?;
     assert!(!records.reserve_room_id(&room.id, now()).await?);
-    assert!(records.mark_kept(removal.id, 1).await?);
+    kept(&*records, &removal, 1).await?;
     assert!(!records.reserve_room_id(&room.id, now()).await?);
     assert!(records.finish_removal(removal.id).await?);
     assert!(records.reserve_room_id(&room.id, now()).await?);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use atelier_shared::costly::{Costly, Unfinished};
 use atelier_shared::domain::document::{self, Document};
-use atelier_shared::domain::ids::{RoomId, Seq};
+use atelier_shared::domain::ids::{Epoch, RoomId, Seq};
 use atelier_shared::ports::{ArchiveHead, PortError, Result};
 use atelier_shared::recovery;
 use parking_lot::Mutex;
@@ -22,26 +22,36 @@ const COMPACT_PATIENCE: Duration = Duration::from_secs(20);
 /// Documents compacted at once, each of which takes ten times its bytes meanwhile; and two that nobody waits for any more.
 static COMPACTIONS: Costly = Costly::new(2, 4, COMPACT_PATIENCE);
 
+/// A room's checkpoint, as this process last saved or found it.
+#[derive(Clone, Copy)]
+struct Last {
+    /// The archive's. A room that was removed and made again is in a later one, and begins at seq 1 again.
+    epoch: Epoch,
+    seq: Seq,
+    at: Instant,
+}
+
 /// When this process last saved (or found) each room's checkpoint, and at which seq: so that a quiet room's every
 /// message doesn't read a whole state to learn that none is due.
 #[derive(Default)]
 pub struct Saved {
-    rooms: Mutex<HashMap<RoomId, (Seq, Instant)>>,
+    rooms: Mutex<HashMap<RoomId, Last>>,
     /// Rooms whose documents can't be compacted: not tried again by this process.
     uncompactable: Mutex<HashSet<RoomId>>,
 }
 
 impl Saved {
-    fn last(&self, room: &RoomId) -> Option<(Seq, Instant)> {
+    fn last(&self, room: &RoomId) -> Option<Last> {
         self.rooms.lock().get(room).copied()
     }
 
-    fn remember(&self, room: &RoomId, seq: Seq) {
+    fn remember(&self, room: &RoomId, epoch: Epoch, seq: Seq) {
         let mut rooms = self.rooms.lock();
         if rooms.len() >= REMEMBERED_MAX {
             rooms.clear();
         }
-        rooms.insert(room.clone(), (seq, Instant::now()));
+        let at = Instant::now();
+        rooms.insert(room.clone(), Last { epoch, seq, at });
     }
 
     pub fn forget(&self, room: &RoomId) {
@@ -83,10 +93,11 @@ impl Archiver {
 
     /// `quiet`: nothing waits in the room any more.
     pub(super) fn is_checkpoint_due(&self, room: &RoomId, head: ArchiveHead, quiet: bool) -> bool {
-        self.saved.last(room).is_none_or(|(seq, at)| {
-            let (many, age) = (head.seq.0.saturating_sub(seq.0), at.elapsed());
+        self.saved.last(room).is_none_or(|last| {
+            let (many, age) = (head.seq.0.saturating_sub(last.seq.0), last.at.elapsed());
             let policy = &self.policy;
-            (many >= policy.checkpoint_every && age >= policy.checkpoint_pause)
+            last.epoch != head.epoch
+                || (many >= policy.checkpoint_every && age >= policy.checkpoint_pause)
                 || (quiet && many > 0 && age >= policy.checkpoint_quiet)
         })
     }
@@ -103,8 +114,9 @@ impl Archiver {
         Ok(())
     }
 
-    /// Folds what was archived since the last checkpoint, up to `head`, and saves it. Archived entries are final, so
-    /// whichever of two that run at once comes last, the newer is kept and both are right.
+    /// Folds what was archived since the last checkpoint, up to `head`, and saves it. Archived entries are final while the
+    /// epoch lasts, so whichever of two that run at once comes last, the newer is kept and both are right; one that comes
+    /// after the room was removed is refused.
     pub(super) async fn checkpoint(&self, room: &RoomId, head: ArchiveHead) -> Result<()> {
         let mut checkpoint = self.archive.checkpoint(room).await?.unwrap_or_default();
         let from = checkpoint.seq;
@@ -126,9 +138,13 @@ impl Archiver {
             checkpoint.epoch = head.epoch;
             let document = std::mem::take(&mut checkpoint.state.document);
             checkpoint.state.document = self.compacted(room, document).await;
-            self.archive.save_checkpoint(room, &checkpoint).await?;
+            let kept = self.archive.save_checkpoint(room, &checkpoint).await?;
+            if !kept && self.archive.head(room).await?.epoch != head.epoch {
+                self.saved.forget(room);
+                return Ok(());
+            }
         }
-        self.saved.remember(room, checkpoint.seq);
+        self.saved.remember(room, head.epoch, checkpoint.seq);
         Ok(())
     }
 }

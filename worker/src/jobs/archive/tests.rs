@@ -361,6 +361,29 @@ async fn a_checkpoint_is_due_after_many_entries_or_in_a_quiet_while() {
 }
 
 #[tokio::test]
+async fn a_room_that_was_removed_and_made_again_has_a_checkpoint_at_once() {
+    let policy = Policy {
+        checkpoint_quiet: Duration::from_secs(3_600),
+        ..Policy::default()
+    };
+    let stage = Stage::new(policy).await;
+    stage.write(7, 0).await;
+    stage.run().await;
+    assert_eq!(stage.checkpoint().await, Some((7, 7.into())));
+    let archive = &stage.archiver.archive;
+    let epoch = archive.head(&stage.room).await.unwrap().epoch;
+    assert!(archive.forget_room(&stage.room, epoch).await.unwrap());
+    stage.activate().await;
+    stage.write(2, 0).await;
+    stage.run().await;
+    assert_eq!(stage.checkpoint().await, Some((2, 2.into())));
+    // And then it is as with every other.
+    stage.write(1, 0).await;
+    stage.run().await;
+    assert_eq!(stage.checkpoint().await, Some((2, 2.into())));
+}
+
+#[tokio::test]
 async fn the_sweep_finds_a_room_whose_wake_up_was_lost() {
     let stage = Stage::new(Policy::default()).await;
     stage.write(1, 0).await;

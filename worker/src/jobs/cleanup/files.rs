@@ -6,7 +6,7 @@ use std::time::Duration;
 use atelier_shared::domain::cleanup::{Counts, are_orphaned_bytes, is_orphan};
 use atelier_shared::domain::file::{self, UPLOADS};
 use atelier_shared::domain::ids::RoomId;
-use atelier_shared::ports::Result;
+use atelier_shared::ports::{FileIs, Result};
 
 use super::{Cleaner, chrono_of, count, now};
 
@@ -43,9 +43,10 @@ impl Cleaner {
                 };
                 let key = file::key(file.id);
                 if is_orphan(&file, room_exists, now(), grace) {
-                    // In no room: only if it still is in none, for somebody may just have shown it.
-                    let removed =
-                        dry_run || b.records.delete_file(file.id, file.room.is_none()).await?;
+                    // Only if it still is where it was: somebody may just have shown it, or its room was removed or brought
+                    // back and took it along.
+                    let only = file.room.as_ref().map_or(FileIs::InNoRoom, FileIs::In);
+                    let removed = dry_run || b.records.delete_file(file.id, only).await?;
                     if removed && (dry_run || self.is_first_to_remove(&key).await?) {
                         count(counts, "orphaned_files", 1);
                     }
@@ -54,7 +55,7 @@ impl Cleaner {
                     }
                 } else if file.created_at <= now() - grace && b.files.head(&key).await?.is_none() {
                     if !dry_run {
-                        b.records.delete_file(file.id, false).await?;
+                        b.records.delete_file(file.id, FileIs::Anywhere).await?;
                     }
                     count(counts, "orphaned_records", 1);
                 }
@@ -63,7 +64,7 @@ impl Cleaner {
     }
 
     /// Is it what is kept of a removed room?
-    async fn keeps(&self, room: &RoomId) -> Result<bool> {
+    pub(super) async fn keeps(&self, room: &RoomId) -> Result<bool> {
         let Ok(id) = room.as_str().parse() else {
             return Ok(false);
         };

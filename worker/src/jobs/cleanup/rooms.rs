@@ -7,7 +7,7 @@ use std::time::Duration;
 use atelier_shared::domain::cleanup::{Counts, KEPT_ROOMS, is_abandoned};
 use atelier_shared::domain::ids::RoomId;
 use atelier_shared::domain::job::QUEUE_CLEANUP;
-use atelier_shared::domain::removal::RemovalState;
+use atelier_shared::domain::removal::{Removal, RemovalState};
 use atelier_shared::domain::room::{Retention, Room};
 use atelier_shared::domain::signal::Signal;
 use atelier_shared::ports::{Cancelled, Enqueued, Result, RoomQuery, RoomVisibility};
@@ -228,6 +228,23 @@ impl Cleaner {
         }
     }
 
+    /// Is somebody in the room? They read the row before it went: it is theirs.
+    async fn is_taken_back(
+        &self,
+        removal: &Removal,
+        wanted: Wanted,
+        counts: &mut Counts,
+    ) -> Result<bool> {
+        let b = &self.backends;
+        if wanted == Wanted::No || b.presence.members(&removal.room).await?.is_empty() {
+            return Ok(false);
+        }
+        if removals::undo(b, removal).await? {
+            count(counts, "rooms_taken_back", 1);
+        }
+        Ok(true)
+    }
+
     /// From wherever the removal stands. Every step can be repeated.
     async fn go_on(&self, removal: Uuid, wanted: Wanted, counts: &mut Counts) -> Result<()> {
         let b = &self.backends;
@@ -246,15 +263,16 @@ impl Cleaner {
                 b.log.publish(room, &closed).await?;
             }
             tokio::time::sleep(self.policy.settle).await;
-            if wanted == Wanted::IfAnybodyComes && !b.presence.members(room).await?.is_empty() {
-                // They read the row before it went: the room is theirs.
-                if b.records.undo_removal(removal.id).await? {
-                    count(counts, "rooms_taken_back", 1);
-                }
+            if self.is_taken_back(&removal, wanted, counts).await? {
                 return Ok(());
             }
             removals::archive_all(b, room).await?;
             entries = removals::keep_aside(b, &claim, &removal).await?;
+            // Loading a large room may take longer than all of that: the last moment in which it can be taken back.
+            if self.is_taken_back(&removal, wanted, counts).await? {
+                return Ok(());
+            }
+            removals::mark_kept(b, &claim, entries).await?;
         }
         b.log.publish(room, &closed).await?;
         removals::finish(b, &claim, &removal, entries).await?;

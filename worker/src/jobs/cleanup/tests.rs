@@ -277,6 +277,13 @@ impl World {
     }
 }
 
+/// An id that the server chose an hour ago.
+pub fn old_name() -> RoomId {
+    let then = u64::try_from(now().timestamp()).unwrap() - 3_600;
+    let made = uuid::Timestamp::from_unix(uuid::NoContext, then, 0);
+    Uuid::new_v7(made).to_string().parse().unwrap()
+}
+
 /// Somebody who has joined, by a gateway of their own.
 pub fn member(user_id: UserId) -> Member {
     Member {
@@ -298,7 +305,7 @@ pub fn member(user_id: UserId) -> Member {
     }
 }
 
-fn says(user_id: UserId) -> Record {
+pub fn says(user_id: UserId) -> Record {
     Record {
         ts_ms: now().timestamp_millis(),
         author: Author {
@@ -323,7 +330,7 @@ fn says(user_id: UserId) -> Record {
     }
 }
 
-async fn write(b: &Backends, room: &RoomId, by: UserId) {
+pub async fn write(b: &Backends, room: &RoomId, by: UserId) {
     let ms = now().timestamp_millis();
     recovery::append(&*b.log, &*b.archive, &*b.queue, room, &says(by), ms)
         .await
@@ -336,7 +343,7 @@ async fn write(b: &Backends, room: &RoomId, by: UserId) {
         .unwrap();
 }
 
-async fn upload(b: &Backends, room: Option<RoomId>, age_s: i64) -> FileId {
+pub async fn upload(b: &Backends, room: Option<RoomId>, age_s: i64) -> FileId {
     let id = FileId::generate();
     b.files.put(&file::key(id), one_byte()).await.unwrap();
     let file = StoredFile {
@@ -350,7 +357,7 @@ async fn upload(b: &Backends, room: Option<RoomId>, age_s: i64) -> FileId {
         sha256: String::new(),
         created_at: now() - chrono::Duration::seconds(age_s),
     };
-    b.records.create_file(&file).await.unwrap();
+    b.records.create_file(&file, None).await.unwrap();
     id
 }
 
@@ -480,6 +487,7 @@ fn a_removal_that_was_cut_off_is_taken_up_by_the_next_beat_and_expires_in_time()
             .unwrap();
         assert_eq!(counts["removals_under_way"], 1);
         let entries = removals::keep_aside(&b, &claim, &removal).await.unwrap();
+        removals::mark_kept(&b, &claim, entries).await.unwrap();
         removals::finish(&b, &claim, &removal, entries)
             .await
             .unwrap();
@@ -503,6 +511,7 @@ fn a_removal_that_was_cut_off_is_taken_up_by_the_next_beat_and_expires_in_time()
 fn what_a_deleted_room_leaves_goes_and_a_room_that_is_there_is_left_alone() {
     run(async {
         let mut world = World::new().await;
+        world.names[0] = old_name();
         world.make(0, true, 0).await;
         world.make(1, true, 0).await;
         let b = world.b().clone();

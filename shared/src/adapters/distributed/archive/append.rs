@@ -170,7 +170,7 @@ impl MongoArchive {
 }
 
 /// Committing again is safe: the server knows the transaction.
-async fn commit(session: &mut ClientSession) -> Result<(), Error> {
+pub(super) async fn commit(session: &mut ClientSession) -> Result<(), Error> {
     let mut tries = 1;
     loop {
         match session.commit_transaction().await {

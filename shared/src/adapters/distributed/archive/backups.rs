@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{self, Binary, doc};
 use serde::{Deserialize, Serialize};
 
 use super::MongoArchive;
+use super::held::Held;
 use super::rows::{end_of, start_of};
 use crate::adapters::archive::to_db;
 use crate::adapters::distributed::mongo::bounded;
 use crate::domain::backup::Backup;
-use crate::domain::ids::{BackupId, RoomId, Seq};
-use crate::ports::{BACKUPS_MAX, Backups, PortError, Result};
+use crate::domain::ids::{BackupId, Epoch, RoomId, Seq};
+use crate::ports::{Archive, BACKUPS_MAX, Backups, PortError, Result};
 
 /// A document may have 16 MiB.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -22,7 +23,7 @@ const CHUNK_BYTES: usize = 8 << 20;
 const ORPHAN_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// `_id` is `room:id`, so a room's backups lie in the order they were made.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackupRow {
     #[serde(rename = "_id")]
     id: String,
@@ -48,6 +49,12 @@ struct RoomRow {
     room: String,
 }
 
+#[derive(Deserialize)]
+struct RowId {
+    #[serde(rename = "_id")]
+    id: String,
+}
+
 fn row_id(room: &RoomId, id: BackupId) -> String {
     format!("{room}:{}", id.0.simple())
 }
@@ -69,6 +76,30 @@ impl MongoArchive {
             self.backup_chunks.delete_many(all()).await.map(|_| ())
         })
         .await
+    }
+
+    /// Lists a backup whose chunks are written. False: the room's epoch is another.
+    async fn list_backup(&self, room: &RoomId, epoch: Epoch, row: BackupRow) -> Result<bool> {
+        const OPERATION: &str = "put backup";
+        if epoch == Epoch(0) {
+            // There is no head to hold, and nothing that could be forgotten.
+            if self.head(room).await?.epoch != epoch {
+                return Ok(false);
+            }
+            bounded(OPERATION, async { self.backups.insert_one(row).await }).await?;
+            return Ok(true);
+        }
+        let backups = self.backups.clone();
+        let listed = self
+            .while_epoch_lasts(OPERATION, (room, epoch, Seq(0)), move |session| {
+                let (backups, row) = (backups.clone(), row.clone());
+                let listing =
+                    async move { backups.insert_one(row).session(session).await.map(drop) };
+                listing.boxed()
+            })
+            .await?;
+        // Nobody else has this id: where the key is taken, it is by a try whose answer was lost.
+        Ok(listed != Held::Over)
     }
 }
 
@@ -95,8 +126,12 @@ impl Backups for MongoArchive {
             .collect()
     }
 
-    async fn mark_backed_up(&self, room: &RoomId, seq: Seq) -> Result<()> {
-        let covered = doc! { "_id": room.as_str(), "seq": { "$lte": to_db(seq.0)? } };
+    async fn mark_backed_up(&self, room: &RoomId, epoch: Epoch, seq: Seq) -> Result<()> {
+        let covered = doc! {
+            "_id": room.as_str(),
+            "epoch": to_db(epoch.0)?,
+            "seq": { "$lte": to_db(seq.0)? },
+        };
         bounded("mark room as backed up", async {
             self.heads
                 .update_one(covered, doc! { "$unset": { "unbacked": "" } })
@@ -106,7 +141,13 @@ impl Backups for MongoArchive {
         .await
     }
 
-    async fn put_backup(&self, room: &RoomId, backup: &Backup, state: &[u8]) -> Result<()> {
+    async fn put_backup(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        backup: &Backup,
+        state: &[u8],
+    ) -> Result<bool> {
         const OPERATION: &str = "put backup";
         let id = row_id(room, backup.id);
         let mut chunks = 0_i64;
@@ -128,11 +169,16 @@ impl Backups for MongoArchive {
         }
         let about =
             serde_json::to_string(backup).map_err(|e| PortError::fatal("encode backup", e))?;
+        let unlisted = chunks_of(&id);
         let row = BackupRow { id, about, chunks };
-        bounded(OPERATION, async {
-            self.backups.insert_one(row).await.map(|_| ())
-        })
-        .await
+        let listed = self.list_backup(room, epoch, row).await?;
+        if !listed {
+            bounded(OPERATION, async {
+                self.backup_chunks.delete_many(unlisted).await
+            })
+            .await?;
+        }
+        Ok(listed)
     }
 
     async fn backups(
@@ -183,6 +229,33 @@ impl Backups for MongoArchive {
             return Ok(None);
         }
         Ok(Some((decode(&row)?, state)))
+    }
+
+    async fn rooms_with_backups(
+        &self,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<Vec<RoomId>> {
+        const OPERATION: &str = "list rooms with backups";
+        let mut rooms: Vec<RoomId> = Vec::new();
+        let mut behind = after.map_or_else(String::new, end_of);
+        while rooms.len() < limit {
+            // One look for each: from a room's first backup to the first of the next.
+            let row = bounded(OPERATION, async {
+                self.backups
+                    .clone_with_type::<RowId>()
+                    .find_one(doc! { "_id": { "$gt": &behind } })
+                    .sort(doc! { "_id": 1 })
+                    .projection(doc! { "_id": 1 })
+                    .await
+            });
+            let Some(row) = row.await? else { break };
+            let room = row.id.split(':').next().unwrap_or_default();
+            let room = room.parse().map_err(|e| PortError::fatal(OPERATION, e))?;
+            behind = end_of(&room);
+            rooms.push(room);
+        }
+        Ok(rooms)
     }
 
     async fn remove_backups(&self, room: &RoomId, ids: &[BackupId]) -> Result<()> {

@@ -4,16 +4,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{self, Binary, doc};
 use mongodb::options::ReturnDocument;
 
 use super::MongoArchive;
+use super::held::Held;
 use super::rows::{CheckpointRow, ChunkRow};
 use crate::adapters::archive::{decode_state, from_db, to_db};
-use crate::adapters::distributed::mongo::{bounded, is_duplicate_key};
+use crate::adapters::distributed::mongo::bounded;
 use crate::domain::ids::{Epoch, RoomId, Seq};
 use crate::domain::state::Checkpoint;
 use crate::ports::{Archive, PortError, Result};
@@ -100,8 +101,9 @@ impl MongoArchive {
         checkpoint: &Checkpoint,
     ) -> Result<bool> {
         const OPERATION: &str = "save checkpoint";
-        // The head only grows, so this needs no transaction.
-        if checkpoint.seq > self.head(room).await?.seq {
+        // Asked again when all is written; this only spares the writing.
+        let head = self.head(room).await?;
+        if checkpoint.seq > head.seq || checkpoint.epoch != head.epoch {
             return Ok(false);
         }
         let state = serde_json::to_vec(&checkpoint.state)
@@ -130,27 +132,43 @@ impl MongoArchive {
             "document_bytes": to_db(checkpoint.state.document.bytes() as u64)?,
         } };
         // One that is as new or newer does not match; then the upsert meets its `_id`.
-        let switched = bounded(OPERATION, async {
-            let outcome = self
-                .checkpoints
-                .find_one_and_update(doc! { "_id": room.as_str(), "seq": { "$lt": seq } }, switch)
-                .upsert(true)
-                .return_document(ReturnDocument::Before)
-                .await;
-            match outcome {
-                Ok(before) => Ok(Some(before)),
-                Err(e) if is_duplicate_key(&e) => Ok(None),
-                Err(e) => Err(e),
-            }
-        })
-        .await?;
+        let older = doc! { "_id": room.as_str(), "seq": { "$lt": seq } };
+        let checkpoints = self.checkpoints.clone();
+        let switched = self
+            .while_epoch_lasts(
+                OPERATION,
+                (room, checkpoint.epoch, checkpoint.seq),
+                move |session| {
+                    let (checkpoints, older, switch) =
+                        (checkpoints.clone(), older.clone(), switch.clone());
+                    let switching = async move {
+                        checkpoints
+                            .find_one_and_update(older, switch)
+                            .upsert(true)
+                            .return_document(ReturnDocument::Before)
+                            .session(session)
+                            .await
+                    };
+                    switching.boxed()
+                },
+            )
+            .await?;
         let (kept, replaced) = match switched {
-            Some(before) => (true, before.map(|row| row.generation)),
-            None => (false, Some(generation)),
+            Held::Written(before) => (true, before.map(|row| row.generation)),
+            Held::KeyTaken if self.is_current(room, generation).await? => (true, None),
+            Held::KeyTaken | Held::Over => (false, Some(generation)),
         };
         self.sweep_chunks(room, kept.then_some(generation), replaced)
             .await;
         Ok(kept)
+    }
+
+    async fn is_current(&self, room: &RoomId, generation: ObjectId) -> Result<bool> {
+        let ours = doc! { "_id": room.as_str(), "generation": generation };
+        let found = bounded("save checkpoint", async {
+            self.checkpoints.find_one(ours).await
+        });
+        Ok(found.await?.is_some())
     }
 
     pub(super) async fn read_document_bytes(

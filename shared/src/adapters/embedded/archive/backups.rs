@@ -7,7 +7,7 @@ use super::SqliteArchive;
 use crate::adapters::archive::to_db;
 use crate::adapters::embedded::sqlite::port_error;
 use crate::domain::backup::Backup;
-use crate::domain::ids::{BackupId, RoomId, Seq};
+use crate::domain::ids::{BackupId, Epoch, RoomId, Seq};
 use crate::ports::{BACKUPS_MAX, Backups, PortError, Result};
 
 fn decode(about: &str) -> Result<Backup> {
@@ -31,11 +31,13 @@ impl Backups for SqliteArchive {
             .collect()
     }
 
-    async fn mark_backed_up(&self, room: &RoomId, seq: Seq) -> Result<()> {
+    async fn mark_backed_up(&self, room: &RoomId, epoch: Epoch, seq: Seq) -> Result<()> {
         sqlx::query(
-            "UPDATE room_heads SET unbacked = 0 WHERE room = $1 AND seq <= $2 AND unbacked = 1",
+            "UPDATE room_heads SET unbacked = 0
+             WHERE room = $1 AND epoch = $2 AND seq <= $3 AND unbacked = 1",
         )
         .bind(room.as_str())
+        .bind(to_db(epoch.0)?)
         .bind(to_db(seq.0)?)
         .execute(&self.file.write)
         .await
@@ -43,18 +45,28 @@ impl Backups for SqliteArchive {
         Ok(())
     }
 
-    async fn put_backup(&self, room: &RoomId, backup: &Backup, state: &[u8]) -> Result<()> {
+    async fn put_backup(
+        &self,
+        room: &RoomId,
+        epoch: Epoch,
+        backup: &Backup,
+        state: &[u8],
+    ) -> Result<bool> {
         let about =
             serde_json::to_string(backup).map_err(|e| PortError::fatal("encode backup", e))?;
-        sqlx::query("INSERT INTO backups (room, id, about, state) VALUES ($1, $2, $3, $4)")
-            .bind(room.as_str())
-            .bind(backup.id.0)
-            .bind(about)
-            .bind(state)
-            .execute(&self.file.write)
-            .await
-            .map_err(|e| port_error("put backup", e))?;
-        Ok(())
+        let done = sqlx::query(
+            "INSERT INTO backups (room, id, about, state) SELECT $1, $2, $3, $4
+             WHERE COALESCE((SELECT epoch FROM room_heads WHERE room = $1), 0) = $5",
+        )
+        .bind(room.as_str())
+        .bind(backup.id.0)
+        .bind(about)
+        .bind(state)
+        .bind(to_db(epoch.0)?)
+        .execute(&self.file.write)
+        .await
+        .map_err(|e| port_error("put backup", e))?;
+        Ok(done.rows_affected() == 1)
     }
 
     async fn backups(
@@ -87,6 +99,26 @@ impl Backups for SqliteArchive {
             .map_err(|e| port_error("read backup", e))?;
         row.map(|row| Ok((decode(row.get(0))?, row.get(1))))
             .transpose()
+    }
+
+    async fn rooms_with_backups(
+        &self,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<Vec<RoomId>> {
+        const OPERATION: &str = "list rooms with backups";
+        let rooms: Vec<String> = sqlx::query_scalar(
+            "SELECT DISTINCT room FROM backups WHERE room > $1 ORDER BY room LIMIT +$2",
+        )
+        .bind(after.map_or("", RoomId::as_str))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.file.read)
+        .await
+        .map_err(|e| port_error(OPERATION, e))?;
+        let parsed = rooms.iter().map(|room| room.parse());
+        parsed
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|e| PortError::fatal(OPERATION, e))
     }
 
     async fn remove_backups(&self, room: &RoomId, ids: &[BackupId]) -> Result<()> {
