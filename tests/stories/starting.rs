@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use anyhow::{Context, ensure};
 
 use crate::harness::process::{self, Spec};
-use crate::harness::stores::{OwnRedis, Stores};
+use crate::harness::stores::{OwnMongo, OwnRedis, Stores};
 use crate::harness::{Options, Rest, Stories, Story, Told, proxy};
 
 pub fn stories(all: &mut Stories) {
@@ -20,6 +20,7 @@ pub fn stories(all: &mut Stories) {
     all.embedded(a_key_that_cannot_be_read_is_told_before_anything_is_said);
     all.embedded(a_folder_of_files_that_cannot_be_is_told_by_its_setting);
     all.distributed(a_wrong_password_is_told_by_its_setting);
+    all.distributed(a_mongodb_that_is_no_replica_set_is_refused);
 }
 
 async fn alone_it_says_where_to_look_and_what_it_found(story: Story) -> Told {
@@ -224,6 +225,29 @@ async fn a_wrong_password_is_told_by_its_setting(story: Story) -> Told {
         let told = said.lines().last().unwrap_or_default();
         ensure!(told.contains(&format!("{setting}: Redis")), "{said}");
         ensure!(!said.contains("guessed"), "a password is told: {said}");
+        ensure!(!said.contains("not there yet"), "it waited: {said}");
+    }
+    Ok(())
+}
+
+/// Nothing could ever be archived there, and nobody would be told.
+async fn a_mongodb_that_is_no_replica_set_is_refused(story: Story) -> Told {
+    let mongo = OwnMongo::start().await?;
+    let stores = Stores::make().await?;
+    let files = format!("file://{}", stores.files.path().display());
+    let settings = [
+        ("DATABASE_URL", stores.postgres.as_str()),
+        ("REDIS_URL", stores.redis.as_str()),
+        ("MONGO_URL", &mongo.url()),
+        ("DB_NAME", &stores.name),
+        ("FILES_URL", &files),
+        ("JWT_SECRET_KEY", "0123456789abcdef0123456789abcdef"),
+    ];
+    for arguments in [["migrate"], ["gateway"]] {
+        let said = refused(&story, &arguments, &settings).await?;
+        let told = said.lines().last().unwrap_or_default();
+        ensure!(told.contains("MONGO_URL: MongoDB"), "{said}");
+        ensure!(told.contains("replica set"), "{said}");
         ensure!(!said.contains("not there yet"), "it waited: {said}");
     }
     Ok(())

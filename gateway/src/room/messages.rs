@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use atelier_shared::domain::entry::{Body, Entry};
 use atelier_shared::domain::ids::{MessageId, UserId};
-use atelier_shared::domain::message::{EMOJI_MAX, Message, ReactionAction, Reactor};
+use atelier_shared::domain::message::{EMOJI_MAX, Message, REACTIONS_MAX, ReactionAction, Reactor};
 use atelier_shared::domain::presence::Member;
 use atelier_shared::domain::room::Role;
 
@@ -174,6 +174,10 @@ pub fn settle(
             {
                 let text =
                     format!("data.emoji: a message bears at most {EMOJI_MAX} different ones");
+                return Err(ErrorFrame::new("invalid", text).field("data.emoji"));
+            }
+            if *action == ReactionAction::Add && found.is_full() {
+                let text = format!("data.emoji: a message bears at most {REACTIONS_MAX} reactions");
                 return Err(ErrorFrame::new("invalid", text).field("data.emoji"));
             }
             *of = found.seq;

@@ -15,6 +15,9 @@ use super::search;
 pub const EMOJI_MAX: usize = 50;
 /// People counted under one emoji of one message.
 pub const REACTORS_MAX: usize = 5_000;
+/// People counted under all emoji of one message together: a folded message is one document of the archive, and MongoDB's
+/// documents are 16 MiB at most.
+pub const REACTIONS_MAX: usize = 20_000;
 
 word_enum!(
     /// What counts as a message; the words are the wire types.
@@ -169,7 +172,16 @@ impl Message {
         }
     }
 
+    /// Is there no place for somebody else's reaction?
+    pub fn is_full(&self) -> bool {
+        let people = self.reactions.iter().map(|r| r.users.len());
+        people.sum::<usize>() >= REACTIONS_MAX
+    }
+
     fn react(&mut self, emoji: &str, by: &Author, action: ReactionAction) {
+        if action == ReactionAction::Add && self.is_full() {
+            return;
+        }
         if let Some(place) = self.reactions.iter().position(|r| r.emoji == emoji) {
             react(&mut self.reactions[place].users, by, action);
             if self.reactions[place].users.is_empty() {
@@ -297,6 +309,56 @@ mod tests {
         message.apply(&entry(5, "ben", reaction(id, ReactionAction::Remove)));
         message.apply(&entry(6, "ana", reaction(id, ReactionAction::Remove)));
         assert!(message.reactions.is_empty());
+    }
+
+    /// MongoDB takes no larger document, and a message that is one too large would keep its room from the archive for ever.
+    #[test]
+    fn the_fullest_message_is_a_document_that_fits() {
+        let longest = |n: usize| Reactor {
+            // Nobody whom a test names.
+            user_id: UserId(uuid::Uuid::from_u128(1_000 + n as u128)),
+            client_id: format!("{n:0>64}").parse().unwrap(),
+            // Of all that names may hold what JSON writes longest.
+            name: "\u{1d54f}".repeat(crate::domain::names::NAME_MAX_CHARS),
+        };
+        let id = MessageId::generate();
+        let mut message = said(id);
+        let emoji = |n: usize| format!("{n:x>64}");
+        message.reactions = (0..EMOJI_MAX)
+            .map(|n| Reactions {
+                emoji: emoji(n),
+                users: (0..REACTIONS_MAX / EMOJI_MAX).map(longest).collect(),
+            })
+            .collect();
+        let words = "\"".repeat(crate::domain::names::CONTENT_MAX_BYTES);
+        message.record.body.reword(&words, &[]);
+        let bytes = serde_json::to_string(&message).unwrap().len();
+        assert!(bytes < 15 << 20, "{bytes}");
+        // Full: nobody comes any more, and who goes makes room.
+        let reaction = |emoji: String, action| Body::Reaction {
+            message_id: id,
+            of: Seq(1),
+            emoji,
+            action,
+            base: Vec::new(),
+        };
+        let count =
+            |message: &Message| -> usize { message.reactions.iter().map(|r| r.users.len()).sum() };
+        message.apply(&entry(2, "zoe", reaction(emoji(0), ReactionAction::Add)));
+        assert_eq!(count(&message), REACTIONS_MAX);
+        let mut first = entry(3, "ana", reaction(emoji(0), ReactionAction::Remove));
+        first.record.author.user_id = message.reactions[0].users[0].user_id;
+        message.apply(&first);
+        message.apply(&entry(4, "zoe", reaction(emoji(0), ReactionAction::Add)));
+        message.apply(&entry(5, "yan", reaction(emoji(1), ReactionAction::Add)));
+        assert_eq!(count(&message), REACTIONS_MAX);
+        assert_eq!(
+            message.reactions[0]
+                .users
+                .last()
+                .map(|user| user.name.as_str()),
+            Some("zoe")
+        );
     }
 
     #[test]

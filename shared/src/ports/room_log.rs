@@ -101,7 +101,8 @@ pub enum Refusal {
     /// Roles changed since the writer checked.
     #[error("role version is {0}")]
     RoleVersion(u64),
-    /// The archive is so far behind that the tail reached its cap; reading goes on. Retryable.
+    /// The archive is so far behind that the tail reached its cap, or all tails together what the store has for them; reading
+    /// goes on, and what was stored before is told as such. Retryable.
     #[error("the archive is too far behind")]
     ArchiveBehind,
     #[error(transparent)]
@@ -157,8 +158,9 @@ pub trait RoomLog: Send + Sync {
     /// `None`: no log is loaded for this room.
     async fn head(&self, room: &RoomId) -> Result<Option<LogHead>>;
 
-    /// False: since this log was seeded its store was started again, or another took its place, so that its last entries may
-    /// be missing without a trace. True also where no log is loaded, and where the store can't lose what it acknowledged.
+    /// False: since this log was seeded its store was started again (embedded: the machine was, and what is acknowledged was
+    /// not synced), or another took its place, so that its last entries may be missing without a trace. True also where no log
+    /// is loaded, and where the store can't lose what it acknowledged.
     async fn is_unbroken(&self, room: &RoomId) -> Result<bool>;
 
     /// Starts a log at `(epoch, seq)` with nothing in its tail, if there is none, or if what is there has a lower

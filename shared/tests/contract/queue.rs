@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod fairness;
+mod full;
 mod leases;
 mod order;
 mod schedule;
@@ -178,6 +179,13 @@ pub fn trials(trials: &mut Vec<Trial>) {
         "queue",
         "the_waiting_are_woken_after_a_broken_or_silent_connection",
         schedule::wakes_after_a_break,
+    );
+    only(
+        trials,
+        Mode::Distributed,
+        "queue",
+        "jobs_go_on_when_memory_is_full",
+        full::goes_on,
     );
     both(
         trials,

@@ -13,6 +13,7 @@ mod replica;
 mod restores;
 mod roles;
 mod rooms;
+mod silence;
 pub mod visits;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
     removals::trials(trials);
     replica::trials(trials);
     restores::trials(trials);
+    silence::trials(trials);
     visits::trials(trials);
 }
 

@@ -72,6 +72,8 @@ pub fn trials(trials: &mut Vec<Trial>) {
             malformed_data_is_an_error_that_names_its_room, a_malformed_message_is_a_gap,
             a_malformed_name_does_not_keep_others_from_the_archive,
             forgotten_scripts_are_sent_again, a_full_redis_refuses_appends_and_can_be_trimmed,
+            a_redis_that_is_nearly_full_refuses_rooms_and_nothing_else,
+            a_demoted_primary_is_left_for_the_one_that_took_over,
             a_log_of_another_life_of_its_server_is_broken,
             an_emptied_redis_refuses_until_it_is_seeded, a_cluster_serves_the_rooms_of_all_its_nodes,
             a_slot_that_moves_is_a_gap_and_then_goes_on;

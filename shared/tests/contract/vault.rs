@@ -1,6 +1,7 @@
 //! Promises of the Vault port.
 
 mod families;
+mod full;
 mod once;
 mod profiles;
 mod revocations;
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 pub fn trials(trials: &mut Vec<Trial>) {
     families::trials(trials);
+    full::trials(trials);
     once::trials(trials);
     profiles::trials(trials);
     revocations::trials(trials);

@@ -251,3 +251,46 @@ impl OwnRedis {
         self.again().await
     }
 }
+
+/// A MongoDB of a story's own, and alone: no member of a replica set.
+#[derive(Debug)]
+pub struct OwnMongo {
+    port: u16,
+    _folder: tempfile::TempDir,
+    _child: Child,
+}
+
+impl OwnMongo {
+    pub async fn start() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let port = super::proxy::free_port()?;
+        let program = std::env::var("MONGOD_BIN").unwrap_or_else(|_| "mongod".into());
+        let log = std::fs::File::create(folder.path().join("mongod.log"))?;
+        let child = Command::new(program)
+            .args(["--bind_ip", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--wiredTigerCacheSizeGB", "0.25", "--dbpath"])
+            .arg(folder.path())
+            .stdin(std::process::Stdio::null())
+            .stdout(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("start mongod")?;
+        let mongo = Self {
+            port,
+            _folder: folder,
+            _child: child,
+        };
+        let client = mongodb::Client::with_uri_str(mongo.url()).await?;
+        until("mongod to answer", PATIENCE, async || {
+            let ping = mongodb::bson::doc! { "ping": 1 };
+            let answered = client.database("admin").run_command(ping).await;
+            answered.map(drop).map_err(anyhow::Error::from)
+        })
+        .await?;
+        Ok(mongo)
+    }
+
+    pub fn url(&self) -> String {
+        format!("mongodb://127.0.0.1:{}", self.port)
+    }
+}

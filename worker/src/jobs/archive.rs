@@ -12,6 +12,7 @@ mod sweep;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod weight;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,6 +42,8 @@ pub struct Policy {
     pub trim_grace: Duration,
     /// So many archived entries stay in the log, however old.
     pub trim_keep: u64,
+    /// But not more bytes than these, about, whatever their number and age.
+    pub trim_keep_bytes: u64,
     /// Nothing is trimmed for less than this.
     pub trim_step: u64,
     /// A room that was looked at for trimming is left alone for so long.
@@ -62,6 +65,7 @@ impl Default for Policy {
             slice: Duration::from_secs(5),
             trim_grace: Duration::from_secs(60),
             trim_keep: 1_000,
+            trim_keep_bytes: 4 << 20,
             trim_step: 256,
             trim_pause: Duration::from_secs(5),
             checkpoint_every: 500,

@@ -39,9 +39,9 @@ impl<'a> RoomKeys<'a> {
         self.of_room("log")
     }
 
-    /// Hash: ref -> seq, of the refs written on one day (days since 1970).
-    pub fn refs(&self, day: i64) -> String {
-        self.of_room(&format!("refs:{day}"))
+    /// Hash: a ref's hash -> seq, of the refs written within one span of time (spans since 1970).
+    pub fn refs(&self, span: i64) -> String {
+        self.of_room(&format!("refs:{span}"))
     }
 
     /// Hash: client id -> member's JSON.

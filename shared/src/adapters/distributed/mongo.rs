@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use mongodb::bson::{Document, doc};
 use mongodb::error::{Error, ErrorKind, WriteFailure};
 use mongodb::options::{
     Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
@@ -17,7 +18,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// server without end.
 const CALL: Duration = Duration::from_secs(10);
 
-/// Opens the database, and waits until it answers.
+/// Opens the database, and waits until it answers. A server without transactions is refused: nothing could be archived there.
 pub async fn connect(url: &str, db_name: &str) -> Result<Database> {
     let mut options = ClientOptions::parse(url)
         .await
@@ -33,8 +34,21 @@ pub async fn connect(url: &str, db_name: &str) -> Result<Database> {
     let client =
         Client::with_options(options).map_err(|e| PortError::fatal("configure MongoDB", e))?;
     let database = client.database(db_name);
-    ping(&database).await?;
+    let hello = bounded("ask MongoDB what it is", async {
+        database.run_command(doc! { "hello": 1 }).await
+    });
+    if !has_transactions(&hello.await?) {
+        return Err(PortError::fatal(
+            "connect to MongoDB",
+            "a replica set is needed, and this is a server alone, which has no transactions: start it with --replSet and call rs.initiate() once (one member is enough)",
+        ));
+    }
     Ok(database)
+}
+
+/// By what it says of itself: a member of a replica set, or a router of several.
+fn has_transactions(hello: &Document) -> bool {
+    hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|told| told == "isdbgrid")
 }
 
 /// In the journals of a majority before it is acknowledged.
@@ -47,9 +61,7 @@ pub fn durable() -> WriteConcern {
 
 pub async fn ping(database: &Database) -> Result<()> {
     bounded("ping MongoDB", async {
-        database
-            .run_command(mongodb::bson::doc! { "ping": 1 })
-            .await?;
+        database.run_command(doc! { "ping": 1 }).await?;
         Ok(())
     })
     .await

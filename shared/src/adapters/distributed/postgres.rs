@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
+use super::silence::{bounded, watched};
 use crate::adapters::migrations::migrator;
 use crate::ports::{PortError, Result};
 
@@ -91,7 +92,7 @@ fn options(url: &str) -> Result<PgConnectOptions> {
 }
 
 pub async fn connect(url: &str, connections: u32) -> Result<PgPool> {
-    PgPoolOptions::new()
+    watched(PgPoolOptions::new())
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_with(options(url)?)
@@ -101,7 +102,7 @@ pub async fn connect(url: &str, connections: u32) -> Result<PgPool> {
 
 /// As [`connect`], but nothing is asked of the server before the first query: what is read there can be read elsewhere.
 pub fn connect_lazily(url: &str, connections: u32) -> Result<PgPool> {
-    let pool = PgPoolOptions::new()
+    let pool = watched(PgPoolOptions::new())
         .max_connections(connections)
         .acquire_timeout(REPLICA_TIMEOUT);
     Ok(pool.connect_lazy_with(options(url)?))
@@ -161,7 +162,7 @@ pub async fn schema(pool: &PgPool) -> Result<Schema> {
         tx.commit().await?;
         sqlx::Result::Ok(applied)
     };
-    let applied: i64 = read
+    let applied: i64 = bounded(read)
         .await
         .map_err(|e| port_error("read the schema's version", e))?;
     Ok(if applied < needed {
@@ -186,9 +187,10 @@ pub fn port_error(operation: &'static str, error: sqlx::Error) -> PortError {
     }
 }
 
-/// SQLSTATE classes 08 (connection), 53 (resources), 57P0x (shutdown), 40 (serialization, deadlock).
+/// SQLSTATE classes 08 (connection), 53 (resources), 57P0x (shutdown), 40 (serialization, deadlock), and 25006 (a server that
+/// may only be read, as one is that another took over from).
 fn is_transient(code: &str) -> bool {
-    ["08", "53", "57P0", "40"]
+    ["08", "53", "57P0", "40", "25006"]
         .iter()
         .any(|class| code.starts_with(class))
 }

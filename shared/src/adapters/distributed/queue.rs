@@ -8,7 +8,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use fred::prelude::*;
-use fred::types::Expiration;
 
 use self::scripts::Scripts;
 use super::redis::{Redis, port_error};
@@ -306,14 +305,11 @@ impl Queue for RedisQueue {
 
     async fn claim_tick(&self, name: &str, tick: i64, keep: Duration) -> Result<bool> {
         let key = format!("{}:cron:{name}:{tick}", self.redis.namespace);
-        let keep = Expiration::PX(millis(keep).max(1));
-        let set: Option<String> = self
-            .redis
-            .pool
-            .set(key, 1, Some(keep), Some(SetOptions::NX), false)
+        let args = vec![millis(keep).max(1).to_string()];
+        self.scripts
+            .tick
+            .run(&self.redis, "claim tick", key, args)
             .await
-            .map_err(|e| port_error("claim tick", e))?;
-        Ok(set.is_some())
     }
 
     async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {

@@ -9,6 +9,7 @@ use sqlx::{FromRow, Postgres, Transaction};
 
 use super::postgres::port_error as failed;
 use super::replica::Replica;
+use super::silence::bounded;
 use crate::adapters::queries::cleanup::cleanup_records;
 use crate::adapters::queries::files::file_records;
 use crate::adapters::queries::insights::insight_records;
@@ -67,7 +68,8 @@ pub async fn begin(
     statement: &'static str,
 ) -> sqlx::Result<Transaction<'static, Postgres>> {
     let pool = pool.clone();
-    let begun = tokio::spawn(async move { pool.begin_with(statement).await });
+    // Bounded here too: the task outlives its caller.
+    let begun = tokio::spawn(async move { bounded(pool.begin_with(statement)).await });
     begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
@@ -114,6 +116,8 @@ impl Records for PostgresRecords {
             statement("SELECT 1").execute(&mut *tx).await?;
             tx.commit().await
         };
-        answered.await.map_err(|e| failed("ping Postgres", e))
+        bounded(answered)
+            .await
+            .map_err(|e| failed("ping Postgres", e))
     }
 }

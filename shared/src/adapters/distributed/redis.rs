@@ -144,16 +144,41 @@ impl Redis {
         Ok(client)
     }
 
+    /// Does it answer, and take writes?
     pub async fn ping(&self) -> Result<()> {
-        self.pool
-            .ping::<()>(None)
-            .await
-            .map_err(|e| port_error("ping Redis", e))
+        const DOING: &str = "ping Redis";
+        match role(self.pool.next()).await {
+            Ok(role) if is_replica(&role) => {
+                let reason = "it is a replica and takes no writes";
+                Err(PortError::retry(DOING, reason))
+            }
+            Ok(_) => Ok(()),
+            // It may forbid the question.
+            Err(error) if is_final(&error) => {
+                let pong = self.pool.ping::<()>(None).await;
+                pong.map_err(|e| port_error(DOING, e))
+            }
+            Err(error) => Err(port_error(DOING, error)),
+        }
+    }
+}
+
+/// Asks a server (of a cluster: one) what it is.
+pub async fn role(client: &impl ClientLike) -> Result<Value, Error> {
+    let command = CustomCommand::new_static("ROLE", ClusterHash::Random, false);
+    client.custom(command, Vec::<Value>::new()).await
+}
+
+/// ROLE's answer begins with a word.
+pub fn is_replica(role: &Value) -> bool {
+    match role {
+        Value::Array(words) => words.first().and_then(Value::as_str).as_deref() == Some("slave"),
+        _ => false,
     }
 }
 
 /// A field of INFO's answer.
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+pub fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         .map(str::trim)

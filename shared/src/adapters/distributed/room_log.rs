@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use self::hub::Hub;
 use self::scripts::Scripts;
 use super::keys::{self, RoomKeys};
+use super::memory::Memory;
 use super::redis::{Redis, is_final, port_error};
 use crate::domain::entry::{Entry, RefKey};
 use crate::domain::ids::{Epoch, PARTITIONS, RoomId, Seq};
@@ -23,7 +24,9 @@ use crate::ports::{
 
 /// How long a ref is remembered at least.
 const REF_MEMORY_MS: i64 = 24 * 60 * 60 * 1_000;
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+/// Refs that are written within one span share a bucket, which expires whole. Shorter ones would keep refs for less long beyond
+/// their time, and make more buckets to look each up in.
+const REF_SPAN_MS: i64 = 6 * 60 * 60 * 1_000;
 /// How far the clocks of two pods may differ.
 const CLOCK_SKEW_MS: i64 = 5 * 60 * 1_000;
 /// Dirty rooms listed at most, whatever was asked for.
@@ -38,6 +41,7 @@ pub struct RedisRoomLog {
     redis: Redis,
     scripts: Scripts,
     hub: Hub,
+    memory: Memory,
     room_tail_max: u64,
 }
 
@@ -45,7 +49,9 @@ impl RedisRoomLog {
     /// `room_tail_max`: entries a room may hold unarchived.
     pub async fn open(redis: Redis, room_tail_max: u64) -> Result<Self> {
         let hub = Hub::open(&redis).await?;
+        let memory = Memory::watch(redis.clone()).await;
         Ok(Self {
+            memory,
             redis,
             scripts: Scripts::new(),
             hub,
@@ -70,20 +76,20 @@ pub(super) fn failed(operation: &'static str, room: &RoomId) -> impl Fn(Error) -
     }
 }
 
-/// The day buckets in which a ref may lie that is still to be remembered, that of `now` first. Days and not one hash
+/// The buckets in which a ref may lie that is still to be remembered, that of `now` first. Buckets and not one hash
 /// with an expiry for each field, because Redis has that only from 7.4 on; a bucket expires whole.
-fn ref_days(now_ms: i64) -> Vec<i64> {
-    let today = now_ms.div_euclid(DAY_MS);
-    let oldest = (now_ms - REF_MEMORY_MS - CLOCK_SKEW_MS).div_euclid(DAY_MS);
-    let newest = (now_ms + CLOCK_SKEW_MS).div_euclid(DAY_MS);
-    let others = (oldest..=newest).filter(|day| *day != today);
-    std::iter::once(today).chain(others).collect()
+fn ref_spans(now_ms: i64) -> Vec<i64> {
+    let present = now_ms.div_euclid(REF_SPAN_MS);
+    let oldest = (now_ms - REF_MEMORY_MS - CLOCK_SKEW_MS).div_euclid(REF_SPAN_MS);
+    let newest = (now_ms + CLOCK_SKEW_MS).div_euclid(REF_SPAN_MS);
+    let others = (oldest..=newest).filter(|span| *span != present);
+    std::iter::once(present).chain(others).collect()
 }
 
-/// From now until what is written last into today's bucket may be forgotten, by any clock.
+/// From now until what is written last into the present bucket may be forgotten, by any clock.
 fn ref_bucket_seconds(now_ms: i64) -> i64 {
-    let today_ends_ms = (now_ms.div_euclid(DAY_MS) + 1) * DAY_MS;
-    (today_ends_ms + REF_MEMORY_MS + 2 * CLOCK_SKEW_MS - now_ms) / 1_000
+    let present_ends_ms = (now_ms.div_euclid(REF_SPAN_MS) + 1) * REF_SPAN_MS;
+    (present_ends_ms + REF_MEMORY_MS + 2 * CLOCK_SKEW_MS - now_ms) / 1_000
 }
 
 fn now_ms() -> i64 {
@@ -128,7 +134,7 @@ impl RoomLog for RedisRoomLog {
         const DOING: &str = "seed a room log";
         let keys = self.keys(room);
         let mut all = vec![keys.meta(), keys.log(), keys.dirty()];
-        all.extend(ref_days(now_ms).into_iter().map(|day| keys.refs(day)));
+        all.extend(ref_spans(now_ms).into_iter().map(|span| keys.refs(span)));
         let args = vec![
             room.as_str().into(),
             keys.channel().into(),
@@ -156,8 +162,13 @@ impl RoomLog for RedisRoomLog {
         let Append { room, records, .. } = append;
         let keys = self.keys(room);
         let mut all = vec![keys.meta(), keys.log(), keys.dirty()];
-        let days = ref_days(append.now_ms);
-        all.extend(days.into_iter().map(|day| keys.refs(day)));
+        let spans = ref_spans(append.now_ms);
+        all.extend(spans.into_iter().map(|span| keys.refs(span)));
+        // What is stored already is told also where there is no room for more.
+        let room_tail_max = match self.memory.is_short() {
+            true => 0,
+            false => self.room_tail_max,
+        };
         let mut args = Vec::with_capacity(7 + 2 * records.len());
         args.extend([
             room.as_str().into(),
@@ -165,7 +176,7 @@ impl RoomLog for RedisRoomLog {
             number(append.epoch.0),
             number(append.seen.0),
             number(append.role_version),
-            number(self.room_tail_max),
+            number(room_tail_max),
             ref_bucket_seconds(append.now_ms).to_string().into(),
         ]);
         let too_large = |what: String| PortError::fatal(DOING, format!("room {room}: {what}"));
@@ -236,9 +247,9 @@ impl RoomLog for RedisRoomLog {
             return Ok(Vec::new());
         }
         let keys = self.keys(room);
-        let fields: Vec<String> = refs.iter().map(wire::ref_field).collect();
-        let buckets = ref_days(now_ms()).into_iter().map(|day| {
-            let (key, fields) = (keys.refs(day), fields.clone());
+        let fields: Vec<Key> = refs.iter().map(|key| wire::ref_field(key).into()).collect();
+        let buckets = ref_spans(now_ms()).into_iter().map(|span| {
+            let (key, fields) = (keys.refs(span), fields.clone());
             async move {
                 self.redis
                     .pool
@@ -264,7 +275,11 @@ impl RoomLog for RedisRoomLog {
         let Bar { room, refs, .. } = bar;
         let keys = self.keys(room);
         let mut all = vec![keys.meta()];
-        all.extend(ref_days(bar.now_ms).into_iter().map(|day| keys.refs(day)));
+        all.extend(
+            ref_spans(bar.now_ms)
+                .into_iter()
+                .map(|span| keys.refs(span)),
+        );
         let mut args = vec![
             room.as_str().into(),
             number(bar.epoch.0),
@@ -381,7 +396,7 @@ impl RoomLog for RedisRoomLog {
     async fn unload(&self, room: &RoomId, epoch: Epoch, seq: Seq) -> Result<bool> {
         let keys = self.keys(room);
         let mut all = vec![keys.meta(), keys.log(), keys.dirty()];
-        all.extend(ref_days(now_ms()).into_iter().map(|day| keys.refs(day)));
+        all.extend(ref_spans(now_ms()).into_iter().map(|span| keys.refs(span)));
         self.scripts
             .unload
             .call(
@@ -408,19 +423,19 @@ mod tests {
     #[test]
     fn a_bucket_is_looked_at_as_long_as_its_refs_are_remembered() {
         for minute in 0..(2 * 24 * 60) {
-            let written = 20_000 * DAY_MS + minute * 60_000;
-            let bucket = ref_days(written)[0];
+            let written = 80_000 * REF_SPAN_MS + minute * 60_000;
+            let bucket = ref_spans(written)[0];
             for apart in [-CLOCK_SKEW_MS, 0, CLOCK_SKEW_MS] {
                 for age in [0, REF_MEMORY_MS / 2, REF_MEMORY_MS] {
                     assert!(
-                        ref_days(written + age + apart).contains(&bucket),
+                        ref_spans(written + age + apart).contains(&bucket),
                         "{minute} {apart} {age}"
                     );
                 }
             }
             let lives_ms = ref_bucket_seconds(written) * 1_000;
             assert!(lives_ms > REF_MEMORY_MS + CLOCK_SKEW_MS);
-            assert!(lives_ms <= 2 * DAY_MS + 2 * CLOCK_SKEW_MS);
+            assert!(lives_ms <= REF_SPAN_MS + REF_MEMORY_MS + 2 * CLOCK_SKEW_MS);
         }
     }
 }

@@ -400,18 +400,11 @@ impl Vault for RedisVault {
 
     async fn put_ticket(&self, ticket: [u8; 32], claims: &Ticket, ttl: Duration) -> Result<()> {
         // Redis refuses an expiry of 0.
-        let expire = Expiration::PX((micros(ttl) / 1_000).max(1));
-        self.redis
-            .pool
-            .set(
-                self.names.ticket_key(&ticket),
-                claims.as_str(),
-                Some(expire),
-                None,
-                false,
-            )
-            .await
-            .map_err(|e| failed("put a ticket", e))
+        let ttl_ms = (micros(ttl) / 1_000).max(1);
+        let args = vec![claims.as_str().into(), ttl_ms.to_string().into()];
+        let keys = vec![self.names.ticket_key(&ticket)];
+        let put = self.run::<String>("put a ticket", &self.scripts.put_ticket, keys, args);
+        put.await.map(drop)
     }
 
     async fn take_ticket(&self, ticket: [u8; 32]) -> Result<Option<Ticket>> {

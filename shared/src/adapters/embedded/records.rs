@@ -90,6 +90,11 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ),
 ];
 
+/// A call of the disk ends.
+async fn bounded<T>(call: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    call.await
+}
+
 #[derive(Debug, Clone)]
 pub struct SqliteRecords {
     file: Sqlite,

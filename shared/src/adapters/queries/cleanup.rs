@@ -74,7 +74,7 @@ macro_rules! cleanup_records {
                         .await?;
                     tx.commit().await
                 };
-                saved.await.map_err(|e| failed("keep a cleanup's run", e))
+                bounded(saved).await.map_err(|e| failed("keep a cleanup's run", e))
             }
 
             async fn cleanup(
@@ -92,7 +92,7 @@ macro_rules! cleanup_records {
                     tx.commit().await?;
                     row.map(CleanupRow::run).transpose()
                 };
-                found.await.map_err(|e| failed("find a cleanup's run", e))
+                bounded(found).await.map_err(|e| failed("find a cleanup's run", e))
             }
 
             async fn cleanups(
@@ -112,7 +112,7 @@ macro_rules! cleanup_records {
                     tx.commit().await?;
                     rows.into_iter().map(CleanupRow::run).collect::<sqlx::Result<Vec<_>>>()
                 };
-                listed.await.map_err(|e| failed("list the cleanup's runs", e))
+                bounded(listed).await.map_err(|e| failed("list the cleanup's runs", e))
             }
         }
     };

@@ -86,7 +86,7 @@ macro_rules! file_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(true)
                 };
-                made.await.map_err(|e| failed("keep a file", e))
+                bounded(made).await.map_err(|e| failed("keep a file", e))
             }
 
             async fn file(
@@ -104,7 +104,7 @@ macro_rules! file_records {
                     tx.commit().await?;
                     row.map(FileRow::file).transpose()
                 };
-                found.await.map_err(|e| failed("find a file", e))
+                bounded(found).await.map_err(|e| failed("find a file", e))
             }
 
             async fn files_of_room(
@@ -129,7 +129,7 @@ macro_rules! file_records {
                     tx.commit().await?;
                     rows.into_iter().map(FileRow::file).collect::<sqlx::Result<Vec<_>>>()
                 };
-                let files = listed.await.map_err(|e| failed("list the files of a room", e))?;
+                let files = bounded(listed).await.map_err(|e| failed("list the files of a room", e))?;
                 Ok(page(files, limit))
             }
 
@@ -150,7 +150,7 @@ macro_rules! file_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected() > 0)
                 };
-                attached.await.map_err(|e| failed("put a file into a room", e))
+                bounded(attached).await.map_err(|e| failed("put a file into a room", e))
             }
 
             async fn delete_file(
@@ -175,7 +175,7 @@ macro_rules! file_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected() > 0)
                 };
-                deleted.await.map_err(|e| failed("delete a file", e))
+                bounded(deleted).await.map_err(|e| failed("delete a file", e))
             }
 
             async fn files_after(
@@ -198,7 +198,7 @@ macro_rules! file_records {
                     tx.commit().await?;
                     rows.into_iter().map(FileRow::file).collect::<sqlx::Result<Vec<_>>>()
                 };
-                listed.await.map_err(|e| failed("list files", e))
+                bounded(listed).await.map_err(|e| failed("list files", e))
             }
         }
     };

@@ -100,7 +100,7 @@ macro_rules! insight_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(true)
                 };
-                made.await.map_err(|e| failed("create an insight", e))
+                bounded(made).await.map_err(|e| failed("create an insight", e))
             }
 
             async fn insight(
@@ -125,7 +125,7 @@ macro_rules! insight_records {
                     tx.commit().await?;
                     row.map(InsightRow::seen).transpose()
                 };
-                found.await.map_err(|e| failed("find an insight", e))
+                bounded(found).await.map_err(|e| failed("find an insight", e))
             }
 
             async fn list_insights(
@@ -186,7 +186,7 @@ macro_rules! insight_records {
                     tx.commit().await?;
                     rows.into_iter().map(InsightRow::seen).collect::<sqlx::Result<Vec<_>>>()
                 };
-                let insights = listed.await.map_err(|e| failed("list insights", e))?;
+                let insights = bounded(listed).await.map_err(|e| failed("list insights", e))?;
                 Ok(page(insights, limit))
             }
 
@@ -226,7 +226,7 @@ macro_rules! insight_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(true)
                 };
-                patched.await.map_err(|e| failed("change an insight", e))
+                bounded(patched).await.map_err(|e| failed("change an insight", e))
             }
 
             async fn delete_insight(
@@ -242,7 +242,7 @@ macro_rules! insight_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected() > 0)
                 };
-                deleted.await.map_err(|e| failed("delete an insight", e))
+                bounded(deleted).await.map_err(|e| failed("delete an insight", e))
             }
 
             async fn vote(
@@ -276,7 +276,7 @@ macro_rules! insight_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(true)
                 };
-                voted.await.map_err(|e| failed("vote for an insight", e))
+                bounded(voted).await.map_err(|e| failed("vote for an insight", e))
             }
         }
     };

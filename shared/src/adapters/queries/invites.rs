@@ -84,7 +84,7 @@ macro_rules! invite_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(true)
                 };
-                made.await.map_err(|e| failed("create an invitation", e))
+                bounded(made).await.map_err(|e| failed("create an invitation", e))
             }
 
             async fn invites(
@@ -109,7 +109,7 @@ macro_rules! invite_records {
                     tx.commit().await?;
                     rows.into_iter().map(InviteRow::invite).collect::<sqlx::Result<Vec<_>>>()
                 };
-                let invites = listed.await.map_err(|e| failed("list invitations", e))?;
+                let invites = bounded(listed).await.map_err(|e| failed("list invitations", e))?;
                 Ok(page(invites, limit))
             }
 
@@ -128,7 +128,7 @@ macro_rules! invite_records {
                     tx.commit().await?;
                     row.map(InviteRow::invite).transpose()
                 };
-                found.await.map_err(|e| failed("find an invitation", e))
+                bounded(found).await.map_err(|e| failed("find an invitation", e))
             }
 
             async fn accept_invite(
@@ -199,7 +199,7 @@ macro_rules! invite_records {
                         role_version: version(raised)?,
                     })
                 };
-                accepted.await.map_err(|e| failed("accept an invitation", e))
+                bounded(accepted).await.map_err(|e| failed("accept an invitation", e))
             }
 
             async fn revoke_invite(
@@ -222,7 +222,7 @@ macro_rules! invite_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected() == 1)
                 };
-                revoked.await.map_err(|e| failed("revoke an invitation", e))
+                bounded(revoked).await.map_err(|e| failed("revoke an invitation", e))
             }
         }
     };

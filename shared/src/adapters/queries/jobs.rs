@@ -154,7 +154,7 @@ macro_rules! job_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(made.rows_affected() == 1)
                 };
-                made.await.map_err(|e| failed("create a job", e))
+                bounded(made).await.map_err(|e| failed("create a job", e))
             }
 
             async fn create_job_once(
@@ -189,7 +189,7 @@ macro_rules! job_records {
                         first => first.map(JobRow::job).transpose(),
                     }
                 };
-                made.await.map_err(|e| failed("create a job", e))
+                bounded(made).await.map_err(|e| failed("create a job", e))
             }
 
             async fn job(
@@ -207,7 +207,7 @@ macro_rules! job_records {
                     tx.commit().await?;
                     row.map(JobRow::job).transpose()
                 };
-                found.await.map_err(|e| failed("find a job", e))
+                bounded(found).await.map_err(|e| failed("find a job", e))
             }
 
             async fn mark_queued(&self, id: crate::domain::ids::JobId) -> crate::ports::Result<()> {
@@ -220,7 +220,7 @@ macro_rules! job_records {
                         .await?;
                     tx.commit().await
                 };
-                marked.await.map_err(|e| failed("mark a job queued", e))
+                bounded(marked).await.map_err(|e| failed("mark a job queued", e))
             }
 
             async fn doubt_queued(
@@ -246,7 +246,7 @@ macro_rules! job_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected())
                 };
-                doubted.await.map_err(|e| failed("doubt queued jobs", e))
+                bounded(doubted).await.map_err(|e| failed("doubt queued jobs", e))
             }
 
             async fn doubt_ended(
@@ -275,7 +275,7 @@ macro_rules! job_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected())
                 };
-                doubted.await.map_err(|e| failed("doubt ended jobs", e))
+                bounded(doubted).await.map_err(|e| failed("doubt ended jobs", e))
             }
 
             async fn unqueued_jobs(
@@ -298,7 +298,7 @@ macro_rules! job_records {
                     tx.commit().await?;
                     rows.into_iter().map(JobRow::job).collect::<sqlx::Result<Vec<_>>>()
                 };
-                listed.await.map_err(|e| failed("list unqueued jobs", e))
+                bounded(listed).await.map_err(|e| failed("list unqueued jobs", e))
             }
 
             async fn start_job(
@@ -327,7 +327,7 @@ macro_rules! job_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected() > 0)
                 };
-                started.await.map_err(|e| failed("start a job", e))
+                bounded(started).await.map_err(|e| failed("start a job", e))
             }
 
             async fn finish_job(
@@ -343,7 +343,7 @@ macro_rules! job_records {
                     }
                     self.close_job(id, state, at, true).await
                 };
-                finished.await.map_err(|e| failed("finish a job", e))
+                bounded(finished).await.map_err(|e| failed("finish a job", e))
             }
 
             async fn cancel_job(
@@ -352,8 +352,8 @@ macro_rules! job_records {
                 at: chrono::DateTime<chrono::Utc>,
             ) -> crate::ports::Result<bool> {
                 let cancelled = crate::domain::job::JobState::Cancelled;
-                let closed = self.close_job(id, cancelled, at, false).await;
-                closed.map_err(|e| failed("cancel a job", e))
+                let closed = self.close_job(id, cancelled, at, false);
+                bounded(closed).await.map_err(|e| failed("cancel a job", e))
             }
 
             async fn revive_job(&self, id: crate::domain::ids::JobId) -> crate::ports::Result<bool> {
@@ -375,7 +375,7 @@ macro_rules! job_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected() > 0)
                 };
-                revived.await.map_err(|e| failed("revive a job", e))
+                bounded(revived).await.map_err(|e| failed("revive a job", e))
             }
 
             async fn list_jobs(
@@ -408,7 +408,7 @@ macro_rules! job_records {
                     tx.commit().await?;
                     rows.into_iter().map(JobRow::job).collect::<sqlx::Result<Vec<_>>>()
                 };
-                let jobs = listed.await.map_err(|e| failed("list jobs", e))?;
+                let jobs = bounded(listed).await.map_err(|e| failed("list jobs", e))?;
                 Ok(page(jobs, limit))
             }
 
@@ -426,7 +426,7 @@ macro_rules! job_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected() > 0)
                 };
-                deleted.await.map_err(|e| failed("delete a job", e))
+                bounded(deleted).await.map_err(|e| failed("delete a job", e))
             }
         }
     };

@@ -2,7 +2,7 @@
 //!
 //! An adapter that instantiates them gives, in the module of the call: methods `read` and `write` that begin a
 //! transaction (one that may write takes its lock at once), and functions `statement`, `rows`,
-//! `lock_address` and `failed`. Every call is
+//! `lock_address`, `bounded` (a call ends, whatever becomes of the database) and `failed`. Every call is
 //! one transaction. The SQL is what both databases share: `$1`, `RETURNING`, `ON CONFLICT`, row values.
 
 pub mod cleanup;

@@ -125,7 +125,7 @@ macro_rules! place_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(true)
                 };
-                made.await.map_err(|e| failed("create a place", e))
+                bounded(made).await.map_err(|e| failed("create a place", e))
             }
 
             async fn place(
@@ -143,7 +143,7 @@ macro_rules! place_records {
                     tx.commit().await?;
                     row.map(|row| row.place().map(|(place, _)| place)).transpose()
                 };
-                found.await.map_err(|e| failed("find a place", e))
+                bounded(found).await.map_err(|e| failed("find a place", e))
             }
 
             async fn patch_place(
@@ -167,7 +167,7 @@ macro_rules! place_records {
                     tx.commit().await?;
                     row.map(|row| row.place().map(|(place, _)| place)).transpose()
                 };
-                patched.await.map_err(|e| failed("change a place", e))
+                bounded(patched).await.map_err(|e| failed("change a place", e))
             }
 
             async fn delete_place(
@@ -198,7 +198,7 @@ macro_rules! place_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(PlaceDeletion::Deleted)
                 };
-                deleted.await.map_err(|e| failed("delete a place", e))
+                bounded(deleted).await.map_err(|e| failed("delete a place", e))
             }
 
             async fn rooms_in(
@@ -221,7 +221,7 @@ macro_rules! place_records {
                         .map(|(id,)| crate::adapters::queries::parse(id))
                         .collect::<sqlx::Result<Vec<_>>>()
                 };
-                listed.await.map_err(|e| failed("list the rooms of a place", e))
+                bounded(listed).await.map_err(|e| failed("list the rooms of a place", e))
             }
 
             async fn list_places(
@@ -281,7 +281,7 @@ macro_rules! place_records {
                     tx.commit().await?;
                     rows.into_iter().map(PlaceRow::place).collect::<sqlx::Result<Vec<_>>>()
                 };
-                let places = listed.await.map_err(|e| failed("list places", e))?;
+                let places = bounded(listed).await.map_err(|e| failed("list places", e))?;
                 Ok(page(places, limit))
             }
 
@@ -308,7 +308,7 @@ macro_rules! place_records {
                     let roles = rows.iter().map(|(word,)| parse::<PlaceRole>(word));
                     Ok(roles.collect::<sqlx::Result<Vec<_>>>()?.into_iter().max())
                 };
-                found.await.map_err(|e| failed("find a role in a place", e))
+                bounded(found).await.map_err(|e| failed("find a role in a place", e))
             }
 
             async fn place_member(
@@ -332,7 +332,7 @@ macro_rules! place_records {
                     tx.commit().await?;
                     row.map(PlaceMemberRow::member).transpose()
                 };
-                found.await.map_err(|e| failed("find a member of a place", e))
+                bounded(found).await.map_err(|e| failed("find a member of a place", e))
             }
 
             async fn place_members(
@@ -360,7 +360,7 @@ macro_rules! place_records {
                     tx.commit().await?;
                     rows.into_iter().map(PlaceMemberRow::member).collect::<sqlx::Result<Vec<_>>>()
                 };
-                let members = listed.await.map_err(|e| failed("list the members of a place", e))?;
+                let members = bounded(listed).await.map_err(|e| failed("list the members of a place", e))?;
                 Ok(page(members, limit))
             }
 
@@ -449,7 +449,7 @@ macro_rules! place_records {
                     tx.commit().await?;
                     places::versions(raised).map(PlaceChange::Done)
                 };
-                set.await.map_err(|e| failed("set a role in a place", e))
+                bounded(set).await.map_err(|e| failed("set a role in a place", e))
             }
         }
     };

@@ -56,7 +56,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     row.map(RemovalRow::removal).transpose()
                 };
-                found.await.map_err(|e| failed("find a room's removal", e))
+                bounded(found).await.map_err(|e| failed("find a room's removal", e))
             }
 
             async fn remove_room(
@@ -141,7 +141,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(Some(removal))
                 };
-                removed.await.map_err(|e| failed("remove a room", e))
+                bounded(removed).await.map_err(|e| failed("remove a room", e))
             }
 
             async fn unfinished_removals(
@@ -162,7 +162,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     rows.into_iter().map(RemovalRow::removal).collect::<sqlx::Result<Vec<_>>>()
                 };
-                listed.await.map_err(|e| failed("list unfinished removals", e))
+                bounded(listed).await.map_err(|e| failed("list unfinished removals", e))
             }
 
             async fn claim_removal(
@@ -191,7 +191,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     row.map(RemovalRow::removal).transpose()
                 };
-                claimed.await.map_err(|e| failed("claim a removal", e))
+                bounded(claimed).await.map_err(|e| failed("claim a removal", e))
             }
 
             async fn undo_removal(&self, id: uuid::Uuid) -> crate::ports::Result<bool> {
@@ -220,7 +220,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(true)
                 };
-                undone.await.map_err(|e| failed("take a room's removal back", e))
+                bounded(undone).await.map_err(|e| failed("take a room's removal back", e))
             }
 
             async fn mark_kept(
@@ -248,7 +248,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected() > 0)
                 };
-                marked.await.map_err(|e| failed("keep a removed room's content", e))
+                bounded(marked).await.map_err(|e| failed("keep a removed room's content", e))
             }
 
             async fn finish_removal(&self, id: uuid::Uuid) -> crate::ports::Result<bool> {
@@ -271,7 +271,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(true)
                 };
-                finished.await.map_err(|e| failed("finish a room's removal", e))
+                bounded(finished).await.map_err(|e| failed("finish a room's removal", e))
             }
 
             async fn removal(
@@ -289,7 +289,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     row.map(RemovalRow::removal).transpose()
                 };
-                found.await.map_err(|e| failed("find a removal", e))
+                bounded(found).await.map_err(|e| failed("find a removal", e))
             }
 
             async fn removals(
@@ -310,7 +310,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     rows.into_iter().map(RemovalRow::removal).collect::<sqlx::Result<Vec<_>>>()
                 };
-                let removals = listed.await.map_err(|e| failed("list removals", e))?;
+                let removals = bounded(listed).await.map_err(|e| failed("list removals", e))?;
                 Ok(page(removals, limit))
             }
 
@@ -337,7 +337,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     rows.into_iter().map(RemovalRow::removal).collect::<sqlx::Result<Vec<_>>>()
                 };
-                listed.await.map_err(|e| failed("list expired removals", e))
+                bounded(listed).await.map_err(|e| failed("list expired removals", e))
             }
 
             async fn begin_restore(
@@ -396,7 +396,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(RestoreBegun::Begun(Box::new(removal)))
                 };
-                begun.await.map_err(|e| failed("begin to restore a room", e))
+                bounded(begun).await.map_err(|e| failed("begin to restore a room", e))
             }
 
             async fn finish_restore(
@@ -452,7 +452,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(true)
                 };
-                finished.await.map_err(|e| failed("restore a room", e))
+                bounded(finished).await.map_err(|e| failed("restore a room", e))
             }
 
             async fn delete_removal(&self, id: uuid::Uuid) -> crate::ports::Result<bool> {
@@ -468,7 +468,7 @@ macro_rules! removal_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(done.rows_affected() > 0)
                 };
-                deleted.await.map_err(|e| failed("forget a removal", e))
+                bounded(deleted).await.map_err(|e| failed("forget a removal", e))
             }
 
             async fn reserve_room_id(
@@ -484,7 +484,7 @@ macro_rules! removal_records {
                     }
                     sqlx::Result::Ok(free)
                 };
-                reserved.await.map_err(|e| failed("reserve a room's id", e))
+                bounded(reserved).await.map_err(|e| failed("reserve a room's id", e))
             }
         }
     };

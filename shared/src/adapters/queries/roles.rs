@@ -62,7 +62,7 @@ macro_rules! role_records {
                     let roles = rows.iter().map(|(source, word)| standing(source, word));
                     Ok(roles.collect::<sqlx::Result<Vec<_>>>()?.into_iter().max())
                 };
-                found.await.map_err(|e| failed("find a role", e))
+                bounded(found).await.map_err(|e| failed("find a role", e))
             }
 
             async fn roles(
@@ -111,7 +111,7 @@ macro_rules! role_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(found.into_iter().collect())
                 };
-                found.await.map_err(|e| failed("find roles", e))
+                bounded(found).await.map_err(|e| failed("find roles", e))
             }
 
             async fn member(
@@ -135,7 +135,7 @@ macro_rules! role_records {
                     tx.commit().await?;
                     row.map(MemberRow::membership).transpose()
                 };
-                found.await.map_err(|e| failed("find a member of a room", e))
+                bounded(found).await.map_err(|e| failed("find a member of a room", e))
             }
 
             async fn members(
@@ -163,7 +163,7 @@ macro_rules! role_records {
                     tx.commit().await?;
                     rows.into_iter().map(MemberRow::membership).collect::<sqlx::Result<Vec<_>>>()
                 };
-                let members = listed.await.map_err(|e| failed("list the members of a room", e))?;
+                let members = bounded(listed).await.map_err(|e| failed("list the members of a room", e))?;
                 Ok(page(members, limit))
             }
 
@@ -229,7 +229,7 @@ macro_rules! role_records {
                     tx.commit().await?;
                     crate::adapters::queries::rooms::version(version).map(RoleChange::Done)
                 };
-                set.await.map_err(|e| failed("set a role", e))
+                bounded(set).await.map_err(|e| failed("set a role", e))
             }
         }
     };

@@ -244,7 +244,7 @@ macro_rules! room_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(RoomCreation::Made)
                 };
-                made.await.map_err(|e| failed("create a room", e))
+                bounded(made).await.map_err(|e| failed("create a room", e))
             }
 
             async fn room(
@@ -262,7 +262,7 @@ macro_rules! room_records {
                     tx.commit().await?;
                     row.map(RoomRow::room).transpose()
                 };
-                found.await.map_err(|e| failed("find a room", e))
+                bounded(found).await.map_err(|e| failed("find a room", e))
             }
 
             async fn rooms(
@@ -300,7 +300,7 @@ macro_rules! room_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(found)
                 };
-                found.await.map_err(|e| failed("find rooms", e))
+                bounded(found).await.map_err(|e| failed("find rooms", e))
             }
 
             async fn list_rooms(
@@ -308,11 +308,13 @@ macro_rules! room_records {
                 query: &crate::ports::RoomQuery,
                 limit: usize,
             ) -> crate::ports::Result<crate::ports::Page<crate::domain::room::Room>> {
-                let listed = match &query.among {
-                    None => self.whole_list(query, limit).await,
-                    Some(ids) => self.list_among(query, ids, limit).await,
+                let listed = async {
+                    match &query.among {
+                        None => self.whole_list(query, limit).await,
+                        Some(ids) => self.list_among(query, ids, limit).await,
+                    }
                 };
-                let rooms = listed.map_err(|e| failed("list rooms", e))?;
+                let rooms = bounded(listed).await.map_err(|e| failed("list rooms", e))?;
                 Ok(crate::adapters::queries::page(rooms, limit))
             }
 
@@ -343,7 +345,7 @@ macro_rules! room_records {
                     tx.commit().await?;
                     row.map(RoomRow::room).transpose()
                 };
-                patched.await.map_err(|e| failed("change a room", e))
+                bounded(patched).await.map_err(|e| failed("change a room", e))
             }
 
             async fn touch_room(
@@ -360,7 +362,7 @@ macro_rules! room_records {
                         .await?;
                     tx.commit().await
                 };
-                touched.await.map_err(|e| failed("touch a room", e))
+                bounded(touched).await.map_err(|e| failed("touch a room", e))
             }
 
             async fn delete_room(
@@ -390,7 +392,7 @@ macro_rules! room_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(true)
                 };
-                let deleted = deleted.await.map_err(|e| failed("delete a room", e))?;
+                let deleted = bounded(deleted).await.map_err(|e| failed("delete a room", e))?;
                 if !deleted {
                     return Ok(false);
                 }
@@ -408,7 +410,7 @@ macro_rules! room_records {
                     .await?;
                     tx.commit().await
                 };
-                if let Err(error) = swept.await {
+                if let Err(error) = bounded(swept).await {
                     tracing::warn!(%error, "lapsed reservations of room ids were not forgotten; the next deletion tries again");
                 }
                 Ok(true)
@@ -430,7 +432,7 @@ macro_rules! room_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(reserved.is_some())
                 };
-                asked.await.map_err(|e| failed("look for a deleted room", e))
+                bounded(asked).await.map_err(|e| failed("look for a deleted room", e))
             }
 
             async fn release_room_id(
@@ -445,7 +447,7 @@ macro_rules! room_records {
                         .await?;
                     tx.commit().await
                 };
-                released.await.map_err(|e| failed("release a room's id", e))
+                bounded(released).await.map_err(|e| failed("release a room's id", e))
             }
 
             async fn count_rooms_of_address(
@@ -485,7 +487,7 @@ macro_rules! room_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(RoomsOfAddress { young, older })
                 };
-                counted.await.map_err(|e| failed("count the rooms of an address", e))
+                bounded(counted).await.map_err(|e| failed("count the rooms of an address", e))
             }
         }
     };

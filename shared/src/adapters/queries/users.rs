@@ -118,7 +118,7 @@ macro_rules! user_records {
                     tx.commit().await?;
                     Ok(None)
                 };
-                match made.await.or_else(|e: sqlx::Error| users::taken(&e).map(Some).ok_or(e)) {
+                match bounded(made).await.or_else(|e: sqlx::Error| users::taken(&e).map(Some).ok_or(e)) {
                     Ok(None) => Ok(()),
                     Ok(Some(field)) => Err(crate::ports::CreateUserError::Taken(field)),
                     Err(e) => Err(failed("create a person", e).into()),
@@ -140,7 +140,7 @@ macro_rules! user_records {
                     tx.commit().await?;
                     row.map(UserRow::user).transpose()
                 };
-                found.await.map_err(|e| failed("find a person", e))
+                bounded(found).await.map_err(|e| failed("find a person", e))
             }
 
             async fn user_by_login(
@@ -175,7 +175,7 @@ macro_rules! user_records {
                     };
                     Ok(Some((row.user()?, hash)))
                 };
-                found.await.map_err(|e| failed("find a login", e))
+                bounded(found).await.map_err(|e| failed("find a login", e))
             }
 
             async fn is_login_taken(&self, login: &str) -> crate::ports::Result<bool> {
@@ -195,7 +195,7 @@ macro_rules! user_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(by_name + by_address > 0)
                 };
-                asked.await.map_err(|e| failed("look for a login", e))
+                bounded(asked).await.map_err(|e| failed("look for a login", e))
             }
 
             async fn patch_user(
@@ -238,7 +238,7 @@ macro_rules! user_records {
                     tx.commit().await?;
                     row.map(UserRow::user).transpose().map(Ok)
                 };
-                let patched = patched.await;
+                let patched = bounded(patched).await;
                 match patched.or_else(|e: sqlx::Error| users::taken(&e).map(Err).ok_or(e)) {
                     Ok(Ok(found)) => Ok(found),
                     Ok(Err(field)) => Err(crate::ports::CreateUserError::Taken(field)),
@@ -353,7 +353,7 @@ macro_rules! user_records {
                     tx.commit().await?;
                     places::versions(raised).map(UserDeletion::Done)
                 };
-                deleted.await.map_err(|e| failed("delete a person", e))
+                bounded(deleted).await.map_err(|e| failed("delete a person", e))
             }
 
             async fn deleted_users(
@@ -378,7 +378,7 @@ macro_rules! user_records {
                     let ids = rows.into_iter().map(|(id,)| crate::domain::ids::UserId(id));
                     sqlx::Result::Ok(ids.collect())
                 };
-                found.await.map_err(|e| failed("look for deleted people", e))
+                bounded(found).await.map_err(|e| failed("look for deleted people", e))
             }
 
             async fn guests(
@@ -410,7 +410,7 @@ macro_rules! user_records {
                     let guests = rows.into_iter().map(|(id, is)| (crate::domain::ids::UserId(id), is));
                     sqlx::Result::Ok(guests.collect())
                 };
-                listed.await.map_err(|e| failed("list guests", e))
+                bounded(listed).await.map_err(|e| failed("list guests", e))
             }
 
             async fn forget_guest(
@@ -438,7 +438,7 @@ macro_rules! user_records {
                     tx.commit().await?;
                     sqlx::Result::Ok(true)
                 };
-                forgotten.await.map_err(|e| failed("forget a guest", e))
+                bounded(forgotten).await.map_err(|e| failed("forget a guest", e))
             }
 
             async fn set_password_hash(
@@ -458,7 +458,7 @@ macro_rules! user_records {
                     }
                     tx.commit().await
                 };
-                set.await.map_err(|e| failed("set a password", e))
+                bounded(set).await.map_err(|e| failed("set a password", e))
             }
 
             async fn set_admin(
@@ -480,7 +480,7 @@ macro_rules! user_records {
                     tx.commit().await?;
                     Ok(done.rows_affected() > 0)
                 };
-                set.await.map_err(|e| failed("set an administrator", e))
+                bounded(set).await.map_err(|e| failed("set an administrator", e))
             }
         }
     };

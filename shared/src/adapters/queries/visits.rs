@@ -162,7 +162,7 @@ macro_rules! visit_records {
                     }
                     tx.commit().await
                 };
-                noted.await.map_err(|e| failed("note visits", e))
+                bounded(noted).await.map_err(|e| failed("note visits", e))
             }
 
             async fn visits(
@@ -217,7 +217,7 @@ macro_rules! visit_records {
                     tx.commit().await?;
                     rows.into_iter().map(VisitRow::event).collect::<sqlx::Result<Vec<_>>>()
                 };
-                let events = listed.await.map_err(|e| failed("list visits", e))?;
+                let events = bounded(listed).await.map_err(|e| failed("list visits", e))?;
                 Ok(page(events, limit))
             }
 
@@ -253,7 +253,7 @@ macro_rules! visit_records {
                         .map(|(room, client, began)| Ok((parse(&room)?, parse(&client)?, began)))
                         .collect::<sqlx::Result<Vec<_>>>()
                 };
-                listed.await.map_err(|e| failed("list open visits", e))
+                bounded(listed).await.map_err(|e| failed("list open visits", e))
             }
         }
     };

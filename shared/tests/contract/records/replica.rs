@@ -43,7 +43,7 @@ pub fn trials(trials: &mut Vec<Trial>) {
 }
 
 /// A database of the test's own.
-async fn database(word: &str) -> Result<StoreConfig, libtest_mimic::Failed> {
+pub async fn database(word: &str) -> Result<StoreConfig, libtest_mimic::Failed> {
     let mut config = fixture::config(Mode::Distributed).await;
     let mut url: url::Url = config.database_url.as_deref().unwrap_or_default().parse()?;
     url.set_path(&format!("{word}_{}", uuid::Uuid::now_v7().simple()));

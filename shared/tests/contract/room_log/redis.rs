@@ -233,6 +233,106 @@ pub async fn a_full_redis_refuses_appends_and_can_be_trimmed(_: Mode) -> Outcome
     DONE
 }
 
+/// What a test waits for must come.
+struct Patience(tokio::time::Instant);
+
+impl Patience {
+    fn new() -> Self {
+        Self(tokio::time::Instant::now() + DEADLINE)
+    }
+
+    async fn or_else(&self, what: &str) {
+        assert!(tokio::time::Instant::now() < self.0, "{what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Queues and tokens may lie there too: rooms leave them room, and are not told that nothing works.
+pub async fn a_redis_that_is_nearly_full_refuses_rooms_and_nothing_else(_: Mode) -> Outcome {
+    let server = RedisServer::start().await;
+    let (logs, room) = opened_at(&server).await?;
+    let said = [chat(&author("a"), "", Some("r"))];
+    add(&*logs.here, &room, &said).await?;
+    let info = server.command(&["INFO", "memory"]).await;
+    let info = info.into_string().expect("a text");
+    let used = info
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"));
+    let used: u64 = used.expect("used_memory").trim().parse()?;
+    // Nine tenths of it are used.
+    let most = (used * 10 / 9).to_string();
+    server.command(&["CONFIG", "SET", "maxmemory", &most]).await;
+    let (patience, more) = (Patience::new(), messages(1));
+    let refused = loop {
+        match logs.here.append(to(&room, &more)).await {
+            Err(refused) => break refused,
+            Ok(_) => patience.or_else("rooms still fill it").await,
+        }
+    };
+    assert!(matches!(refused, Refusal::ArchiveBehind), "{refused:?}");
+    server.command(&["SET", "other", "written"]).await;
+    // What is stored already is told.
+    let again = logs.here.append(to(&room, &said)).await?;
+    assert_eq!(again.0, [Appended::Duplicate(Seq(1))]);
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    let patience = Patience::new();
+    while logs.here.append(to(&room, &more)).await.is_err() {
+        patience.or_else("it takes nothing any more").await;
+    }
+    DONE
+}
+
+/// A failover that cuts no connection: the server that was the primary answers everything but writes.
+pub async fn a_demoted_primary_is_left_for_the_one_that_took_over(_: Mode) -> Outcome {
+    let (old, new) = (RedisServer::start().await, RedisServer::start().await);
+    let proxy = Proxy::to(&old.url).await;
+    let logs = room_logs_at(&proxy.url).await;
+    let room = RoomId::generate();
+    logs.here.seed(&room, FIRST, Seq(0), 0, now_ms()).await?;
+    let mut live = Reader::of(&*logs.there, &room).await?;
+    add(&*logs.here, &room, &messages(1)).await?;
+    live.entries(1).await;
+    let port = new.port.to_string();
+    old.command(&["REPLICAOF", "127.0.0.1", &port]).await;
+    let patience = Patience::new();
+    let told = loop {
+        match logs.here.ping().await {
+            Err(told) => break told,
+            Ok(()) => patience.or_else("it counts as well").await,
+        }
+    };
+    assert!(told.is_retryable(), "{told}");
+    proxy.lead_to(&new.url);
+    // It has nothing of the room.
+    let patience = Patience::new();
+    while logs
+        .here
+        .seed(&room, Epoch(2), Seq(1), 0, now_ms())
+        .await
+        .is_err()
+    {
+        patience.or_else("nothing is written any more").await;
+    }
+    while logs.here.ping().await.is_err() {
+        patience.or_else("it counts as away").await;
+    }
+    let (patience, more) = (Patience::new(), messages(1));
+    loop {
+        let append = Append {
+            epoch: Epoch(2),
+            ..to(&room, &more)
+        };
+        let _may_be_on_its_way = logs.here.append(append).await;
+        let wait = Duration::from_millis(200);
+        let heard = tokio::time::timeout(wait, live.subscription.next()).await;
+        if let Ok(Some(Delivery::Entries { epoch, .. })) = heard {
+            assert_eq!(epoch, Epoch(2));
+            return DONE;
+        }
+        patience.or_else("the subscriber stayed behind").await;
+    }
+}
+
 /// As after a restart from what was on disk, or after a replica took over: the numbers go on, and nothing tells.
 pub async fn a_log_of_another_life_of_its_server_is_broken(_: Mode) -> Outcome {
     let server = RedisServer::start().await;

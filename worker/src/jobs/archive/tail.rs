@@ -134,11 +134,15 @@ impl Archiver {
             }));
         }
         match self.archive.append(room, from.epoch, &entries).await {
-            Ok(head) => Ok(Some(Moved {
-                head,
-                trimmed,
-                full: entries.len() >= self.policy.batch,
-            })),
+            Ok(head) => {
+                self.known
+                    .weigh(room, &entries, self.policy.trim_keep_bytes);
+                Ok(Some(Moved {
+                    head,
+                    trimmed,
+                    full: entries.len() >= self.policy.batch,
+                }))
+            }
             Err(StaleEpoch::Stale(_)) => {
                 self.known.forget(room);
                 Ok(None)
@@ -151,6 +155,9 @@ impl Archiver {
     pub(super) async fn confirm(&self, room: &RoomId, moved: Moved) -> Result<Tail> {
         let Moved { head, trimmed, .. } = moved;
         let trim_to = self.trim_to(room, head.epoch, trimmed, head.seq).await?;
+        // However young, and however few.
+        let beyond = self.known.beyond(room, self.policy.trim_keep_bytes);
+        let trim_to = trim_to.max(beyond.unwrap_or_default().min(head.seq));
         let clean = self
             .log
             .confirm_archived(room, head.epoch, head.seq, trim_to)
@@ -163,7 +170,7 @@ impl Archiver {
         })
     }
 
-    /// Up to where the log may forget: archived, older than the grace, and not among the last.
+    /// Up to where the log may forget whatever it weighs: archived, older than the grace, and not among the last.
     async fn trim_to(
         &self,
         room: &RoomId,

@@ -85,6 +85,11 @@ impl Stage {
 
     /// Appends `count` entries that are `age_ms` old; each sets `n` to its number.
     async fn write(&self, count: u64, age_ms: i64) {
+        self.write_with(count, age_ms, "").await;
+    }
+
+    /// And `text` to a text.
+    async fn write_with(&self, count: u64, age_ms: i64, text: &str) {
         let head = self.log_head().await;
         let author = Author {
             client_id: ClientId::generate(),
@@ -100,7 +105,7 @@ impl Stage {
             reference: None,
             audience: None,
             body: Body::SessionUpdate {
-                data: serde_json::from_value(json!({ "n": seq })).unwrap(),
+                data: serde_json::from_value(json!({ "n": seq, "text": text })).unwrap(),
             },
         };
         let records: Vec<_> = (head.seq.0 + 1..=head.seq.0 + count).map(record).collect();
@@ -241,6 +246,25 @@ async fn only_what_is_archived_old_and_not_among_the_last_is_trimmed() {
         assert_eq!(head.archived.0, old + young);
         assert_eq!(head.trimmed.0, trimmed, "{old} old, {young} young");
     }
+}
+
+/// However young they are: they lie in the store that all rooms share.
+#[tokio::test]
+async fn what_stays_in_the_log_is_bounded_in_bytes() {
+    const LARGE: usize = 1 << 20;
+    let stage = Stage::new(Policy::default()).await;
+    let text = "x".repeat(LARGE);
+    for _ in 0..4 {
+        stage.write_with(5, 0, &text).await;
+        stage.run().await;
+    }
+    let head = stage.log_head().await;
+    assert_eq!((head.archived, head.trimmed), (Seq(20), Seq(16)));
+    // What was small before stays, and what is small goes on to.
+    let stage = Stage::new(Policy::default()).await;
+    stage.write(900, 0).await;
+    stage.run().await;
+    assert_eq!(stage.log_head().await.trimmed, Seq(0));
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ pub(super) struct Scripts {
     pub dead: LuaScript,
     pub stats: LuaScript,
     pub workers: LuaScript,
+    pub tick: LuaScript,
 }
 
 #[derive(Debug)]
@@ -29,6 +30,8 @@ impl Scripts {
         let bounds = format!(
             "local CHUNK, DEPTH_MAX, DEAD_MAX, LEASE_LAPSED = {CHUNK}, {DEPTH_MAX}, {DEAD_MAX}, '{LEASE_LAPSED}'\n"
         );
+        // Jobs go on when memory is full: their leases above all, or programs that run would be begun anew.
+        let bounds = format!("#!lua flags=allow-oom\n{bounds}");
         let queue = |body: &str| {
             let text = format!("{bounds}{}{body}", include_str!("common.lua"));
             LuaScript(Script::from_lua(text))
@@ -45,6 +48,7 @@ impl Scripts {
                 "{bounds}{}",
                 include_str!("workers.lua")
             ))),
+            tick: LuaScript(Script::from_lua(include_str!("tick.lua"))),
         }
     }
 }

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Keeps a profile, unless the person changed since its reader asked.
 -- KEYS: the profile, the number of its changes of late
 -- ARGV: the number that its reader saw, the profile, milliseconds to keep it

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A person changed: what is kept of the profile goes, and whoever is just reading it can't keep what they read.
 -- KEYS: the profile, the number of its changes of late
 -- ARGV: milliseconds for which the number is remembered

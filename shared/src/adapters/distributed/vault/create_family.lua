@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Invariant: a family is written once, and never after its revocation (create and revoke may cross on their way).
 -- KEYS family, revoked. ARGV user, expires (us), current token, forget at (ms).
 if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then

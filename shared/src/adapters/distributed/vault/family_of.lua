@@ -1,3 +1,4 @@
+#!lua flags=no-writes
 -- Invariant: the token is judged against one moment of the family (a rotation moves it from `current` to `replaced`).
 -- KEYS family, replaced. ARGV token, now (us).
 local found = redis.call('HMGET', KEYS[1], 'user', 'expires', 'current')

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Invariant: a person's index names every family of theirs that has not ended (it is written before the family). What is
 -- over is forgotten here; returns those beyond the bound, the first to end first, for the caller to revoke and unlist.
 -- KEYS index. ARGV family id, expires (us), most families, clock slack (ms).

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Requests that are carried out once. KEYS[1]: zset of keys by the end of what is known of them; KEYS[2]: hash of keys to
 -- "H" + the request that holds it, or "A" + its answer. ARGV: "begin" | "answer" | "forget", key, request, milliseconds,
 -- most keys | answer.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Invariant: the family is gone, marked and announced in one step; a mark is only ever prolonged.
 -- KEYS family, replaced, revoked. ARGV until (us), forget at (ms), channel, family id. Returns whose it was.
 local user = redis.call('HGET', KEYS[1], 'user')

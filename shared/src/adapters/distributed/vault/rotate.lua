@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Invariant: of all callers that present the current token exactly one replaces it, and the others find it replaced; a
 -- token that was replaced longer ago than the grace, or whose successor was replaced too, ends the family in the same
 -- step that notices it.

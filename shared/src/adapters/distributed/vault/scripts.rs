@@ -1,4 +1,4 @@
-//! What the vault has Redis do in one step; each file says what holds of it.
+//! What the vault has Redis do in one step; each file says what holds of it. People log in and stay so when memory is full.
 
 use fred::types::scripts::Script;
 
@@ -13,6 +13,7 @@ pub struct Scripts {
     pub spend: Script,
     pub cache_profile: Script,
     pub change_profile: Script,
+    pub put_ticket: Script,
 }
 
 impl Scripts {
@@ -28,6 +29,7 @@ impl Scripts {
             spend: Script::from_lua(include_str!("spend.lua")),
             cache_profile: Script::from_lua(include_str!("cache_profile.lua")),
             change_profile: Script::from_lua(include_str!("change_profile.lua")),
+            put_ticket: Script::from_lua(include_str!("put_ticket.lua")),
         }
     }
 }

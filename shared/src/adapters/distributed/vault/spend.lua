@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Invariant: what was spent in any stretch of one window is at most the limit, taking what was spent in the fixed window
 -- before as spread evenly over it (a sliding counter: two numbers, whatever the limit).
 -- KEYS counter (hash: w = number of the window, c = spent in it, p = spent in the one before).

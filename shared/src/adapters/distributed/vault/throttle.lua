@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Invariant: within any window at most `limit` tries are let through; the list holds their times (us), oldest first, and
 -- never more than were let through.
 -- KEYS tries. ARGV limit, window (us). Returns 0 if let through, else how long to wait (us).
