@@ -1,6 +1,7 @@
 //! `/upload` and `/files`: what is known of uploaded files, who may see, link and delete them.
 
 mod kinds;
+mod sender;
 mod serve;
 mod svg;
 mod tap;

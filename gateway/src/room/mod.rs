@@ -24,6 +24,7 @@ mod follower;
 mod fuzz;
 mod ghosts;
 pub mod json;
+mod leaving;
 mod loading;
 mod lost;
 mod messages;

@@ -16,7 +16,7 @@ use sqlx::postgres::{PgConnection, PgPoolOptions};
 /// A call unanswered for so long failed (it may have been carried out).
 const CALL: Duration = Duration::from_secs(20);
 /// A connection that lay idle answers sooner.
-const PING: Duration = Duration::from_millis(1_500);
+const PING: Duration = Duration::from_millis(2_500);
 /// One on which a caller gave up is closed after so long.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 /// `read_only_sql_transaction`: the server was demoted, or its disk is full.
@@ -61,12 +61,9 @@ pub fn watched(options: PgPoolOptions) -> PgPoolOptions {
                 if is_doubted(&seen) {
                     return Ok(false);
                 }
-                // It lay idle: nothing keeps it from an answer.
-                let answered = answers(connection, PING).await;
-                if matches!(&answered, Err(sqlx::Error::Io(e)) if e.kind() == io::ErrorKind::TimedOut) {
-                    doubt();
-                }
-                answered
+                // It lay idle: nothing keeps it from an answer. Of the others nothing is known by that: it may be this process
+                // that was held up, and to make all of them anew is work of its own.
+                answers(connection, PING).await
             })
         })
         .after_release(|connection, seen| {
